@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+mminspect: a linter for the Linux kernel's memory map.
+
+In a drgn session::
+
+    >>> from mminspect import scan
+    >>> report = scan(prog)
+    >>> for finding in report.findings:
+    ...     print(finding.severity, finding.message)
+"""
+
+from typing import TYPE_CHECKING, Optional, Sequence
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mminspect.findings import Report
+
+__version__ = "0.1.0"
+
+__all__ = ("__version__", "scan")
+
+
+def scan(
+    prog: "Program",
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    pageblock_order: Optional[int] = None,
+) -> "Report":
+    """
+    Scan the memory map of a kernel that is open in drgn.
+
+    :param prog: The kernel: live, or a vmcore. If it has no type information yet, BTF is looked for and added to it.
+    :param select: IDs of the rules to apply; all if empty.
+    :param ignore: IDs of rules to leave out.
+    :param pageblock_order: Overrides what the kernel says.
+    :return: The report; its findings are sorted by pfn.
+    :raises mminspect.errors.MminspectError: if the kernel can't be analysed.
+    """
+    # Imported here so that "import mminspect" costs nothing.
+    from mminspect import target, typeinfo
+    from mminspect.analyzer import scan_target
+    from mminspect.rules import select_rules
+
+    opened = target.from_program(prog)
+    rules = select_rules(select, ignore)
+    return scan_target(opened, typeinfo.load(opened), rules, pageblock_order)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The scan: memmap chunks through the rules to findings."""
+
+import time
+from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence
+
+from mminspect import memmap as memmap_
+from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.layout import read_memory_map
+from mminspect.layout.records import EXCLUDED, MemoryMap
+from mminspect.memmap import Memmap
+from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
+from mminspect.target import Target
+from mminspect.typeinfo import TypeSource
+from mminspect.whatis import what_is
+
+Progress = Callable[[int], None]
+
+
+class Scan:
+    """
+    One walk over all online pageblocks.
+
+    :param memory: The kernel's memory map.
+    :param memmap: Reads its struct pages.
+    :param rules: Rules to apply.
+    :param look: Says what lives at an address.
+    """
+
+    def __init__(self, memory: MemoryMap, memmap: Memmap, rules: Sequence[Rule], look: WhatIs) -> None:
+        self._memory = memory
+        self._memmap = memmap
+        self._rules = rules
+        self._look = look
+        self.pages_examined = 0
+        self.pages_unreadable = 0
+        self.pageblocks = 0
+
+    def findings(self, progress: Optional[Progress] = None) -> List[Finding]:
+        """
+        Walk the memmap.
+
+        :param progress: Called with the number of pages after each chunk.
+        :return: Findings, sorted by start pfn, end pfn and rule.
+        """
+        found = list(self._walk(progress))
+        found.sort(key=lambda f: (f.start_pfn, f.end_pfn, f.rule))
+        return found
+
+    def _walk(self, progress: Optional[Progress]) -> Iterator[Finding]:
+        pending: Dict[str, Dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
+        gathered: Dict[str, Dict[Hashable, List[Match]]] = {rule.id: {} for rule in self._rules}
+        order = self._memory.layout.pageblock_order
+        end = 0
+        last_block = -1
+        for chunk in self._memmap.chunks():
+            if chunk.start_pfn > end:
+                self._gather_gap(gathered, end, chunk.start_pfn)
+            end = chunk.end_pfn
+            for rule in self._rules:
+                matches = rule.check(chunk, self._memory)
+                if rule.describe_all is not None:
+                    self._gather(gathered[rule.id], matches)
+                    continue
+                if rule.join:
+                    matches = join_matches(matches, pending[rule.id])
+                for match in matches:
+                    yield rule.describe(match, self._memory, self._look)
+            pages = chunk.end_pfn - chunk.start_pfn
+            unreadable = int((chunk.state >= EXCLUDED).sum())
+            self.pages_examined += pages - unreadable
+            self.pages_unreadable += unreadable
+            first_block = chunk.start_pfn >> order
+            self.pageblocks += ((chunk.end_pfn - 1) >> order) - max(first_block, last_block + 1) + 1
+            last_block = (chunk.end_pfn - 1) >> order
+            if progress is not None:
+                progress(pages)
+        highest = max((zone.end_pfn for zone in self._memory.zones), default=0)
+        if highest > end:
+            self._gather_gap(gathered, end, highest)
+        for rule in self._rules:
+            for match in pending[rule.id].values():
+                yield rule.describe(match, self._memory, self._look)
+            for key, matches in gathered[rule.id].items():
+                assert rule.describe_all is not None
+                yield rule.describe_all(key, matches, self._memory)
+
+    @staticmethod
+    def _gather(by_key: Dict[Hashable, List[Match]], matches: Iterable[Match]) -> None:
+        for match in matches:
+            by_key.setdefault(match.key, []).append(match)
+
+    def _gather_gap(self, gathered: Dict[str, Dict[Hashable, List[Match]]], start: int, end: int) -> None:
+        for rule in self._rules:
+            if rule.check_gap is not None:
+                self._gather(gathered[rule.id], rule.check_gap(start, end, self._memory))
+
+
+def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> Dict[str, Any]:
+    """Count pages and findings, as the report's ``summary`` has it."""
+    by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
+    by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
+    for finding in findings:
+        by_rule[finding.rule]["findings"] += 1
+        by_rule[finding.rule]["pages"] += finding.pages
+        by_severity[finding.severity] += 1
+    return {
+        "pages_examined": scan.pages_examined,
+        "pages_unreadable": scan.pages_unreadable,
+        "pageblocks": scan.pageblocks,
+        "by_rule": by_rule,
+        "by_severity": by_severity,
+        "elapsed_seconds": round(seconds, 3),
+    }
+
+
+def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> Dict[str, Any]:
+    """Describe the kernel and its layout, as the report's ``target`` has it."""
+    layout = memory.layout
+    flags = layout.flags
+    return {
+        "kind": target.kind,
+        "path": target.path,
+        "release": layout.release,
+        "machine": layout.machine,
+        "page_size": layout.page_size,
+        "memory_model": layout.memory_model,
+        "pageblock_order": layout.pageblock_order,
+        "pageblock_order_from": layout.pageblock_order_from,
+        "bits_per_pageblock": layout.bits_per_pageblock,
+        "types_from": types.types_from,
+        "page_flags_layout": {
+            "section": {"shift": flags.section.shift, "width": flags.section.width},
+            "node": {"shift": flags.node.shift, "width": flags.node.width},
+            "zone": {"shift": flags.zone.shift, "width": flags.zone.width},
+            "node_not_in_page_flags": flags.node_not_in_page_flags,
+            "flags_type": "memdesc_flags_t" if flags.memdesc else "unsigned long",
+        },
+        "struct_page_size": layout.page_struct_size,
+    }
+
+
+def describe_zones(memory: MemoryMap) -> List[Dict[str, Any]]:
+    """List the zones that span pages, as the report's ``zones`` has it."""
+    return [
+        {
+            "node": zone.node,
+            "index": zone.index,
+            "name": zone.name,
+            "start_pfn": zone.start_pfn,
+            "end_pfn": zone.end_pfn,
+            "spanned": zone.spanned,
+            "present": zone.present,
+            "managed": zone.managed,
+            "contiguous": zone.contiguous,
+        }
+        for zone in memory.populated_zones
+    ]
+
+
+def scan_target(
+    target: Target,
+    types: TypeSource,
+    rules: Optional[Sequence[Rule]] = None,
+    pageblock_order: Optional[int] = None,
+    progress: Optional[Callable[[int], Progress]] = None,
+) -> Report:
+    """
+    Scan a target that has types.
+
+    :param types: What :func:`mminspect.typeinfo.load` returned.
+    :param rules: Rules to apply; all by default.
+    :param pageblock_order: Overrides what the kernel says.
+    :param progress: Called with the number of pages before the walk; returns a function that is called with the
+        number of pages after each chunk.
+    :raises mminspect.errors.MminspectError: if the target can't be analysed.
+    """
+    start = time.monotonic()
+    rules = select_rules() if rules is None else rules
+    memory = read_memory_map(target, pageblock_order)
+    memmap = Memmap(target.prog, memory, live=target.kind == "live")
+    memmap_.calibrate(memmap, memory)
+    scan = Scan(memory, memmap, rules, what_is(target, memory))
+    total = sum(end - first for first, end, _ in memmap.ranges())
+    findings = scan.findings(progress(total) if progress is not None else None)
+    return Report(
+        describe_target(target, memory, types),
+        describe_zones(memory),
+        summarize(scan, rules, findings, time.monotonic() - start),
+        findings,
+    )

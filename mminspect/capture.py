@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Captures: small vmcores that hold just what an analysis reads.
+
+A second program is laid over the target whose every read is passed on and recorded. It is scanned; then
+the ranges that were read are copied into a new ELF core with virtual addresses, so that it needs no page tables.
+Memory that nothing read isn't in it, not even the rest of a page.
+"""
+
+import contextlib
+import gzip
+import lzma
+import struct
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+
+import zstandard
+from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind, sizeof
+
+from mminspect import memmap as memmap_
+from mminspect import target as targets
+from mminspect import typeinfo
+from mminspect.analyzer import Scan
+from mminspect.errors import MminspectError, TypeInfoError
+from mminspect.layout import read_memory_map
+from mminspect.layout.sections import Range, merge, subtract
+from mminspect.memmap import Memmap
+from mminspect.output import open_output
+from mminspect.rules import select_rules
+from mminspect.target import Target, corefile
+from mminspect.typeinfo import declarations
+from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
+from mminspect.whatis import what_is
+
+PIECE = 1 << 20
+
+# Where a capture has BTF that wasn't in the kernel's memory: a low address that no kernel uses.
+BTF_ADDRESS = 0x10000
+
+# Ranges are merged when there are more than this many, to keep the memory flat.
+MAX_RECORDED = 1 << 16
+
+_NT_VMCOREINFO = 0
+
+# Functions whose existence the analysis and drgn's helpers ask for.
+_FUNCTIONS = ("_stext", "vmemmap_populate")
+
+
+class Recorder:
+    """
+    A program whose reads are passed on to another program and recorded.
+
+    :param source: Program to read from.
+    :param vmcoreinfo: Its VMCOREINFO.
+    :ivar prog: The program that records.
+    """
+
+    def __init__(self, source: Program, vmcoreinfo: bytes) -> None:
+        self._source = source
+        self._read: List[Range] = []
+        self._excluded: List[Range] = []
+        self._limit = MAX_RECORDED
+        platform = source.platform
+        assert platform is not None
+        self.prog = Program(platform)
+        self.prog.set_linux_kernel_custom(vmcoreinfo, False)
+        top = (1 << 64 if platform.flags & PlatformFlags.IS_64_BIT else 1 << 32) - 1
+        self.prog.add_memory_segment(0, top, self._on_read)
+
+    def _on_read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        try:
+            data: bytes = self._source.read(address, count)
+        except FaultError as e:
+            # A larger read that fails is tried again in parts.
+            if "xcluded" in str(e) and count <= 4096:
+                self._excluded.append((address, address + count))
+            raise
+        end = address + count
+        # Tables are read in order, in small pieces.
+        if self._read and self._read[-1][0] <= address <= self._read[-1][1]:
+            self._read[-1] = (self._read[-1][0], max(end, self._read[-1][1]))
+            return data
+        self._read.append((address, end))
+        if len(self._read) > self._limit:
+            self._read = merge(self._read)
+            self._limit = max(MAX_RECORDED, 2 * len(self._read))
+        return data
+
+    def ranges(self) -> List[Range]:
+        """Get the address ranges that were read, ascending."""
+        self._read = merge(self._read)
+        return self._read
+
+    def excluded(self) -> List[Range]:
+        """Get the address ranges whose memory was left out of the target, ascending."""
+        return subtract(merge(self._excluded), self.ranges())
+
+
+def capture(
+    core: Optional[str],
+    symbols: Sequence[str],
+    btf: Optional[str],
+    system_map: Optional[str],
+    pageblock_order: Optional[int],
+    output: str,
+) -> int:
+    """
+    Write a capture of a target.
+
+    :param core: Path of the vmcore, or ``None`` for the running kernel.
+    :param symbols: As in :func:`mminspect.typeinfo.load`, likewise ``btf`` and ``system_map``.
+    :param output: Path of the new file. ``.gz``, ``.xz`` and ``.zst`` compress it.
+    :return: Bytes written before compression.
+    :raises MminspectError: if the target can't be analysed or the file can't be written.
+    """
+    with open_output(output, binary=True) as file:
+        target = targets.open_vmcore(core) if core is not None else targets.open_kernel()
+        source = typeinfo.load(target, symbols, btf, system_map)
+        embedded = _read_file(btf) if btf is not None else b""
+        known = _symbols(target, source.btf_address, len(embedded))
+        known.update(_symbols_in_findings(target, pageblock_order))
+        note = format_note(known.values())
+        vmcoreinfo = target.prog["VMCOREINFO"].string_()
+        recorder = _record(target, note, vmcoreinfo, symbols, btf, pageblock_order)
+        with _compressed(file, output) as out:
+            return _write(target, recorder, {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}, embedded, out)
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _symbols(target: Target, btf_address: Optional[int], embedded: int) -> Dict[str, Symbol]:
+    """Get the symbols that an analysis asks for by name."""
+    prog = target.prog
+    found: Dict[str, Symbol] = {}
+    for name in (*declarations.names(), *_FUNCTIONS):
+        symbol = best_symbol(prog.symbols(name))
+        if symbol is not None:
+            found[symbol.name] = symbol
+    if embedded:
+        btf_address = BTF_ADDRESS
+    if btf_address is not None:
+        found["__start_BTF"] = Symbol("__start_BTF", btf_address, 0, SymbolBinding.GLOBAL, SymbolKind.OBJECT)
+    return found
+
+
+def _symbols_in_findings(target: Target, pageblock_order: Optional[int]) -> Dict[str, Symbol]:
+    """Scan once to learn which symbols the findings name."""
+    prog = target.prog
+    found: Dict[str, Symbol] = {}
+    memory = read_memory_map(target, pageblock_order)
+    look = what_is(target, memory)
+
+    def remember(address: int) -> Dict[str, Any]:
+        symbol = best_symbol(prog.symbols(address))
+        if symbol is not None:
+            found[symbol.name] = symbol
+        return look(address)
+
+    memmap = Memmap(prog, memory, live=target.kind == "live")
+    memmap_.calibrate(memmap, memory)
+    Scan(memory, memmap, select_rules(), remember).findings()
+    return found
+
+
+def _record(
+    target: Target,
+    note: bytes,
+    vmcoreinfo: bytes,
+    symbols: Sequence[str],
+    btf: Optional[str],
+    pageblock_order: Optional[int],
+) -> Recorder:
+    """Do what a scan of the capture will do, and record what it reads."""
+    recorder = Recorder(target.prog, vmcoreinfo)
+    core = corefile.CoreFile("elf", notes={CAPTURE_NOTE: note})
+    shadow = Target(recorder.prog, "vmcore", target.path, target.vmcoreinfo, core)
+    try:
+        typeinfo.load(shadow, btf=btf)
+    except TypeInfoError:
+        if not symbols:
+            raise
+        # The kernel has no BTF in its memory: the capture needs the vmlinux, as its original does.
+        typeinfo.load(shadow, symbols)
+    memory = read_memory_map(shadow, pageblock_order)
+    memmap = Memmap(recorder.prog, memory)
+    memmap_.calibrate(memmap, memory)
+    Scan(memory, memmap, select_rules(), what_is(shadow, memory)).findings()
+    return recorder
+
+
+@contextlib.contextmanager
+def _compressed(file: IO[bytes], path: str) -> Iterator[IO[bytes]]:
+    """Compress by the ending of the path. The same data gives the same file."""
+    if path.endswith(".gz"):
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out:
+            yield cast(IO[bytes], out)
+    elif path.endswith(".xz"):
+        with lzma.LZMAFile(file, "wb", preset=6) as out:
+            yield out
+    elif path.endswith(".zst"):
+        with zstandard.ZstdCompressor(level=19).stream_writer(file, closefd=False) as out:
+            yield cast(IO[bytes], out)
+    else:
+        yield file
+
+
+def _note(name: str, data: bytes, order: str) -> bytes:
+    encoded = name.encode() + b"\0"
+    header = struct.pack(order + "III", len(encoded), len(data), _NT_VMCOREINFO)
+    return header + encoded + bytes(-len(encoded) % 4) + data + bytes(-len(data) % 4)
+
+
+def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:
+    """Write the ELF core."""
+    prog = target.prog
+    platform = prog.platform
+    assert platform is not None
+    machine = targets.ELF_MACHINE_NUMBERS[platform.arch]
+    wide = sizeof(prog.type("unsigned long")) == 8
+    order = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    ranges = recorder.ranges()
+    segments: List[Tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
+    segments += [(start, 0, end - start) for start, end in recorder.excluded()]
+    if embedded:
+        segments.insert(0, (BTF_ADDRESS, len(embedded), len(embedded)))
+    if len(segments) + 1 >= corefile.PN_XNUM:
+        raise MminspectError(f"the analysis reads {len(segments)} separate ranges, too many for a capture")
+    note_data = b"".join(_note(name, data, order) for name, data in notes.items())
+    header_size, entry_size = (64, 56) if wide else (52, 32)
+    offset = header_size + entry_size * (len(segments) + 1)
+    ident = b"\x7fELF" + bytes((2 if wide else 1, 1 if order == "<" else 2, 1)) + bytes(9)
+    words = "HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"
+    # e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum.
+    fields = (corefile.ET_CORE, machine, 1, 0, header_size, 0, 0, header_size, entry_size, len(segments) + 1)
+    header = struct.pack(order + words, *fields, 0, 0, 0)
+    out.write(ident + header)
+    no_paddr = (1 << (64 if wide else 32)) - 1
+    out.write(_program_header(wide, order, corefile.PT_NOTE, offset, 0, 0, len(note_data), len(note_data)))
+    offset += len(note_data)
+    for address, filesz, memsz in segments:
+        out.write(_program_header(wide, order, corefile.PT_LOAD, offset, address, no_paddr, filesz, memsz))
+        offset += filesz
+    out.write(note_data)
+    out.write(embedded)
+    for start, end in ranges:
+        for address in range(start, end, PIECE):
+            out.write(prog.read(address, min(PIECE, end - address)))
+    return offset
+
+
+def _program_header(
+    wide: bool, order: str, kind: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int
+) -> bytes:
+    if wide:
+        return struct.pack(order + "IIQQQQQQ", kind, 0, offset, vaddr, paddr, filesz, memsz, 0)
+    return struct.pack(order + "IIIIIIII", kind, offset, vaddr, paddr, filesz, memsz, 0, 0)

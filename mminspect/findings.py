@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Findings and reports: plain data, as the JSON report has it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Optional
+
+SCHEMA = "mminspect.report/1"
+
+ERROR = "error"
+WARNING = "warning"
+NOTE = "note"
+SEVERITIES = (NOTE, WARNING, ERROR)
+
+
+def worst(*severities: str) -> str:
+    """Get the most severe of some severities."""
+    return max(severities, key=SEVERITIES.index)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    One place where the memory map breaks an assumption.
+
+    :ivar rule: ID of the rule.
+    :ivar severity: ``error``, ``warning`` or ``note``.
+    :ivar start_pfn: First pfn.
+    :ivar end_pfn: Pfn behind the last.
+    :ivar node: Node that the pages link to; for rules that follow no link, the node whose zone spans
+        them. ``None`` if there is none.
+    :ivar zone: Name of the zone likewise.
+    :ivar message: One sentence: what is wrong and why it matters.
+    :ivar detail: What the rule's documentation names.
+    """
+
+    rule: str
+    severity: str
+    start_pfn: int
+    end_pfn: int
+    node: Optional[int]
+    zone: Optional[str]
+    message: str
+    detail: Dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pages(self) -> int:
+        """Number of pfns in the finding."""
+        return self.end_pfn - self.start_pfn
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    What a scan found.
+
+    :ivar target: The kernel and its layout.
+    :ivar zones: The zones that span pages.
+    :ivar summary: Counts.
+    :ivar findings: Sorted by start pfn, end pfn and rule.
+    """
+
+    target: Dict[str, Any]
+    zones: List[Dict[str, Any]]
+    summary: Dict[str, Any]
+    findings: List[Finding]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Get the report as the JSON contract has it."""
+        return {
+            "schema": SCHEMA,
+            "target": self.target,
+            "zones": self.zones,
+            "summary": self.summary,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    def count(self, severity: str) -> int:
+        """Count the findings of a severity or worse."""
+        return sum(
+            number
+            for name, number in self.summary["by_severity"].items()
+            if SEVERITIES.index(name) >= SEVERITIES.index(severity)
+        )

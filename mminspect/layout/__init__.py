@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The layout of a kernel's memory map, decoded by the members, enumerators and sizes of the kernel at hand.
+
+:func:`read_memory_map` is the only way in. What comes out holds no drgn object.
+"""
+
+from typing import Dict, List, Optional, Tuple
+
+from drgn import FaultError, Object, PlatformFlags, Program, sizeof
+
+from mminspect.errors import LayoutError
+from mminspect.layout import bitmap, orders, pageflags, sections
+from mminspect.layout.records import (
+    FLATMEM,
+    SPARSEMEM,
+    SPARSEMEM_VMEMMAP,
+    Layout,
+    MemoryMap,
+    Node,
+    Zone,
+)
+from mminspect.target import MACHINE_NAMES, Target
+from mminspect.typeinfo.declarations import enumerator, max_numnodes
+
+
+def read_memory_map(target: Target, pageblock_order: Optional[int] = None) -> MemoryMap:
+    """
+    Read the layout, nodes, zones and sections of a kernel.
+
+    :param target: Its program must have types.
+    :param pageblock_order: What the user says of it.
+    :raises LayoutError: if something can't be read or can't be true.
+    """
+    prog = target.prog
+    try:
+        layout = read_layout(target, pageblock_order)
+        if layout.flatmem:
+            found = sections.flat_sections(prog, layout.release, layout.pageblock_nr_pages)
+        else:
+            found = sections.sparse_sections(prog, bitmap.section_usemap_size(layout))
+        limit = _pfn_limit(prog, layout, found[-1].ranges[-1][1] if found and found[-1].ranges else 0)
+        nodes, zones = _read_nodes(prog, layout, limit)
+    except FaultError as e:
+        raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
+    except (LookupError, AttributeError, TypeError) as e:
+        raise LayoutError(f"the type information lacks what describes memory: {_one_line(e)}") from None
+    if not any(section.ranges for section in found):
+        raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
+    phantoms = _read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
+    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def read_layout(target: Target, pageblock_order: Optional[int] = None) -> Layout:
+    """
+    Read what is the same for all of a kernel.
+
+    :raises LayoutError: if it can't be told.
+    """
+    prog = target.prog
+    page = prog.type("struct page")
+    zone = prog.type("struct zone")
+    pgdat = prog.type("struct pglist_data")
+    _check_sizes(target)
+    page_shift = prog["PAGE_SHIFT"].value_()
+    word_bits = 8 * sizeof(prog.type("unsigned long"))
+    max_nr_zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
+    if max_nr_zones is None:
+        raise LayoutError("the type information has no enum zone_type; give the kernel's own vmlinux or BTF")
+    # The bitmap is in struct zone "#ifndef CONFIG_SPARSEMEM".
+    memory_model = FLATMEM if zone.has_member("pageblock_flags") else SPARSEMEM
+    pfn_section_shift = None
+    sections_shift = 0
+    if memory_model == SPARSEMEM:
+        section_bits = prog["SECTION_SIZE_BITS"].value_()
+        pfn_section_shift = section_bits - page_shift
+        if "vmemmap" in prog:
+            memory_model = SPARSEMEM_VMEMMAP
+        else:
+            sections_shift = prog["MAX_PHYSMEM_BITS"].value_() - section_bits
+    elif (max_numnodes(prog) or 1) > 1:
+        raise LayoutError("the kernel has DISCONTIGMEM, which mminspect doesn't know")
+    order, order_from = orders.pageblock_order(target, page_shift, pageblock_order)
+    if pfn_section_shift is not None and order > pfn_section_shift:
+        raise LayoutError(f"a pageblock of order {order} is larger than a section; give the right --pageblock-order")
+    reserved = enumerator(prog, "enum pageflags", "PG_reserved")
+    if reserved is None:
+        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
+    assert prog.platform is not None
+    little = bool(prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
+    return Layout(
+        release=target.vmcoreinfo.release,
+        machine=_machine(prog),
+        page_size=1 << page_shift,
+        word_bits=word_bits,
+        byteorder="little" if little else "big",
+        memory_model=memory_model,
+        page_struct_size=sizeof(page),
+        flags_offset=page.member("flags").offset,
+        refcount_offset=page.member("_refcount").offset,
+        mapcount_offset=page.member("_mapcount").offset,
+        pg_reserved=reserved,
+        flags=pageflags.page_flags_layout(prog, word_bits, max_nr_zones, sections_shift),
+        max_nr_zones=max_nr_zones,
+        max_order=orders.max_order(prog),
+        pageblock_order=order,
+        pageblock_order_from=order_from,
+        bits_per_pageblock=_bits_per_pageblock(prog),
+        # Only the version tells; see bitmap.pageblock_bits().
+        bits_from_top=orders.release_version(target.vmcoreinfo.release) < (5, 9),
+        pfn_section_shift=pfn_section_shift,
+        zone_struct_size=sizeof(zone),
+        node_zones_offset=pgdat.member("node_zones").offset,
+        pgdat_members=tuple(sorted(((m.name or "", m.offset) for m in pgdat.members or ()), key=lambda m: m[1])),
+        migratetypes=_migratetypes(prog),
+    )
+
+
+def _check_sizes(target: Target) -> None:
+    """Compare sizes of the type information with those that the kernel itself wrote down."""
+    for name, key in (
+        ("struct page", "SIZE(page)"),
+        ("struct zone", "SIZE(zone)"),
+        ("struct pglist_data", "SIZE(pglist_data)"),
+    ):
+        size = sizeof(target.prog.type(name))
+        told = target.vmcoreinfo.number(key)
+        if size <= 0 or (told is not None and told != size):
+            raise LayoutError(
+                f"the type information says that {name} has {size} bytes, the kernel's VMCOREINFO {told}: "
+                f"it is not of {target.vmcoreinfo.release}, or is damaged"
+            )
+    size = sizeof(target.prog.type("struct page"))
+    if size % sizeof(target.prog.type("unsigned long")) or size > 512:
+        raise LayoutError(f"a struct page of {size} bytes can't be; the type information is damaged")
+
+
+def _machine(prog: Program) -> str:
+    try:
+        name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
+    except (LookupError, AttributeError, FaultError):
+        name = ""
+    assert prog.platform is not None
+    return str(name or MACHINE_NAMES.get(prog.platform.arch, prog.platform.arch.name.lower()))
+
+
+def _bits_per_pageblock(prog: Program) -> int:
+    # Since Linux kernel commit e904bce2d9d4 (in v6.17), isolation has a bit of its own, and the number of
+    # bits is rounded up to a power of two: NR_PAGEBLOCK_BITS is a macro over __NR_PAGEBLOCK_BITS.
+    exact = enumerator(prog, "enum pageblock_bits", "NR_PAGEBLOCK_BITS")
+    if exact is None:
+        rounded = enumerator(prog, "enum pageblock_bits", "__NR_PAGEBLOCK_BITS")
+        exact = 1 << (rounded - 1).bit_length() if rounded else None
+    # Where nothing in the types names it, the enum wasn't used by any type; it was 4 until 6.16.
+    if exact not in (4, 8):
+        raise LayoutError(
+            "the type information has no usable enum pageblock_bits; give the kernel's own vmlinux or BTF"
+        )
+    return exact
+
+
+def _migratetypes(prog: Program) -> Tuple[str, ...]:
+    names: Dict[int, str] = {}
+    for item in prog.type("enum migratetype").enumerators or ():
+        if item.name.startswith("MIGRATE_") and item.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES"):
+            names.setdefault(int(item.value), item.name[len("MIGRATE_") :])
+    return tuple(names[value] for value in sorted(names))
+
+
+def _pfn_limit(prog: Program, layout: Layout, memmap_end: int) -> int:
+    """Get the pfn behind the last that the machine can have."""
+    if layout.flatmem:
+        return memmap_end
+    return int(1 << (prog["MAX_PHYSMEM_BITS"].value_() - prog["PAGE_SHIFT"].value_()))
+
+
+def _online_nodes(prog: Program) -> List[int]:
+    online = prog["node_states"][prog["N_ONLINE"]].bits
+    word_bits = 8 * sizeof(online.type_.type)
+    result: List[int] = []
+    for index, word in enumerate(online):
+        value = word.value_()
+        result.extend(index * word_bits + bit for bit in range(word_bits) if value >> bit & 1)
+    return result
+
+
+def _read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> Tuple[List[Node], List[Zone]]:
+    nodes: List[Node] = []
+    zones: List[Zone] = []
+    for nid in _online_nodes(prog):
+        # Without NUMA there is one node, which isn't in an array.
+        try:
+            pgdat = prog["node_data"][nid]
+        except LookupError:
+            pgdat = prog["contig_page_data"].address_of_()
+        if not pgdat:
+            raise LayoutError(f"node {nid} is online but has no pgdat; the dump is damaged")
+        nodes.append(_node(prog, layout, nid, pgdat))
+        for index in range(layout.max_nr_zones):
+            address = pgdat.value_() + layout.node_zones_offset + index * layout.zone_struct_size
+            zone = _zone(layout, nid, index, address, pgdat.node_zones[index].read_())
+            if zone.spanned and zone.end_pfn > pfn_limit:
+                raise LayoutError(
+                    f"{zone} has zone_start_pfn {zone.start_pfn:#x} and spanned_pages {zone.spanned:#x}: it would end "
+                    f"beyond pfn {pfn_limit:#x}, where this kernel's memory ends; the dump or the types are damaged"
+                )
+            zones.append(zone)
+    return nodes, zones
+
+
+def _node(prog: Program, layout: Layout, nid: int, pgdat: Object) -> Node:
+    deferred = None
+    if prog.type("struct pglist_data").has_member("first_deferred_pfn"):
+        value = pgdat.first_deferred_pfn.value_()
+        # ULONG_MAX says that nothing is deferred any more.
+        deferred = None if value == (1 << layout.word_bits) - 1 else value
+    return Node(
+        nid,
+        pgdat.value_(),
+        pgdat.node_start_pfn.value_(),
+        pgdat.node_spanned_pages.value_(),
+        pgdat.node_present_pages.value_(),
+        deferred,
+    )
+
+
+def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> Zone:
+    # Since Linux kernel commit 9705bea5f833 ("mm: convert zone->managed_pages to atomic variable") (in v5.0), it
+    # is an atomic_long_t.
+    managed = zone.managed_pages
+    managed = managed.counter if hasattr(managed, "counter") else managed
+    try:
+        name = zone.name.string_().decode("ascii", "replace") if zone.name else ""
+    except FaultError:
+        name = ""
+    return Zone(
+        node,
+        index,
+        name or f"id {index}",
+        zone.zone_start_pfn.value_(),
+        zone.spanned_pages.value_(),
+        zone.present_pages.value_(),
+        managed.value_(),
+        bool(zone.contiguous.value_()) if hasattr(zone, "contiguous") else False,
+        address,
+        zone.pageblock_flags.value_() if layout.flatmem else None,
+    )
+
+
+def _read_phantom_zones(prog: Program, layout: Layout, nodes: List[Node]) -> Dict[Tuple[int, int], Zone]:
+    """
+    Read the memory that page_zone() would take for a zone where the zone ID is out of the array.
+
+    With FLATMEM, the index into a bitmap is computed from it.
+    """
+    result: Dict[Tuple[int, int], Zone] = {}
+    for node in nodes:
+        for index in range(layout.max_nr_zones, 1 << layout.flags.zone.width):
+            address = node.address + layout.node_zones_offset + index * layout.zone_struct_size
+            zone = Object(prog, "struct zone", address=address)
+            try:
+                result[node.nid, index] = Zone(
+                    node.nid,
+                    index,
+                    f"id {index}",
+                    zone.zone_start_pfn.value_(),
+                    zone.spanned_pages.value_(),
+                    0,
+                    0,
+                    False,
+                    address,
+                    zone.pageblock_flags.value_(),
+                )
+            except FaultError:
+                continue
+    return result

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Allocation orders: the largest one, and that of a pageblock."""
+
+import re
+from typing import Optional, Tuple
+
+from drgn import Architecture, FaultError, Program, sizeof
+from drgn.helpers.linux.kconfig import get_kconfig
+
+from mminspect.errors import LayoutError
+from mminspect.target import Target
+from mminspect.typeinfo.declarations import enumerator
+
+PAGETYPEINFO = "/proc/pagetypeinfo"
+
+
+def max_order(prog: Program) -> int:
+    """
+    Get the largest order of the buddy allocator.
+
+    The kernel's name for it changed (``MAX_ORDER - 1``, ``MAX_ORDER``, ``MAX_PAGE_ORDER``); the free
+    lists have always one more element.
+
+    :raises LayoutError: if the types don't tell.
+    """
+    length = prog.type("struct zone").member("free_area").type.length
+    if not length or length > 32:
+        raise LayoutError("struct zone has no sensible free_area; the type information is not usable")
+    order: int = length - 1
+    return order
+
+
+def release_version(release: str) -> Tuple[int, int]:
+    """
+    Get the version of a release.
+
+    :return: (major, minor); (0, 0) if the release has another form.
+    """
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+
+
+def hugepage_order(prog: Program, page_shift: int) -> Optional[int]:
+    """
+    Get ``HUGETLB_PAGE_ORDER``, which is ``HPAGE_PMD_ORDER`` too where both exist.
+
+    :return: Order, or ``None`` on architectures unknown here.
+    """
+    assert prog.platform is not None
+    arch = prog.platform.arch
+    if arch in (Architecture.X86_64, Architecture.RISCV64):
+        return 21 - page_shift
+    if arch == Architecture.I386:
+        # PMD_SHIFT is 21 with PAE, else PGDIR_SHIFT, 22.
+        return (21 if sizeof(prog.type("pte_t")) == 8 else 22) - page_shift
+    if arch == Architecture.ARM:
+        return 21 - page_shift
+    if arch == Architecture.AARCH64:
+        # One level of page tables: a page of 8-byte entries.
+        return page_shift - 3
+    if arch == Architecture.S390X:
+        return 20 - page_shift
+    if arch == Architecture.RISCV32:
+        return 22 - page_shift
+    return None
+
+
+def formula(
+    version: Tuple[int, int],
+    largest: int,
+    hugetlb: bool,
+    thp: bool,
+    huge_order: Optional[int],
+    limit: Optional[int] = None,
+) -> Optional[int]:
+    """
+    ``pageblock_order`` as ``include/linux/pageblock-flags.h`` defines it.
+
+    :param version: (major, minor) of the kernel.
+    :param largest: The largest order of the buddy allocator.
+    :param hugetlb: Whether the kernel has CONFIG_HUGETLB_PAGE.
+    :param thp: Whether it has CONFIG_TRANSPARENT_HUGEPAGE.
+    :param huge_order: Order of a huge page, ``None`` if unknown.
+    :param limit: CONFIG_PAGE_BLOCK_MAX_ORDER, if known. Its default is the largest order.
+    :return: Order, or ``None`` if it can't be told.
+    """
+    # Since Linux kernel commit e13e7922d034 ("mm: add CONFIG_PAGE_BLOCK_ORDER to select page block
+    # order") (in v6.16), the configuration can lower the upper bound.
+    largest = min(largest, limit) if limit else largest
+    # Huge pages count without hugetlb since Linux kernel 6.10.
+    if hugetlb or (thp and version >= (6, 10)):
+        if huge_order is None:
+            return None
+        # Before Linux kernel commit b3d40a2b6d10 ("mm: enforce pageblock_order < MAX_ORDER") (in v5.18), a
+        # pageblock could be larger than the largest allocation.
+        return huge_order if version < (5, 18) else min(huge_order, largest)
+    return largest
+
+
+def read_pagetypeinfo(text: str) -> Optional[int]:
+    """
+    Get the pageblock order from the text of ``/proc/pagetypeinfo``.
+
+    :return: Order, or ``None`` if the text has no such line.
+    """
+    match = re.search(r"^Page block order:\s*(\d+)$", text, re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def pageblock_order(target: Target, page_shift: int, option: Optional[int] = None) -> Tuple[int, str]:
+    """
+    Get the order of a pageblock and where it is from.
+
+    :param option: What the user says; it is believed.
+    :return: (order, source); for the sources see :class:`~mminspect.layout.records.Layout`.
+    :raises LayoutError: if it can't be told.
+    """
+    prog = target.prog
+    largest = max_order(prog)
+    order, source = _find_order(target, page_shift, largest, option)
+    if order is None:
+        raise LayoutError(
+            f"the pageblock order of {target.vmcoreinfo.release} can't be told; "
+            "give it with --pageblock-order (the first line of the machine's /proc/pagetypeinfo has it)"
+        )
+    if not 0 < order <= 30:
+        raise LayoutError(f"a pageblock order of {order} ({source}) can't be; give it with --pageblock-order")
+    return order, source
+
+
+def _find_order(target: Target, page_shift: int, largest: int, option: Optional[int]) -> Tuple[Optional[int], str]:
+    prog = target.prog
+    if option is not None:
+        return option, "option"
+    # With CONFIG_HUGETLB_PAGE_SIZE_VARIABLE it is a variable.
+    try:
+        return int(prog.variable("pageblock_order").value_()), "variable"
+    except (LookupError, FaultError):
+        pass
+    if target.kind == "live":
+        try:
+            with open(PAGETYPEINFO, encoding="ascii") as file:
+                order = read_pagetypeinfo(file.read())
+        except OSError:
+            order = None
+        if order is not None:
+            return order, "pagetypeinfo"
+    version = release_version(target.vmcoreinfo.release)
+    huge_order = hugepage_order(prog, page_shift)
+    try:
+        config = get_kconfig(prog)
+    except (LookupError, FaultError, ValueError, EOFError, OSError):
+        pass
+    else:
+        limit = config.get("CONFIG_PAGE_BLOCK_MAX_ORDER", config.get("CONFIG_PAGE_BLOCK_ORDER"))
+        order = formula(
+            version,
+            largest,
+            config.get("CONFIG_HUGETLB_PAGE") == "y",
+            config.get("CONFIG_TRANSPARENT_HUGEPAGE") == "y",
+            huge_order,
+            int(limit) if limit else None,
+        )
+        return order, "ikconfig"
+    # Each of these options brings its own statistics.
+    hugetlb = enumerator(prog, "enum vm_event_item", "HTLB_BUDDY_PGALLOC") is not None
+    thp = enumerator(prog, "enum vm_event_item", "THP_FAULT_ALLOC") is not None
+    return formula(version, largest, hugetlb, thp, huge_order), "formula"

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is known of one kernel's memory map, as plain numbers.
+
+These records are what the checks see: no drgn object is in them. They are made in
+:mod:`mminspect.layout`, and by hand in tests.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+FLATMEM = "flatmem"
+SPARSEMEM = "sparsemem"
+SPARSEMEM_VMEMMAP = "sparsemem_vmemmap"
+
+
+class Field(NamedTuple):
+    """
+    A bit field of ``page->flags``.
+
+    :ivar shift: Lowest bit, 0 if the field has no width.
+    :ivar width: Bits, 0 if the kernel has no such field.
+    """
+
+    shift: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        """Mask of the field's value, unshifted."""
+        return (1 << self.width) - 1
+
+
+@dataclass(frozen=True)
+class PageFlagsLayout:
+    """
+    Where ``page->flags`` has section, node and zone (``include/linux/page-flags-layout.h``).
+
+    :ivar section: SPARSEMEM without VMEMMAP only.
+    :ivar node: Width 0 without NUMA, and with NODE_NOT_IN_PAGE_FLAGS.
+    :ivar nodes_shift: ``NODES_SHIFT``: how many bits a node needs.
+    :ivar memdesc: Whether ``flags`` is a ``memdesc_flags_t``.
+    """
+
+    section: Field
+    node: Field
+    zone: Field
+    nodes_shift: int
+    memdesc: bool
+
+    @property
+    def node_not_in_page_flags(self) -> bool:
+        """Whether the node is looked up by section (NODE_NOT_IN_PAGE_FLAGS)."""
+        return self.nodes_shift > 0 and self.node.width == 0
+
+
+@dataclass(frozen=True)
+class Zone:
+    """
+    A ``struct zone``. All pfns and page counts as the kernel has them, none corrected.
+
+    :ivar node: Node ID.
+    :ivar index: Zone ID (``enum zone_type``).
+    :ivar contiguous: ``zone->contiguous``; false in kernels without it.
+    :ivar address: Address of the ``struct zone``.
+    :ivar bitmap: ``zone->pageblock_flags``; FLATMEM only, else ``None``.
+    """
+
+    node: int
+    index: int
+    name: str
+    start_pfn: int
+    spanned: int
+    present: int
+    managed: int
+    contiguous: bool = False
+    address: int = 0
+    bitmap: Optional[int] = None
+
+    @property
+    def end_pfn(self) -> int:
+        """``zone_end_pfn()``."""
+        return self.start_pfn + self.spanned
+
+    def spans(self, pfn: int) -> bool:
+        """``zone_spans_pfn()``."""
+        return self.start_pfn <= pfn < self.end_pfn
+
+    def __str__(self) -> str:
+        return f"node {self.node} zone {self.name}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """
+    A ``struct pglist_data``.
+
+    :ivar address: Address of the structure.
+    :ivar first_deferred_pfn: First pfn whose struct page waits for deferred initialisation, or
+        ``None`` if none does.
+    """
+
+    nid: int
+    address: int
+    start_pfn: int
+    spanned: int
+    present: int
+    first_deferred_pfn: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    A valid and online section, or a FLATMEM memmap as if it were one.
+
+    :ivar nr: Section number.
+    :ivar ranges: Online pfn ranges in it, half-open, ascending.
+    :ivar mem_map: Address of the struct page of pfn 0, as if it were there (it often isn't).
+    :ivar bitmap: Address of its pageblock bitmap, 0 if the kernel has no pointer to one. FLATMEM has
+        its bitmaps in the zones.
+    :ivar flags: Flag names, e.g. ``SECTION_IS_EARLY``.
+    """
+
+    nr: int
+    ranges: Tuple[Tuple[int, int], ...]
+    mem_map: int
+    bitmap: int
+    flags: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    Everything that is the same for the whole of one kernel.
+
+    :ivar word_bits: ``BITS_PER_LONG``.
+    :ivar page_struct_size: ``sizeof(struct page)`` in bytes.
+    :ivar flags_offset: Offset of ``page->flags`` in bytes; likewise the next two.
+    :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``ikconfig`` or ``formula``.
+    :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``.
+    :ivar bits_from_top: Whether block 0 is at the top of a bitmap word, as before Linux 5.9.
+    :ivar pfn_section_shift: ``PFN_SECTION_SHIFT``, or ``None`` with FLATMEM.
+    :ivar zone_struct_size: ``sizeof(struct zone)``.
+    :ivar node_zones_offset: Offset of ``node_zones`` in ``struct pglist_data``.
+    :ivar pgdat_members: (name, offset) of the members of ``struct pglist_data``, ascending.
+    :ivar migratetypes: Names of the migratetypes by value.
+    """
+
+    release: str
+    machine: str
+    page_size: int
+    word_bits: int
+    byteorder: str
+    memory_model: str
+    page_struct_size: int
+    flags_offset: int
+    refcount_offset: int
+    mapcount_offset: int
+    pg_reserved: int
+    flags: PageFlagsLayout
+    max_nr_zones: int
+    max_order: int
+    pageblock_order: int
+    pageblock_order_from: str
+    bits_per_pageblock: int
+    bits_from_top: bool
+    pfn_section_shift: Optional[int]
+    zone_struct_size: int
+    node_zones_offset: int
+    pgdat_members: Tuple[Tuple[str, int], ...] = ()
+    migratetypes: Tuple[str, ...] = ()
+
+    @property
+    def pageblock_nr_pages(self) -> int:
+        """Pages in a pageblock."""
+        return 1 << self.pageblock_order
+
+    @property
+    def flatmem(self) -> bool:
+        """Whether the memory model is FLATMEM, where zones have the pageblock bitmaps."""
+        return self.memory_model == FLATMEM
+
+    def link(self, node: int, zone: int) -> int:
+        """
+        Get the number by which arrays name a (node, zone ID) pair.
+
+        It is the value of the node and zone fields of ``page->flags`` taken together.
+        """
+        return node << self.flags.zone.width | zone
+
+    def node_zone(self, link: int) -> Tuple[int, int]:
+        """Get (node, zone ID) of a link."""
+        return link >> self.flags.zone.width, link & self.flags.zone.mask
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """
+    One kernel's nodes, zones and sections.
+
+    :ivar zones: Every zone of every online node, empty ones too, by (node, zone ID).
+    :ivar sections: Ascending.
+    :ivar phantom_zones: FLATMEM only: what the memory behind a node's zones would be taken for, by
+        (node, zone ID out of the array), if it can be read.
+    """
+
+    layout: Layout
+    nodes: Tuple[Node, ...]
+    zones: Tuple[Zone, ...]
+    sections: Tuple[Section, ...]
+    phantom_zones: Dict[Tuple[int, int], Zone] = field(default_factory=dict)
+
+    def zone(self, node: int, index: int) -> Optional[Zone]:
+        """Get a zone, or ``None`` if the node is offline or the zone ID out of the array."""
+        return self._zones_by_id.get((node, index))
+
+    @property
+    def _zones_by_id(self) -> Dict[Tuple[int, int], Zone]:
+        cached = self.__dict__.get("_by_id")
+        if cached is None:
+            cached = {(z.node, z.index): z for z in self.zones}
+            self.__dict__["_by_id"] = cached
+        return cached
+
+    def node(self, nid: int) -> Optional[Node]:
+        """Get an online node, or ``None``."""
+        return next((n for n in self.nodes if n.nid == nid), None)
+
+    @property
+    def populated_zones(self) -> List[Zone]:
+        """The zones that span pages, by node and zone ID."""
+        return [z for z in self.zones if z.spanned]
+
+    def zones_spanning(self, start: int, end: int) -> List[Zone]:
+        """Get the zones that span any pfn of ``[start, end)``, by node and zone ID."""
+        return [z for z in self.zones if z.spanned and z.start_pfn < end and start < z.end_pfn]
+
+    def link_name(self, link: int) -> str:
+        """Get a link in words, e.g. ``node 0 zone DMA32`` or ``node 0 zone id 5``."""
+        node, index = self.layout.node_zone(link)
+        zone = self.zone(node, index)
+        return str(zone) if zone else f"node {node} zone id {index}"
+
+
+Links = npt.NDArray[np.uint32]
+States = npt.NDArray[np.uint8]
+
+# States of a memmap entry.
+INITIALIZED = 0
+ZEROED = 1
+POISONED = 2
+STALE = 3
+DEFERRED = 4
+EXCLUDED = 5
+NOT_EXPORTED = 6
+UNMAPPED = 7
+
+UNINITIALIZED_KINDS = {ZEROED: "zeroed", POISONED: "poisoned", STALE: "stale", DEFERRED: "deferred"}
+UNREADABLE_REASONS = {EXCLUDED: "excluded from the dump", NOT_EXPORTED: "not exported by kcore", UNMAPPED: "unmapped"}
+
+
+class Run(NamedTuple):
+    """
+    Adjacent pages of a chunk with the same link and state.
+
+    :ivar start: First pfn.
+    :ivar end: Pfn behind the last.
+    """
+
+    start: int
+    end: int
+    link: int
+    state: int
+
+    @property
+    def readable(self) -> bool:
+        """Whether the target holds the entries."""
+        return self.state < EXCLUDED
+
+    @property
+    def judged(self) -> bool:
+        """Whether the links of these pages mean anything: read, and not waiting for initialisation."""
+        return self.state < DEFERRED
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """
+    Part of the memmap: adjacent online pages, as columns.
+
+    :ivar start_pfn: First pfn. Chunks begin and end at pageblock boundaries, except where the online
+        memory does.
+    :ivar flags: ``page->flags``, shape (pages,).
+    :ivar link: Links (:meth:`Layout.link`), shape (pages,).
+    :ivar state: One of the states above, shape (pages,).
+    :ivar section: The section that all the pages are in.
+    """
+
+    start_pfn: int
+    flags: npt.NDArray[np.unsignedinteger]
+    link: Links
+    state: States
+    section: Section
+
+    @property
+    def end_pfn(self) -> int:
+        """Pfn behind the last."""
+        return self.start_pfn + len(self.link)
+
+    def runs(self) -> List[Run]:
+        """Get the chunk as runs of equal link and state. Cached."""
+        cached = self.__dict__.get("_runs")
+        if cached is None:
+            cached = list(self._find_runs())
+            self.__dict__["_runs"] = cached
+        result: List[Run] = cached
+        return result
+
+    def _find_runs(self) -> List[Run]:
+        link, state = self.link, self.state
+        changes = np.flatnonzero((link[1:] != link[:-1]) | (state[1:] != state[:-1])) + 1
+        starts = np.concatenate(([0], changes))
+        ends = np.concatenate((changes, [len(link)]))
+        first = self.start_pfn
+        return [
+            Run(first + start, first + end, run_link, run_state)
+            for start, end, run_link, run_state in zip(
+                starts.tolist(), ends.tolist(), link[starts].tolist(), state[starts].tolist()
+            )
+        ]
+
+    def reserved(self, layout: Layout, start: int, end: int) -> npt.NDArray[np.bool_]:
+        """
+        Tell which pages of ``[start, end)`` are PG_reserved.
+
+        :return: Shape (end - start,).
+        """
+        part = self.flags[start - self.start_pfn : end - self.start_pfn]
+        bits: npt.NDArray[np.bool_] = (part >> part.dtype.type(layout.pg_reserved)) & part.dtype.type(1) != 0
+        return bits

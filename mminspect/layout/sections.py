@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Sections: which pfns have a struct page that kernel code may look at, and where it is.
+
+That is ``pfn_to_online_page()``, per section. FLATMEM is treated as one section without a number of
+its own.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
+from drgn.helpers.linux.xarray import xa_for_each
+
+from mminspect.errors import LayoutError
+from mminspect.layout.orders import release_version
+from mminspect.layout.records import Section
+
+SUBSECTION_SHIFT = 21
+
+Range = Tuple[int, int]
+
+# Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
+# v6.0), the flags were macros with these values, as far as the kernel had them.
+_FLAG_MACROS = {
+    "SECTION_MARKED_PRESENT": 0x1,
+    "SECTION_HAS_MEM_MAP": 0x2,
+    "SECTION_IS_ONLINE": 0x4,
+    "SECTION_IS_EARLY": 0x8,
+    "SECTION_TAINT_ZONE_DEVICE": 0x10,
+}
+
+
+@dataclass(frozen=True)
+class SectionFlags:
+    """
+    The flags in ``section_mem_map``.
+
+    :ivar bits: Values by name.
+    :ivar map_mask: ``SECTION_MAP_MASK``.
+    """
+
+    bits: Dict[str, int]
+    map_mask: int
+
+    def names(self, value: int) -> Tuple[str, ...]:
+        """Get the names of the flags that are set in a ``section_mem_map``."""
+        return tuple(name for name, bit in self.bits.items() if value & bit)
+
+
+def section_flags(prog: Program) -> SectionFlags:
+    """Get the section flags of the kernel at hand."""
+    word = (1 << 8 * sizeof(prog.type("unsigned long"))) - 1
+    try:
+        enumerators = prog["SECTION_MARKED_PRESENT_BIT"].type_.enumerators or ()
+    except LookupError:
+        # SECTION_MAP_LAST_BIT was 1 << 3 in 4.19, 1 << 4 from 5.3, 1 << 5 from 5.12. The address itself is
+        # aligned to more than that.
+        return SectionFlags(dict(_FLAG_MACROS), word & ~0x1F)
+    bits = {}
+    mask = word & ~0x3F
+    for item in enumerators:
+        if item.name == "SECTION_MAP_LAST_BIT":
+            mask = word & ~((1 << item.value) - 1)
+        elif item.name.endswith("_BIT"):
+            bits[item.name[: -len("_BIT")]] = 1 << item.value
+    return SectionFlags(bits, mask)
+
+
+def merge(ranges: Iterable[Range]) -> List[Range]:
+    """Join overlapping and adjacent half-open ranges; the result ascends."""
+    result: List[Range] = []
+    for start, end in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result
+
+
+def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> List[Range]:
+    """Remove ranges from ranges; both ascend."""
+    result = []
+    for start, end in ranges:
+        for hole_start, hole_end in holes:
+            if hole_end <= start or end <= hole_start:
+                continue
+            if start < hole_start:
+                result.append((start, hole_start))
+            start = max(start, hole_end)
+            if start >= end:
+                break
+        if start < end:
+            result.append((start, end))
+    return result
+
+
+def _word_type(prog: Program) -> "np.dtype[np.unsignedinteger]":
+    assert prog.platform is not None
+    order = "<" if prog.platform.flags.value & 2 else ">"
+    return np.dtype(f"{order}u{sizeof(prog.type('unsigned long'))}")
+
+
+def _read(prog: Program, address: int, size: int, what: str) -> bytes:
+    try:
+        data: bytes = prog.read(address, size)
+        return data
+    except FaultError as e:
+        raise LayoutError(f"{what} at {address:#x} can't be read: {e}; the dump doesn't hold it") from None
+
+
+def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, int]]:
+    """
+    Find the arrays of ``struct mem_section``.
+
+    :return: Iterator of (number of the first section, address, number of sections).
+    """
+    mem_section = prog["mem_section"]
+    nr_roots = prog["NR_SECTION_ROOTS"].value_()
+    type_ = mem_section.type_.unaliased()
+    if type_.kind == TypeKind.ARRAY and type_.type.unaliased_kind() == TypeKind.ARRAY:
+        # SPARSEMEM_STATIC: one array of all sections.
+        address = mem_section.address_
+        assert address is not None
+        yield 0, address, nr_roots * sections_per_root
+        return
+    word = _word_type(prog)
+    pointers_at = mem_section.value_() if type_.kind == TypeKind.POINTER else mem_section.address_
+    highest = prog["__highest_present_section_nr"].value_()
+    if highest >= nr_roots * sections_per_root:
+        raise LayoutError(
+            f"the highest present section number is {highest}, of {nr_roots * sections_per_root} possible; "
+            "the types or the dump are not of this kernel"
+        )
+    count = highest // sections_per_root + 1
+    pointers = np.frombuffer(_read(prog, pointers_at, count * word.itemsize, "mem_section"), word)
+    for root in np.flatnonzero(pointers).tolist():
+        yield root * sections_per_root, int(pointers[root]), sections_per_root
+
+
+def sparse_sections(prog: Program, pageblock_bits: int) -> List[Section]:
+    """
+    Get the valid and online sections of a SPARSEMEM kernel.
+
+    :param pageblock_bits: Bits in a section's pageblock bitmap; each bitmap is read once, so that a dump
+        that lacks it is refused before anything is said of it.
+    :raises LayoutError: if they can't be read, or make no sense.
+    """
+    section_bits = prog["SECTION_SIZE_BITS"].value_()
+    page_shift = prog["PAGE_SHIFT"].value_()
+    per_section = 1 << (section_bits - page_shift)
+    per_root = prog["SECTIONS_PER_ROOT"].value_()
+    sections = prog["NR_SECTION_ROOTS"].value_() * per_root
+    possible = 1 << (prog["MAX_PHYSMEM_BITS"].value_() - section_bits)
+    # NR_SECTION_ROOTS is rounded up, so there can be less than a root more.
+    if not possible <= sections < possible + per_root:
+        raise LayoutError(
+            f"there are {sections} sections in mem_section, but {possible} in the physical memory; the types or the "
+            "dump are not of this kernel"
+        )
+    flags = section_flags(prog)
+    struct = prog.type("struct mem_section")
+    word = _word_type(prog)
+    members = {"section_mem_map": struct.member("section_mem_map").offset}
+    # Since Linux kernel commit f1eca35a0dc7 ("mm/sparsemem: introduce struct mem_section_usage") (in v5.3), the
+    # bitmap is in a structure of its own.
+    bitmap_member = "usage" if struct.has_member("usage") else "pageblock_flags"
+    members["bitmap"] = struct.member(bitmap_member).offset
+    usage = prog.type("struct mem_section_usage") if bitmap_member == "usage" else None
+    record = np.dtype(
+        {
+            "names": list(members),
+            "formats": [word, word],
+            "offsets": list(members.values()),
+            "itemsize": sizeof(struct),
+        }
+    )
+    found: List[Tuple[int, int, int]] = []
+    for first, address, count in _roots(prog, per_root):
+        table = np.frombuffer(_read(prog, address, count * record.itemsize, "struct mem_section"), record)
+        wanted = flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"]
+        online = np.flatnonzero(table["section_mem_map"] & word.type(wanted) == wanted)
+        found.extend(
+            (first + index, int(table["section_mem_map"][index]), int(table["bitmap"][index]))
+            for index in online.tolist()
+        )
+    device_ranges: Optional[List[Range]] = None
+    result = []
+    for nr, value, pointer in found:
+        names = flags.names(value)
+        start = nr * per_section
+        ranges: List[Range] = [(start, start + per_section)]
+        if usage is not None and pointer and "SECTION_IS_EARLY" not in names:
+            ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
+        if "SECTION_TAINT_ZONE_DEVICE" in names:
+            if device_ranges is None:
+                device_ranges = _device_ranges(prog, page_shift)
+            ranges = subtract(ranges, device_ranges)
+        offset = usage.member("pageblock_flags").offset if usage is not None else 0
+        bitmap = pointer + offset if pointer else 0
+        if bitmap:
+            _read(prog, pointer, offset + pageblock_bits // 8, f"the pageblock bitmap of section {nr}")
+        result.append(Section(nr, tuple(ranges), value & flags.map_mask, bitmap, names))
+    return result
+
+
+def _subsections(
+    prog: Program, usage: Type, address: int, start: int, per_section: int, page_shift: int
+) -> List[Range]:
+    """Get the ranges of a section that ``pfn_section_valid()`` accepts."""
+    if not usage.has_member("subsection_map"):
+        # Without SPARSEMEM_VMEMMAP, a section is valid as a whole.
+        return [(start, start + per_section)]
+    member = usage.member("subsection_map")
+    pages = 1 << (SUBSECTION_SHIFT - page_shift)
+    count = per_section // pages
+    word = _word_type(prog)
+    size = -(-count // (word.itemsize * 8)) * word.itemsize
+    data = _read(prog, address + member.offset, size, "a section's subsection_map")
+    # Bit n of the bitmap is bit n % BITS_PER_LONG of a word.
+    words = np.frombuffer(data, word).astype(word.newbyteorder("<"))
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:count]
+    return merge((start + bit * pages, start + (bit + 1) * pages) for bit in np.flatnonzero(bits).tolist())
+
+
+def _device_ranges(prog: Program, page_shift: int) -> List[Range]:
+    """
+    Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
+    """
+    ranges: List[Range] = []
+    pgmaps: Dict[int, Object] = {}
+    for _, entry in xa_for_each(prog["pgmap_array"].address_of_()):
+        pgmaps.setdefault(entry.value_(), Object(prog, "struct dev_pagemap *", entry.value_()))
+    for pgmap in pgmaps.values():
+        # Since Linux kernel commit b7b3c01b1915 ("mm/memremap_pages: support multiple ranges per invocation") (in
+        # v5.10), there can be more than one range; before 5.9 it was a resource.
+        if prog.type("struct dev_pagemap").has_member("nr_range"):
+            count = pgmap.nr_range.value_()
+            items = [pgmap.ranges[i] for i in range(count)]
+        elif prog.type("struct dev_pagemap").has_member("range"):
+            items = [pgmap.range]
+        else:
+            items = [pgmap.res]
+        ranges.extend((i.start.value_() >> page_shift, (i.end.value_() + 1) >> page_shift) for i in items)
+    return merge(ranges)
+
+
+def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> List[Section]:
+    """
+    Get the memmap of a FLATMEM kernel.
+
+    :return: One "section" with all that ``pfn_valid()`` accepts.
+    :raises LayoutError: if its size can't be.
+    """
+    offset = prog["ARCH_PFN_OFFSET"].value_()
+    max_mapnr = prog["max_mapnr"].value_()
+    size = sizeof(prog.type("struct page"))
+    address = prog["mem_map"].value_()
+    word_bits = 8 * sizeof(prog.type("unsigned long"))
+    if max_mapnr == 0 or address + max_mapnr * size >= 1 << word_bits:
+        raise LayoutError(
+            f"max_mapnr is {max_mapnr}, mem_map {address:#x}: such a memmap can't be; the dump is damaged"
+        )
+    ranges = [(offset, offset + max_mapnr)]
+    assert prog.platform is not None
+    if prog.platform.arch == Architecture.ARM:
+        ranges = _arm_ranges(prog, release, pageblock_nr_pages)
+    return [Section(0, tuple(ranges), address - offset * size, 0)]
+
+
+def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> List[Range]:
+    """``pfn_valid()`` of 32-bit Arm, which frees the memmap of holes."""
+    page_shift = prog["PAGE_SHIFT"].value_()
+    memory = prog["memblock"].memory
+    ranges: List[Range] = []
+    for region in memory.regions[: memory.cnt.value_()]:
+        base = region.base.value_()
+        start, end = base >> page_shift, (base + region.size.value_()) >> page_shift
+        # Since Linux kernel commit a4d5613c4dc6 ("arm: extend pfn_valid to take into account freed memory map
+        # alignment") (in v5.14), a pageblock that memory touches is valid as a whole.
+        if release_version(release) >= (5, 14):
+            start = start & -pageblock_nr_pages
+            end = (end + pageblock_nr_pages - 1) & -pageblock_nr_pages
+        ranges.append((start, end))
+    return merge(ranges)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The memmap as numpy columns, chunk by chunk.
+
+Whole chunks are read at once and decoded by stride. This is the last place that talks to drgn: what
+comes out is arrays.
+"""
+
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+from drgn import FaultError, Program, sizeof
+
+from mminspect.errors import LayoutError
+from mminspect.layout.records import (
+    DEFERRED,
+    EXCLUDED,
+    INITIALIZED,
+    NOT_EXPORTED,
+    POISONED,
+    STALE,
+    UNMAPPED,
+    ZEROED,
+    Chunk,
+    Layout,
+    Links,
+    MemoryMap,
+    Section,
+    States,
+)
+
+# Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes.
+CHUNK_PAGES = 1 << 15
+
+# A reference count beyond this in an entry whose link can't be is no count but stale data.
+MAX_REFCOUNT = 1 << 24
+
+# The pages of a zone that are tried before its layout is called wrong.
+CALIBRATION_PAGES = 4096
+
+
+class Memmap:
+    """
+    Reads the memmap of a kernel.
+
+    :param prog: The kernel.
+    :param memory: Its layout, nodes, zones and sections.
+    :param live: Whether it is running; memory that can't be read was then not exported.
+    """
+
+    def __init__(self, prog: Program, memory: MemoryMap, live: bool = False) -> None:
+        self._prog = prog
+        self._memory = memory
+        self._live = live
+        layout = memory.layout
+        self._word = np.dtype(f"{'<' if layout.byteorder == 'little' else '>'}u{layout.word_bits // 8}")
+        self._invalid_link = _invalid_links(memory)
+        self._section_nodes = _section_to_node_table(prog, layout)
+
+    def ranges(self) -> Iterator[Tuple[int, int, Section]]:
+        """
+        Split the online memory into chunks.
+
+        :return: Iterator of (start pfn, end pfn, section), ascending. No pageblock is split.
+        """
+        step = max(CHUNK_PAGES, self._memory.layout.pageblock_nr_pages)
+        for section in self._memory.sections:
+            for start, end in section.ranges:
+                while start < end:
+                    stop = min(end, (start // step + 1) * step)
+                    yield start, stop, section
+                    start = stop
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Read all online memory, one chunk at a time."""
+        for start, end, section in self.ranges():
+            yield self.chunk(start, end, section)
+
+    def chunk(self, start: int, end: int, section: Section) -> Chunk:
+        """
+        Read part of the memmap.
+
+        :param start: First pfn.
+        :param end: Pfn behind the last.
+        :param section: The section that holds them.
+        """
+        layout = self._memory.layout
+        size = layout.page_struct_size
+        data, unread = self._read(section.mem_map + start * size, (end - start) * size)
+        words = np.frombuffer(data, self._word).reshape(end - start, size // self._word.itemsize)
+        flags = words[:, layout.flags_offset // self._word.itemsize]
+        # One copy in native order makes everything after it faster than strided access.
+        flags = flags.astype(self._word.newbyteorder("="))
+        link = self._links(flags)
+        state = self._states(words, flags, link, start, end)
+        for first, last, why in unread:
+            # An entry may begin or end in a memory page that was read.
+            state[first // size : -(-last // size)] = why
+        if unread:
+            link[state >= EXCLUDED] = 0
+        return Chunk(start, flags, link, state, section)
+
+    def entry(self, pfn: int, section: Section) -> bytes:
+        """
+        Read one struct page.
+
+        :raises drgn.FaultError: if the target doesn't hold it.
+        """
+        size = self._memory.layout.page_struct_size
+        data: bytes = self._prog.read(section.mem_map + pfn * size, size)
+        return data
+
+    def _read(self, address: int, size: int) -> Tuple[bytes, List[Tuple[int, int, int]]]:
+        """
+        Read memory as far as the target holds it.
+
+        :return: The bytes, zeros where there are none, and a list of (start offset, end offset, state).
+        """
+        address &= (1 << self._memory.layout.word_bits) - 1
+        try:
+            return self._prog.read(address, size), []
+        except FaultError:
+            pass
+        page = self._memory.layout.page_size
+        data = bytearray(size)
+        unread: List[Tuple[int, int, int]] = []
+        offset = 0
+        # Larger steps first: what is left out usually is left out in large pieces or not at all.
+        while offset < size:
+            for step in (16 * page, page):
+                stop = min(size, ((address + offset) // step + 1) * step - address)
+                try:
+                    data[offset:stop] = self._prog.read(address + offset, stop - offset)
+                    break
+                except FaultError as e:
+                    why = self._why(e)
+            else:
+                if unread and unread[-1][1] == offset and unread[-1][2] == why:
+                    unread[-1] = (unread[-1][0], stop, why)
+                else:
+                    unread.append((offset, stop, why))
+            offset = stop
+        return bytes(data), unread
+
+    def _why(self, error: FaultError) -> int:
+        if "xcluded" in str(error):
+            return EXCLUDED
+        return NOT_EXPORTED if self._live else UNMAPPED
+
+    def _links(self, flags: npt.NDArray[np.unsignedinteger]) -> Links:
+        layout = self._memory.layout.flags
+        kind = flags.dtype.type
+        if layout.node_not_in_page_flags:
+            zone = (flags >> kind(layout.zone.shift)) & kind(layout.zone.mask)
+            nr = (flags >> kind(layout.section.shift)) & kind(layout.section.mask)
+            assert self._section_nodes is not None
+            nodes = self._section_nodes[nr.astype(np.intp)].astype(np.uint32)
+            link: Links = nodes << np.uint32(layout.zone.width) | zone.astype(np.uint32)
+            return link
+        # The node is right above the zone.
+        width = layout.node.width + layout.zone.width
+        if width == 0:
+            return np.zeros(len(flags), np.uint32)
+        shift = layout.zone.shift if layout.zone.width else layout.node.shift
+        fields: Links = ((flags >> kind(shift)) & kind((1 << width) - 1)).astype(np.uint32)
+        return fields
+
+    def _states(
+        self,
+        words: npt.NDArray[np.unsignedinteger],
+        flags: npt.NDArray[np.unsignedinteger],
+        link: Links,
+        start: int,
+        end: int,
+    ) -> States:
+        """Tell which entries no initialiser wrote."""
+        layout = self._memory.layout
+        state = np.full(len(flags), INITIALIZED, np.uint8)
+        zero = np.flatnonzero(flags == 0)
+        if len(zero):
+            # __init_single_page() leaves -1 in _mapcount, and no other use of an initialised page zeroes
+            # all of the entry. flags alone may be 0 in a zone 0 of node 0.
+            mapcount = words[zero, layout.mapcount_offset // self._word.itemsize]
+            zero = zero[mapcount == 0]
+            state[zero[~words[zero].any(axis=1)]] = ZEROED
+        # PAGE_POISON_PATTERN is -1, and PagePoisoned() compares flags only.
+        state[flags == np.iinfo(flags.dtype).max] = POISONED
+        invalid = np.flatnonzero(self._invalid_link[link] & (state == INITIALIZED))
+        if len(invalid):
+            refcounts = words.view(np.uint8)[invalid, layout.refcount_offset : layout.refcount_offset + 4]
+            order = "<" if layout.byteorder == "little" else ">"
+            counts = np.ascontiguousarray(refcounts).view(f"{order}i4")[:, 0]
+            state[invalid[(counts < 0) | (counts > MAX_REFCOUNT)]] = STALE
+        for node in self._memory.nodes:
+            # Deferred initialisation runs from here to the end of the node. Struct pages there are as they
+            # were allocated: poisoned, or with whatever was in that memory. Only reserved pages were
+            # initialised early; they link to a zone of the node that spans them.
+            if node.first_deferred_pfn is None:
+                continue
+            low = max(start, node.first_deferred_pfn)
+            high = min(end, node.start_pfn + node.spanned)
+            if low < high:
+                part = slice(low - start, high - start)
+                state[part][~self._in_zone_of(node.nid, link[part], low)] = DEFERRED
+        return state
+
+    def _in_zone_of(self, nid: int, link: Links, start: int) -> npt.NDArray[np.bool_]:
+        """Tell which pages link to a zone of the node that spans them."""
+        result = np.zeros(len(link), np.bool_)
+        for zone in self._memory.populated_zones:
+            low, high = max(zone.start_pfn - start, 0), max(zone.end_pfn - start, 0)
+            if zone.node == nid:
+                part = slice(low, high)
+                result[part] |= link[part] == self._memory.layout.link(nid, zone.index)
+        return result
+
+
+def _invalid_links(memory: MemoryMap) -> npt.NDArray[np.bool_]:
+    """Get a table by link: whether there is no such zone."""
+    layout = memory.layout
+    table = np.ones(1 << (layout.flags.nodes_shift + layout.flags.zone.width), np.bool_)
+    if layout.flags.node_not_in_page_flags:
+        # The table of nodes has bytes or words of any value.
+        table = np.ones(1 << (16 + layout.flags.zone.width), np.bool_)
+    for zone in memory.zones:
+        table[layout.link(zone.node, zone.index)] = False
+    return table
+
+
+def _section_to_node_table(prog: Program, layout: Layout) -> Optional[npt.NDArray[np.unsignedinteger]]:
+    """Read the nodes by section where ``page->flags`` has no room for the node."""
+    if not layout.flags.node_not_in_page_flags:
+        return None
+    try:
+        table = prog["section_to_node_table"]
+        size = sizeof(table.type_.type)
+        order = "<" if layout.byteorder == "little" else ">"
+        assert table.address_ is not None
+        return np.frombuffer(prog.read(table.address_, sizeof(table)), f"{order}u{size}")
+    except LookupError:
+        raise LayoutError("section_to_node_table is missing; give a System.map with --system-map") from None
+    except FaultError as e:
+        raise LayoutError(f"section_to_node_table can't be read: {e}") from None
+
+
+def calibrate(memmap: Memmap, memory: MemoryMap) -> None:
+    """
+    Check that pages decode to the zones that they are in.
+
+    A zone's span may have holes and other zones' pages in it, so one page is enough; but a layout that
+    is wrong finds none.
+
+    :raises LayoutError: if a zone has pages but none of those tried links to it.
+    """
+    readable = 0
+    for zone in memory.populated_zones:
+        if not zone.present:
+            continue
+        found, tried = _calibrate_zone(
+            memmap, memory, zone.start_pfn, zone.end_pfn, memory.layout.link(zone.node, zone.index)
+        )
+        readable += tried
+        if tried and not found:
+            flags = memory.layout.flags
+            raise LayoutError(
+                f"no page of {zone} decodes to it (node at bit {flags.node.shift}, {flags.node.width} bits; "
+                f"zone at bit {flags.zone.shift}, {flags.zone.width} bits): the type information isn't of this kernel, "
+                "or mminspect doesn't know its page->flags"
+            )
+    if not readable:
+        raise LayoutError("not one struct page of a zone can be read; the dump doesn't hold the memmap")
+
+
+def _calibrate_zone(memmap: Memmap, memory: MemoryMap, start: int, end: int, link: int) -> Tuple[bool, int]:
+    """Look for one page with a link; return whether there is one, and how many pages were read."""
+    tried = 0
+    spans = [
+        (max(start, low), min(end, high), section)
+        for section in memory.sections
+        for low, high in section.ranges
+        if low < end and start < high
+    ]
+    # Both ends first, then the rest: holes are rarely everywhere.
+    for low, high, section in spans[:1] + spans[-1:] + spans:
+        for first in (low, max(low, high - CALIBRATION_PAGES)):
+            chunk = memmap.chunk(first, min(high, first + CALIBRATION_PAGES), section)
+            good = chunk.state < EXCLUDED
+            tried += int(good.sum())
+            if bool(((chunk.link == link) & (chunk.state == INITIALIZED)).any()):
+                return True, tried
+    # What is left is the middle of the zone.
+    for low, high, section in spans:
+        for first in range(low, high, CHUNK_PAGES):
+            chunk = memmap.chunk(first, min(high, first + CHUNK_PAGES), section)
+            tried += int((chunk.state < EXCLUDED).sum())
+            if bool(((chunk.link == link) & (chunk.state == INITIALIZED)).any()):
+                return True, tried
+    return False, tried

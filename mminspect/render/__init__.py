@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Renderers: the only code that knows output formats.
+
+A renderer writes a report to a text stream. It gets a :class:`Style`, which says what the stream can show.
+"""
+
+from dataclasses import dataclass
+from typing import IO, Callable, Dict, Optional
+
+from mminspect.findings import Report
+from mminspect.render import csv_, json_, table
+
+
+@dataclass(frozen=True)
+class Style:
+    """
+    What an output stream can show.
+
+    :ivar width: Columns of the terminal, or ``None`` if the output isn't one: then no line is wrapped.
+    :ivar color: Whether to use colour.
+    """
+
+    width: Optional[int] = None
+    color: bool = False
+
+
+Renderer = Callable[[Report, IO[str], Style], None]
+
+REPORT_FORMATS: Dict[str, Renderer] = {
+    "table": lambda report, out, style: table.write_report(report, out, style.width, style.color),
+    "json": lambda report, out, style: json_.write_report(report, out),
+    "ndjson": lambda report, out, style: json_.write_findings(report, out),
+    "csv": lambda report, out, style: csv_.write_findings(report, out),
+}

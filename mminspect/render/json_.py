@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""JSON: the whole report, or one finding per line."""
+
+import json
+from dataclasses import asdict
+from typing import IO, Any
+
+from mminspect.findings import Report
+
+
+def write(data: Any, out: IO[str]) -> None:
+    """Write any plain data."""
+    json.dump(data, out, indent=2)
+    out.write("\n")
+
+
+def write_report(report: Report, out: IO[str]) -> None:
+    """Write the report as one JSON object."""
+    write(report.as_dict(), out)
+
+
+def write_findings(report: Report, out: IO[str]) -> None:
+    """Write each finding as a JSON object on a line of its own."""
+    for finding in report.findings:
+        json.dump(asdict(finding), out)
+        out.write("\n")

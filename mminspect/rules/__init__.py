@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The rules. Each is one file here; the docstring of the file is the rule's documentation.
+
+A rule is a pure function of a chunk of the memmap. It yields *matches*: pfn ranges with a key. Matches of
+the same key that touch are joined, also across chunks, and each joined match becomes one finding.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from mminspect.errors import MminspectError
+from mminspect.findings import Finding
+from mminspect.layout.records import Chunk, MemoryMap
+
+# Says what lives at a kernel address. A function so that rules stay free of drgn.
+WhatIs = Callable[[int], Dict[str, object]]
+
+
+class Match(NamedTuple):
+    """
+    Pages that a rule matched.
+
+    :ivar start: First pfn.
+    :ivar end: Pfn behind the last.
+    :ivar key: Matches that touch and have equal keys are one.
+    :ivar value: The ``page->flags`` of the first page, where a rule wants it.
+    :ivar reserved: Whether all the pages are PG_reserved.
+    """
+
+    start: int
+    end: int
+    key: Any
+    value: int = 0
+    reserved: bool = True
+
+
+Check = Callable[[Chunk, MemoryMap], Iterable[Match]]
+Describe = Callable[[Match, MemoryMap, WhatIs], Finding]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A kernel commit that belongs to a rule; only verified hashes are listed."""
+
+    hash: str
+    title: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    A rule of the catalogue.
+
+    :ivar id: Name in reports and on the command line.
+    :ivar summary: One line.
+    :ivar functions: Kernel functions that rely on what the rule checks.
+    :ivar commits: Known commits.
+    :ivar check: Finds matches in one chunk.
+    :ivar describe: Makes a finding of a joined match.
+    :ivar join: Whether touching matches are joined.
+    :ivar per_key: Whether all matches of a key make one finding, wherever they are; ``describe_all``
+        makes it.
+    """
+
+    id: str
+    summary: str
+    functions: Tuple[str, ...]
+    commits: Tuple[Commit, ...]
+    check: Check
+    describe: Describe
+    join: bool = True
+    describe_all: Optional[Callable[[Hashable, Sequence[Match], MemoryMap], Finding]] = None
+    check_gap: Optional[Callable[[int, int, MemoryMap], Iterable[Match]]] = None
+    documentation: str = ""
+
+
+def all_rules() -> Dict[str, Rule]:
+    """
+    Load every rule.
+
+    :return: Rules by ID, in alphabetical order.
+    """
+    rules: Dict[str, Rule] = {}
+    for info in pkgutil.iter_modules(__path__):
+        rule = getattr(importlib.import_module(f"{__name__}.{info.name}"), "RULE", None)
+        if isinstance(rule, Rule):
+            rules[rule.id] = rule
+    return dict(sorted(rules.items()))
+
+
+def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> List[Rule]:
+    """
+    Choose rules.
+
+    :param select: IDs to use; all if empty.
+    :param ignore: IDs to leave out of these.
+    :raises MminspectError: for an ID that is no rule's.
+    """
+    rules = all_rules()
+    for name in (*select, *ignore):
+        if name not in rules:
+            raise MminspectError(f"there is no rule {name!r}; the rules are {', '.join(rules)}")
+    return [r for r in rules.values() if (not select or r.id in select) and r.id not in ignore]
+
+
+def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match]) -> Iterator[Match]:
+    """
+    Join matches of equal key that touch.
+
+    :param matches: Matches of one chunk, ascending.
+    :param pending: The last match of each key so far; kept between calls.
+    :return: Iterator of matches that nothing can be joined to any more.
+    """
+    for match in matches:
+        last = pending.get(match.key)
+        if last is not None and last.end == match.start:
+            pending[match.key] = last._replace(end=match.end, reserved=last.reserved and match.reserved)
+            continue
+        if last is not None:
+            yield last
+        pending[match.key] = match
+
+
+def catalogue(rules: Sequence[Rule]) -> List[Dict[str, Any]]:
+    """Get the catalogue entries of some rules as plain data."""
+    return [
+        {
+            "id": rule.id,
+            "summary": rule.summary,
+            "documentation": rule.documentation.strip(),
+            "functions": list(rule.functions),
+            "commits": [{"hash": c.hash, "title": c.title, "what": c.what} for c in rule.commits],
+        }
+        for rule in rules
+    ]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Zones marked contiguous over a pageblock that ``__pageblock_pfn_to_page()`` would refuse.
+
+``set_zone_contiguous()`` sets ``zone->contiguous`` when every pageblock of the zone, clipped to it, has an online first
+page of that zone and a last page of the same zone. From then on ``pageblock_pfn_to_page()`` asks nothing and
+returns the page. If a block is a hole, or its first page belongs elsewhere, compaction walks struct pages that
+may not exist, or are not this zone's.
+
+A note on the method: pages inside a block are not part of this rule, as the kernel doesn't look at them; rule
+mixed-zone does. Blocks whose first or last struct page can't be read are not judged.
+
+``detail.blocks`` lists the refused ranges, ``[start, end]`` in pfns, adjacent blocks joined.
+
+Always an error.
+
+Example: a dump in which ``zone->contiguous`` of a zone with a hole was set by hand.
+"""
+
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+
+from mminspect.findings import ERROR, Finding
+from mminspect.layout.records import DEFERRED, Chunk, MemoryMap, Zone
+from mminspect.layout.sections import merge
+from mminspect.rules import Commit, Match, Rule, WhatIs
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Find refused blocks of contiguous zones in a chunk."""
+    for zone in memory.zones:
+        if zone.contiguous and zone.start_pfn < chunk.end_pfn and chunk.start_pfn < zone.end_pfn:
+            yield from _check_zone(chunk, memory, zone)
+
+
+def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
+    layout = memory.layout
+    nr_pages = layout.pageblock_nr_pages
+    low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
+    starts = np.arange(low & -nr_pages, high, nr_pages)
+    ends = np.minimum(starts + nr_pages, zone.end_pfn)
+    starts = np.maximum(starts, zone.start_pfn)
+    # The online memory may begin or end inside a block; then the kernel refuses it.
+    whole = (starts >= chunk.start_pfn) & (ends <= chunk.end_pfn)
+    first = np.clip(starts, chunk.start_pfn, chunk.end_pfn - 1) - chunk.start_pfn
+    last = np.clip(ends - 1, chunk.start_pfn, chunk.end_pfn - 1) - chunk.start_pfn
+    judged = (chunk.state[first] < DEFERRED) & (chunk.state[last] < DEFERRED)
+    link = layout.link(zone.node, zone.index)
+    good = (chunk.link[first] == link) & (chunk.link[last] == link)
+    for index in np.flatnonzero(judged & ~(good & whole)).tolist():
+        yield Match(int(starts[index]), int(ends[index]), (zone.node, zone.index))
+
+
+def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
+    """Find the parts of contiguous zones in a range without online pages."""
+    nr_pages = memory.layout.pageblock_nr_pages
+    for zone in memory.zones:
+        low, high = max(start, zone.start_pfn), min(end, zone.end_pfn)
+        if not zone.contiguous or low >= high:
+            continue
+        first = max(low & -nr_pages, zone.start_pfn)
+        last = min(-(-high // nr_pages) * nr_pages, zone.end_pfn)
+        yield Match(first, last, (zone.node, zone.index))
+
+
+def describe_all(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Finding:
+    """Make one finding of a zone."""
+    node, index = key
+    zone = memory.zone(node, index)
+    assert zone is not None
+    blocks = merge((match.start, match.end) for match in matches)
+    nr_pages = memory.layout.pageblock_nr_pages
+    count = sum((end - 1) // nr_pages - start // nr_pages + 1 for start, end in blocks)
+    return Finding(
+        RULE.id,
+        ERROR,
+        zone.start_pfn,
+        zone.end_pfn,
+        zone.node,
+        zone.name,
+        f"{zone} is marked contiguous, but __pageblock_pfn_to_page() would refuse {count} of its pageblocks, the first "
+        f"at {blocks[0][0]:#x}: compaction walks them unchecked",
+        {"blocks": [list(block) for block in blocks]},
+    )
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Make a finding of a single match."""
+    return describe_all(match.key, [match], memory)
+
+
+RULE = Rule(
+    "contiguous",
+    "zones marked contiguous that are not",
+    (
+        "pageblock_pfn_to_page",
+        "__pageblock_pfn_to_page",
+        "set_zone_contiguous",
+        "isolate_migratepages",
+        "isolate_freepages",
+    ),
+    (
+        Commit(
+            "859a85ddf90e",
+            "mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE",
+            "from then on a block is valid as a whole (v5.15)",
+        ),
+    ),
+    check,
+    describe,
+    describe_all=describe_all,
+    check_gap=check_gap,
+    documentation=__doc__,
+)

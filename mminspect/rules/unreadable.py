@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Struct pages that the target doesn't hold.
+
+Nothing is said about these pages: "unreadable" is never "uninitialised". ``detail.why`` names the reason:
+
+- ``excluded from the dump``: makedumpfile left the memory out (``-e``, or a dump level that took it for
+  free or user memory).
+- ``not exported by kcore``: ``/proc/kcore`` has the memmap of System RAM only, and the page tables can't be
+  walked on this architecture or don't map it.
+- ``unmapped``: the dump has no page table entry, or no memory, for the address.
+
+It is a note: it tells about the dump, not about the kernel. A memmap that is unmapped where the kernel
+says that it is online can't be told from a dump that lacks the page tables.
+
+Example: a dump written with ``makedumpfile -e`` has no vmemmap of holes.
+"""
+
+from typing import Iterator
+
+from mminspect.findings import NOTE, Finding
+from mminspect.layout.records import UNREADABLE_REASONS, Chunk, MemoryMap
+from mminspect.rules import Match, Rule, WhatIs
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Find runs of one reason."""
+    for run in chunk.runs():
+        if not run.readable:
+            yield Match(run.start, run.end, run.state)
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Name the reason."""
+    why = UNREADABLE_REASONS[match.key]
+    zones = memory.zones_spanning(match.start, match.end)
+    pages = match.end - match.start
+    return Finding(
+        RULE.id,
+        NOTE,
+        match.start,
+        match.end,
+        zones[0].node if zones else None,
+        zones[0].name if zones else None,
+        f"{pages} struct page{'s' if pages > 1 else ''} not examined: {why}",
+        {"why": why},
+    )
+
+
+RULE = Rule(
+    "unreadable",
+    "struct pages that the target doesn't hold",
+    (),
+    (),
+    check,
+    describe,
+    documentation=__doc__,
+)

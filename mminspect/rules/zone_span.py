@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages that link to a zone that doesn't span them.
+
+``zone_spans_pfn(page_zone(page), pfn)`` is assumed wherever a page's zone is used together with its pfn: the
+index into a FLATMEM pageblock bitmap counts from ``zone_start_pfn``, and a page freed or isolated goes to a
+zone that doesn't own it. With ``CONFIG_DEBUG_VM``, ``VM_BUG_ON_PAGE(!zone_spans_pfn())`` stops the kernel in
+``set_pfnblock_flags_mask()``; since Linux 6.17 in the reading functions too.
+
+Holes are the normal case. Since Linux 5.12 (0740a50b9baa), a hole's pages link to the zone of a neighbour and
+are PG_reserved. Severity:
+
+- note: no zone spans the pages, and all are PG_reserved. No zone walker comes here. Every x86 has
+  one: pfn 0, which belongs to no zone.
+- warning: another zone spans them, all are PG_reserved, and the kernel has SPARSEMEM. The reserved flag keeps
+  the allocator off, and the bitmap index counts from the section, so it can't leave the bitmap. Stock
+  kernels have this below 4 GiB where low memory ends.
+- error: otherwise. A page that isn't reserved can be freed or isolated into the wrong zone; with
+  FLATMEM the bitmap index is wrong.
+
+``detail.linked`` is the zone that the pages link to, ``detail.spanned_by`` the zones that span any of them.
+
+Example: QEMU with ``-m 203M -M pc,max-ram-below-4g=128M``: reserved pages at the end of low RAM link to Normal,
+which starts at 4 GiB, inside the span of DMA32.
+"""
+
+from typing import Iterator
+
+from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.layout.records import Chunk, MemoryMap
+from mminspect.rules import Commit, Match, Rule, WhatIs
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Find the parts of runs that lie outside the zone they link to."""
+    layout = memory.layout
+    for run in chunk.runs():
+        if not run.judged:
+            continue
+        zone = memory.zone(*layout.node_zone(run.link))
+        if zone is None:
+            continue
+        for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
+            yield Match(start, end, run.link, 0, bool(chunk.reserved(layout, start, end).all()))
+
+
+def outside(start: int, end: int, low: int, high: int) -> Iterator["tuple[int, int]"]:
+    """Get the parts of ``[start, end)`` that are outside ``[low, high)``."""
+    if low >= high:
+        yield start, end
+        return
+    if start < low:
+        yield start, min(end, low)
+    if end > high:
+        yield max(start, high), end
+
+
+def grade(memory: MemoryMap, spanned: bool, reserved: bool) -> str:
+    """
+    Grade pages outside the zone that they link to.
+
+    :param spanned: Whether another zone spans any of them.
+    :param reserved: Whether all are PG_reserved.
+    """
+    if not reserved:
+        return ERROR
+    if not spanned:
+        return NOTE
+    return ERROR if memory.layout.flatmem else WARNING
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Name the zones that span the run."""
+    link: int = match.key
+    node, index = memory.layout.node_zone(link)
+    zone = memory.zone(node, index)
+    assert zone is not None
+    others = memory.zones_spanning(match.start, match.end)
+    severity = grade(memory, bool(others), match.reserved)
+    spans = f"{zone} spans [{zone.start_pfn:#x}, {zone.end_pfn:#x})" if zone.spanned else f"{zone} is empty"
+    inside = "they are inside " + ", ".join(map(str, others)) if others else "no zone spans them"
+    guard = "all PG_reserved" if match.reserved else "not all PG_reserved"
+    why = {
+        NOTE: "a hole that nothing walks",
+        WARNING: "PG_reserved keeps the allocator off, and SPARSEMEM the bitmap index in bounds",
+        ERROR: (
+            "with FLATMEM the pageblock index counts from the wrong zone"
+            if match.reserved
+            else "such a page can be freed or isolated into the wrong zone"
+        ),
+    }[severity]
+    pages = match.end - match.start
+    return Finding(
+        RULE.id,
+        severity,
+        match.start,
+        match.end,
+        node,
+        zone.name,
+        f"{pages} page{'s' if pages > 1 else ''} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
+        {
+            "linked": [node, index],
+            "spanned_by": [[z.node, z.index] for z in others],
+            "reserved": match.reserved,
+        },
+    )
+
+
+RULE = Rule(
+    "zone-span",
+    "pages that link to a zone that doesn't span them",
+    (
+        "zone_spans_pfn",
+        "set_pfnblock_flags_mask",
+        "__get_pfnblock_flags_mask",
+        "get_pfnblock_flags_mask",
+        "move_freepages_block",
+        "isolate_freepages_block",
+        "__free_one_page",
+    ),
+    (
+        Commit(
+            "73a6e474cb37",
+            "mm: memmap_init: iterate over memblock regions rather that check each PFN",
+            "left holes to zone 0 of node 0 (v5.8)",
+        ),
+        Commit(
+            "0740a50b9baa",
+            "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
+            "its fix: a hole gets the zone and node of a neighbour (v5.12)",
+        ),
+        Commit(
+            "122e093c1734",
+            "mm/page_alloc: fix memory map initialization for descending nodes",
+            "holes of one node were written over pages of another (v5.14)",
+        ),
+    ),
+    check,
+    describe,
+    documentation=__doc__,
+)

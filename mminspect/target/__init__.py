@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Targets: a vmcore or the running kernel, opened as a drgn program.
+
+A target holds memory and VMCOREINFO. Types and symbols are added by :mod:`mminspect.typeinfo`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
+
+from mminspect.errors import TargetError
+from mminspect.target import corefile, overlay, unpack
+from mminspect.target.vmcoreinfo import Vmcoreinfo
+
+KCORE = "/proc/kcore"
+
+_ARCHITECTURES = {
+    "i386": Architecture.I386,
+    "x86_64": Architecture.X86_64,
+    "arm": Architecture.ARM,
+    "aarch64": Architecture.AARCH64,
+    "ppc64": Architecture.PPC64,
+    "s390x": Architecture.S390X,
+}
+
+# Architecture names as "uname -m" prints them, for kernels whose utsname can't be read.
+MACHINE_NAMES = {
+    Architecture.I386: "i686",
+    Architecture.X86_64: "x86_64",
+    Architecture.ARM: "armv7l",
+    Architecture.AARCH64: "aarch64",
+    Architecture.PPC64: "ppc64le",
+    Architecture.RISCV32: "riscv32",
+    Architecture.RISCV64: "riscv64",
+    Architecture.S390X: "s390x",
+}
+
+
+# e_machine by architecture.
+ELF_MACHINE_NUMBERS = {
+    Architecture.I386: 3,
+    Architecture.PPC64: 21,
+    Architecture.S390X: 22,
+    Architecture.ARM: 40,
+    Architecture.X86_64: 62,
+    Architecture.AARCH64: 183,
+    Architecture.RISCV32: 243,
+    Architecture.RISCV64: 243,
+}
+
+
+@dataclass
+class Target:
+    """
+    An opened target.
+
+    :ivar prog: The drgn program; memory can be read, nothing else is promised yet.
+    :ivar kind: ``vmcore`` or ``live``.
+    :ivar path: What the user named, or :data:`KCORE`.
+    :ivar vmcoreinfo: The kernel's VMCOREINFO.
+    :ivar core: The headers of a vmcore, ``None`` for a live kernel or a program of unknown origin.
+    """
+
+    prog: Program
+    kind: str
+    path: str
+    vmcoreinfo: Vmcoreinfo
+    core: Optional[corefile.CoreFile] = None
+
+
+def read_vmcoreinfo(prog: Program) -> Vmcoreinfo:
+    """
+    Get the VMCOREINFO of a program.
+
+    :raises TargetError: if it has none.
+    """
+    try:
+        text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    except LookupError:
+        raise TargetError("the program has no VMCOREINFO; it is no Linux kernel") from None
+    return Vmcoreinfo(text)
+
+
+def from_program(prog: Program) -> Target:
+    """
+    Make a target of a drgn program that somebody else opened.
+
+    :raises TargetError: if it isn't the Linux kernel.
+    """
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError("the program is not a Linux kernel")
+    kind = "live" if prog.flags & ProgramFlags.IS_LIVE else "vmcore"
+    path = getattr(prog, "core_dump_path", None)
+    return Target(prog, kind, str(path) if path else (KCORE if kind == "live" else ""), read_vmcoreinfo(prog))
+
+
+def open_vmcore(path: str) -> Target:
+    """
+    Open a vmcore: ELF or kdump-compressed, plain or compressed as a whole.
+
+    :param path: Path of the file.
+    :raises TargetError: if it isn't a vmcore, or is damaged.
+    """
+    corefile.check_readable(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as e:
+        raise TargetError(f"{path}: {e.strerror}") from None
+    try:
+        compression = unpack.compression(os.pread(fd, 16, 0))
+        if compression is not None:
+            unpacked = unpack.unpack(fd, path, compression)
+            os.close(fd)
+            fd = unpacked
+        core = corefile.parse(fd, path)
+        return _open_core(fd, path, core)
+    finally:
+        os.close(fd)
+
+
+def _elf_platform(core: corefile.CoreFile) -> Optional[Platform]:
+    """Get the platform of an ELF core where drgn would find a wrong one."""
+    if core.format == "elf" and core.machine == "i386":
+        # QEMU and kdump write i386 cores with PAE as ELF64, which drgn takes for the word size.
+        return Platform(Architecture.I386, PlatformFlags.IS_LITTLE_ENDIAN)
+    return None
+
+
+def _kdump_platform(core: corefile.CoreFile) -> Optional[Platform]:
+    """Get the platform of a kdump file whose header doesn't name it well enough for drgn, as QEMU's."""
+    if core.format == "elf" or not core.vmcoreinfo:
+        return None
+    machine = Vmcoreinfo(core.vmcoreinfo.decode("ascii", "replace")).machine()
+    if machine not in _ARCHITECTURES:
+        return None
+    flags = PlatformFlags(0)
+    if machine not in ("i386", "arm"):
+        flags |= PlatformFlags.IS_64_BIT
+    if core.is_little_endian:
+        flags |= PlatformFlags.IS_LITTLE_ENDIAN
+    return Platform(_ARCHITECTURES[machine], flags)
+
+
+def _set_core_dump(fd: int, platform: Optional[Platform]) -> Program:
+    prog = Program(platform)
+    # drgn closes the descriptor that it gets.
+    prog.set_core_dump(os.dup(fd))
+    return prog
+
+
+def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
+    try:
+        prog = _set_core_dump(fd, _elf_platform(core))
+    except Exception as e:
+        platform = _kdump_platform(core)
+        if platform is None:
+            raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
+        try:
+            prog = _set_core_dump(fd, platform)
+        except Exception as e:
+            raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise TargetError(f"{path}: not the dump of a Linux kernel")
+    vmcoreinfo = read_vmcoreinfo(prog)
+    overlay.fault_on_excluded(prog, core.segments)
+    if prog.platform is not None and prog.platform.arch == Architecture.I386:
+        overlay.map_i386_lowmem(prog, vmcoreinfo, core.segments)
+    return Target(prog, "vmcore", path, vmcoreinfo, core)
+
+
+def open_kernel() -> Target:
+    """
+    Open the running kernel.
+
+    :raises TargetError: if it can't be read; the message says what is missing.
+    """
+    if not os.path.exists(KCORE):
+        raise TargetError(
+            f"{KCORE} doesn't exist: this kernel was built without CONFIG_PROC_KCORE; give a vmcore with -c"
+        )
+    if os.geteuid() != 0:
+        raise TargetError("the running kernel's memory is readable by root only: run mminspect as root, or give -c")
+    lockdown = Path("/sys/kernel/security/lockdown")
+    try:
+        if "[confidentiality]" in lockdown.read_text():
+            raise TargetError(
+                "the kernel is locked down (lockdown=confidentiality): not even root reads its memory; give -c"
+            )
+    except OSError:
+        pass
+    prog = Program()
+    try:
+        prog.set_kernel()
+    except PermissionError:
+        raise TargetError(
+            f"{KCORE}: permission denied: CAP_SYS_RAWIO is missing, or the kernel is locked down"
+        ) from None
+    except Exception as e:
+        raise TargetError(f"the running kernel can't be opened: {e}") from None
+    return Target(prog, "live", KCORE, read_vmcoreinfo(prog))

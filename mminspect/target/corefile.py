@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Vmcore file formats, as far as they must be known before drgn opens a file.
+
+drgn reads the formats itself. What it doesn't do is say clearly what is wrong with a file, tell
+memory that was left out of a filtered ELF dump from memory that holds zeros, and open a QEMU kdump
+file, whose utsname is empty. Those need the headers that are decoded here.
+"""
+
+import os
+import stat
+import struct
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from mminspect.errors import TargetError
+
+ET_CORE = 4
+PT_LOAD = 1
+PT_NOTE = 4
+PN_XNUM = 0xFFFF
+
+ELF_MAGIC = b"\x7fELF"
+KDUMP_SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
+FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
+# Size of the header of makedumpfile's flattened format (MAX_SIZE_MDF_HEADER).
+FLATTENED_HEADER_SIZE = 4096
+# As much of a flattened dump's inside as can hold its headers.
+FLATTENED_HEADERS_SIZE = 1 << 20
+# A program header table larger than this is not a core that anything writes.
+MAX_PROGRAM_HEADERS = 1 << 20
+MAX_NOTES_SIZE = 64 << 20
+
+# e_machine of the architectures whose kernels are known to mminspect.
+ELF_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """
+    A ``PT_LOAD`` program header.
+
+    :ivar offset: Offset in the file, in bytes.
+    :ivar vaddr: Virtual address.
+    :ivar paddr: Physical address.
+    :ivar filesz: Bytes that the file holds.
+    :ivar memsz: Bytes of memory that the segment stands for. What lies beyond ``filesz`` was left
+        out of the dump.
+    """
+
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+
+
+@dataclass(frozen=True)
+class CoreFile:
+    """
+    What the headers of a vmcore say.
+
+    :ivar format: ``elf``, ``kdump`` or ``flattened``.
+    :ivar machine: Name in :data:`ELF_MACHINES`, or ``None`` if the format doesn't tell.
+    :ivar utsname_machine: The machine name of a kdump header. Empty in QEMU's.
+    :ivar segments: ELF only: the loadable segments.
+    :ivar notes: ELF notes by name, first one of each.
+    """
+
+    format: str
+    machine: Optional[str] = None
+    is_64_bit: bool = True
+    is_little_endian: bool = True
+    utsname_machine: str = ""
+    segments: Tuple[Segment, ...] = ()
+    notes: Dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def vmcoreinfo(self) -> Optional[bytes]:
+        """The VMCOREINFO note, if the headers hold one that can be found without drgn."""
+        return self.notes.get("VMCOREINFO")
+
+
+def check_readable(path: str) -> None:
+    """
+    Check that a path names a file with something in it.
+
+    :raises TargetError: if it doesn't.
+    """
+    try:
+        st = os.stat(path)
+    except OSError as e:
+        raise TargetError(f"{path}: {e.strerror}") from None
+    if stat.S_ISDIR(st.st_mode):
+        raise TargetError(f"{path}: is a directory; give a vmcore file")
+    if not stat.S_ISREG(st.st_mode) and not stat.S_ISBLK(st.st_mode):
+        raise TargetError(f"{path}: not a regular file; give a vmcore file")
+    if stat.S_ISREG(st.st_mode) and st.st_size == 0 and not path.startswith("/proc/"):
+        raise TargetError(f"{path}: the file is empty; the dump was not written")
+
+
+def parse(fd: int, path: str) -> CoreFile:
+    """
+    Decode the headers of a vmcore.
+
+    :param fd: File descriptor, open for reading.
+    :param path: Name for messages.
+    :raises TargetError: if the file is not a kernel's core dump, or is cut short.
+    """
+    magic = os.pread(fd, 16, 0)
+    if magic[:4] == ELF_MAGIC:
+        return _parse_elf(fd, path)
+    if magic[:8] in KDUMP_SIGNATURES:
+        return _parse_kdump(fd, path)
+    if magic == FLATTENED_SIGNATURE:
+        return _parse_flattened(fd, path)
+    raise TargetError(
+        f"{path}: not a vmcore (neither an ELF core nor a kdump-compressed dump, plain or in .gz, .xz or .zst)"
+    )
+
+
+def _truncated(path: str, size: int, needed: int) -> TargetError:
+    return TargetError(
+        f"{path}: truncated: the file has {size} bytes, its headers speak of {needed}; copy the dump again"
+    )
+
+
+def _file_size(fd: int) -> int:
+    return os.lseek(fd, 0, os.SEEK_END)
+
+
+def _parse_elf(fd: int, path: str) -> CoreFile:
+    size = _file_size(fd)
+    ident = os.pread(fd, 64, 0)
+    if len(ident) < 52 or ident[4] not in (1, 2) or ident[5] not in (1, 2):
+        raise TargetError(f"{path}: the ELF header is cut short or damaged; copy the dump again")
+    is_64_bit = ident[4] == 2
+    order = "<" if ident[5] == 1 else ">"
+    if is_64_bit and len(ident) < 64:
+        raise _truncated(path, size, 64)
+    e_type, e_machine = struct.unpack_from(order + "HH", ident, 16)
+    if e_type != ET_CORE:
+        kind = {1: "a relocatable object", 2: "an executable", 3: "a shared object"}.get(e_type, f"of type {e_type}")
+        raise TargetError(
+            f"{path}: an ELF file, but {kind}, not a core; a vmlinux is given with -s, the vmcore with -c"
+        )
+    if is_64_bit:
+        phoff, shoff = struct.unpack_from(order + "QQ", ident, 32)
+        phentsize, phnum = struct.unpack_from(order + "HH", ident, 54)
+    else:
+        phoff, shoff = struct.unpack_from(order + "II", ident, 28)
+        phentsize, phnum = struct.unpack_from(order + "HH", ident, 42)
+    if phnum == PN_XNUM and shoff:
+        # With that many program headers, their number is in sh_info of the first section header.
+        section = os.pread(fd, 64 if is_64_bit else 40, shoff)
+        if len(section) < (64 if is_64_bit else 40):
+            raise _truncated(path, size, shoff + 64)
+        (phnum,) = struct.unpack_from(order + "I", section, 44 if is_64_bit else 28)
+    if phentsize != (56 if is_64_bit else 32) or phnum > MAX_PROGRAM_HEADERS:
+        raise TargetError(f"{path}: the program header table of the ELF core makes no sense; copy the dump again")
+    table = os.pread(fd, phentsize * phnum, phoff)
+    if len(table) < phentsize * phnum:
+        raise _truncated(path, size, phoff + phentsize * phnum)
+
+    segments: List[Segment] = []
+    notes: Dict[str, bytes] = {}
+    for i in range(phnum):
+        if is_64_bit:
+            p_type, _, offset, vaddr, paddr, filesz, memsz, _ = struct.unpack_from(
+                order + "IIQQQQQQ", table, i * phentsize
+            )
+        else:
+            p_type, offset, vaddr, paddr, filesz, memsz, _, _ = struct.unpack_from(
+                order + "IIIIIIII", table, i * phentsize
+            )
+        if p_type not in (PT_LOAD, PT_NOTE):
+            continue
+        if offset + filesz > size:
+            raise _truncated(path, size, offset + filesz)
+        if p_type == PT_LOAD:
+            segments.append(Segment(offset, vaddr, paddr, filesz, memsz))
+        elif filesz <= MAX_NOTES_SIZE:
+            for name, desc in _elf_notes(os.pread(fd, filesz, offset), order):
+                notes.setdefault(name, desc)
+    if "VMCOREINFO" not in notes:
+        if "QEMU" in notes:
+            why = "for a QEMU guest, add '-device vmcoreinfo' and load the guest's qemu_fw_cfg module before the dump"
+        else:
+            why = "it is the core of a user process, or was not written by kdump, makedumpfile or QEMU"
+        raise TargetError(f"{path}: no VMCOREINFO note: {why}")
+    if not segments:
+        raise TargetError(f"{path}: the ELF core holds no memory (no PT_LOAD); the dump was not finished")
+    return CoreFile(
+        "elf",
+        ELF_MACHINES.get(e_machine, f"ELF machine {e_machine}"),
+        is_64_bit,
+        order == "<",
+        segments=tuple(segments),
+        notes=notes,
+    )
+
+
+def _elf_notes(data: bytes, order: str) -> Iterator[Tuple[str, bytes]]:
+    pos = 0
+    while pos + 12 <= len(data):
+        namesz, descsz, _ = struct.unpack_from(order + "III", data, pos)
+        pos += 12
+        name = data[pos : pos + namesz].rstrip(b"\0").decode("ascii", "replace")
+        pos += -(-namesz // 4) * 4
+        if pos + descsz > len(data):
+            return
+        yield name, data[pos : pos + descsz]
+        pos += -(-descsz // 4) * 4
+
+
+@dataclass(frozen=True)
+class _KdumpHeader:
+    """The fields of ``struct disk_dump_header`` that are needed here."""
+
+    order: str
+    machine: str
+    block_size: int
+    sub_hdr_size: int
+    bitmap_blocks: int
+
+    @property
+    def data_start(self) -> int:
+        """Offset of the page descriptors."""
+        return (1 + self.sub_hdr_size + self.bitmap_blocks) * self.block_size
+
+
+def _kdump_header(header: bytes, path: str) -> _KdumpHeader:
+    # struct disk_dump_header of makedumpfile and QEMU: signature, header_version, utsname (6 times
+    # 65 bytes), timestamp, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr.
+    order = "<" if 0 < struct.unpack_from("<i", header, 8)[0] < 0x10000 else ">"
+    machine = header[12 + 4 * 65 : 12 + 5 * 65].split(b"\0")[0].decode("ascii", "replace")
+    # The timestamp is a struct timeval: the word size of the dumped machine decides where the rest
+    # lies. Only one of the places holds a sensible block size.
+    for words_at in (424, 412, 416):
+        _, block_size, sub_hdr_size, bitmap_blocks = struct.unpack_from(order + "iiii", header, words_at)
+        if block_size in (4096, 8192, 16384, 65536) and 0 < sub_hdr_size < 1024 and bitmap_blocks > 0:
+            return _KdumpHeader(order, machine, block_size, sub_hdr_size, bitmap_blocks)
+    raise TargetError(f"{path}: the kdump header makes no sense; copy the dump again")
+
+
+def _kdump_core(format: str, header: _KdumpHeader, sub_header: bytes) -> CoreFile:
+    # VMCOREINFO lies in the sub header, as a note or as plain text.
+    start = sub_header.find(b"OSRELEASE=")
+    notes = {"VMCOREINFO": sub_header[start:].split(b"\0")[0]} if start >= 0 else {}
+    return CoreFile(format, is_little_endian=header.order == "<", utsname_machine=header.machine, notes=notes)
+
+
+def _parse_kdump(fd: int, path: str) -> CoreFile:
+    size = _file_size(fd)
+    start = os.pread(fd, 512, 0)
+    if len(start) < 512:
+        raise _truncated(path, size, 4096)
+    header = _kdump_header(start, path)
+    block_size = header.block_size
+    if size < header.data_start:
+        raise _truncated(path, size, header.data_start)
+    # The second half of the bitmap says which pages the dump holds; each has a descriptor.
+    half = header.bitmap_blocks * block_size // 2
+    dumped = 0
+    bitmap_start = (1 + header.sub_hdr_size) * block_size + half
+    for offset in range(0, half, 1 << 20):
+        piece = os.pread(fd, min(1 << 20, half - offset), bitmap_start + offset)
+        dumped += int(np.unpackbits(np.frombuffer(piece, np.uint8)).sum())
+    # struct page_desc: offset (8 bytes), size (4), flags (4), page_flags (8).
+    descriptors_end = header.data_start + dumped * 24
+    if size < descriptors_end:
+        raise _truncated(path, size, descriptors_end)
+    # Page data is written in the order of the descriptors, so the last ones name the file's end.
+    last = min(dumped, 1 << 16)
+    descriptor = np.dtype(
+        {
+            "names": ["offset", "size"],
+            "formats": [header.order + "u8", header.order + "u4"],
+            "offsets": [0, 8],
+            "itemsize": 24,
+        }
+    )
+    table = np.frombuffer(os.pread(fd, last * 24, descriptors_end - last * 24), descriptor)
+    needed = int((table["offset"] + table["size"]).max()) if len(table) else 0
+    if needed > size:
+        raise _truncated(path, size, needed)
+    return _kdump_core("kdump", header, os.pread(fd, header.sub_hdr_size * block_size, block_size))
+
+
+def _parse_flattened(fd: int, path: str) -> CoreFile:
+    # Records of offset and size (both big-endian, signed) and data; offset -1 ends the file. Records
+    # come in any order and overwrite each other.
+    size = _file_size(fd)
+    inner = bytearray(FLATTENED_HEADERS_SIZE)
+    pos = FLATTENED_HEADER_SIZE
+    while True:
+        record = os.pread(fd, 16, pos)
+        if len(record) < 16:
+            raise TargetError(f"{path}: truncated: the flattened dump has no end mark; copy the dump again")
+        offset, length = struct.unpack(">qq", record)
+        if offset == -1:
+            break
+        if offset < 0 or length <= 0:
+            raise TargetError(f"{path}: the flattened dump is damaged at byte {pos}; copy the dump again")
+        if pos + 16 + length > size:
+            raise _truncated(path, size, pos + 16 + length)
+        if offset < len(inner):
+            data = os.pread(fd, min(length, len(inner) - offset), pos + 16)
+            inner[offset : offset + len(data)] = data
+        pos += 16 + length
+    if inner[:8] not in KDUMP_SIGNATURES:
+        return CoreFile("flattened")
+    header = _kdump_header(bytes(inner[:512]), path)
+    end = (1 + header.sub_hdr_size) * header.block_size
+    return _kdump_core("flattened", header, bytes(inner[header.block_size : end]))

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+BTF: the kernel's own compact type information, as a drgn type finder.
+
+The format is described in the kernel's ``Documentation/bpf/btf.rst``. Types are made when they are
+asked for; what is done at once is one pass that finds where each type record starts.
+"""
+
+import sys
+from array import array
+from typing import Callable, Dict, Iterator, List, Literal, Optional, Tuple
+
+import numpy as np
+from drgn import (
+    Object,
+    Program,
+    Qualifiers,
+    Type,
+    TypeEnumerator,
+    TypeKind,
+    TypeKindSet,
+    TypeMember,
+    TypeParameter,
+)
+
+from mminspect.errors import TypeInfoError
+
+BTF_MAGIC = 0xEB9F
+HEADER_SIZE = 24
+# More than ten times what the largest kernels have.
+MAX_SIZE = 256 << 20
+
+KIND_INT = 1
+KIND_PTR = 2
+KIND_ARRAY = 3
+KIND_STRUCT = 4
+KIND_UNION = 5
+KIND_ENUM = 6
+KIND_FWD = 7
+KIND_TYPEDEF = 8
+KIND_VOLATILE = 9
+KIND_CONST = 10
+KIND_RESTRICT = 11
+KIND_FUNC = 12
+KIND_FUNC_PROTO = 13
+KIND_VAR = 14
+KIND_DATASEC = 15
+KIND_FLOAT = 16
+KIND_DECL_TAG = 17
+KIND_TYPE_TAG = 18
+KIND_ENUM64 = 19
+
+# 32-bit words that follow the three of struct btf_type: a fixed number, and a number per element.
+_WORDS = {
+    KIND_INT: (1, 0),
+    KIND_PTR: (0, 0),
+    KIND_ARRAY: (3, 0),
+    KIND_STRUCT: (0, 3),
+    KIND_UNION: (0, 3),
+    KIND_ENUM: (0, 2),
+    KIND_FWD: (0, 0),
+    KIND_TYPEDEF: (0, 0),
+    KIND_VOLATILE: (0, 0),
+    KIND_CONST: (0, 0),
+    KIND_RESTRICT: (0, 0),
+    KIND_FUNC: (0, 0),
+    KIND_FUNC_PROTO: (0, 2),
+    KIND_VAR: (1, 0),
+    KIND_DATASEC: (0, 3),
+    KIND_FLOAT: (0, 0),
+    KIND_DECL_TAG: (1, 0),
+    KIND_TYPE_TAG: (0, 0),
+    KIND_ENUM64: (0, 3),
+}
+
+_QUALIFIERS = {
+    KIND_VOLATILE: Qualifiers.VOLATILE,
+    KIND_CONST: Qualifiers.CONST,
+    KIND_RESTRICT: Qualifiers.RESTRICT,
+}
+
+_TYPE_KINDS = {
+    KIND_STRUCT: TypeKind.STRUCT,
+    KIND_UNION: TypeKind.UNION,
+    KIND_ENUM: TypeKind.ENUM,
+    KIND_ENUM64: TypeKind.ENUM,
+    KIND_TYPEDEF: TypeKind.TYPEDEF,
+}
+
+# Deeper chains of qualifiers and typedefs are a loop.
+_MAX_DEPTH = 64
+
+
+def btf_size(header: bytes) -> int:
+    """
+    Get the size of BTF data from its header.
+
+    :param header: The first :data:`HEADER_SIZE` bytes.
+    :return: Size in bytes, header and all.
+    :raises TypeInfoError: if it is no BTF header.
+    """
+    order = _byte_order(header)
+    hdr_len, type_off, type_len, str_off, str_len = (
+        int.from_bytes(header[i : i + 4], order) for i in range(4, HEADER_SIZE, 4)
+    )
+    size = hdr_len + max(type_off + type_len, str_off + str_len)
+    if hdr_len < HEADER_SIZE or hdr_len > 4096 or size > MAX_SIZE:
+        raise TypeInfoError("corrupt BTF: the header's offsets make no sense")
+    return size
+
+
+def _byte_order(header: bytes) -> Literal["little", "big"]:
+    if len(header) < HEADER_SIZE:
+        raise TypeInfoError("corrupt BTF: shorter than its header")
+    if header[2] == 1 and int.from_bytes(header[:2], "little") == BTF_MAGIC:
+        return "little"
+    if header[2] == 1 and int.from_bytes(header[:2], "big") == BTF_MAGIC:
+        return "big"
+    raise TypeInfoError("not BTF: the magic number or the version is wrong")
+
+
+class Btf:
+    """
+    The types of one kernel.
+
+    :param prog: Program to make types for.
+    :param data: BTF data, with its header.
+    :raises TypeInfoError: if the data is corrupt. So do all methods that make types.
+    """
+
+    def __init__(self, prog: Program, data: bytes) -> None:
+        order = _byte_order(data[:HEADER_SIZE])
+        if btf_size(data[:HEADER_SIZE]) > len(data):
+            raise TypeInfoError("corrupt BTF: cut short")
+        hdr_len, type_off, type_len, str_off, str_len = (
+            int.from_bytes(data[i : i + 4], order) for i in range(4, HEADER_SIZE, 4)
+        )
+        if type_off % 4 or type_len % 4:
+            raise TypeInfoError("corrupt BTF: types are not aligned")
+        self._prog = prog
+        words = array("I")
+        words.frombytes(data[hdr_len + type_off : hdr_len + type_off + type_len])
+        if order != sys.byteorder:
+            words.byteswap()
+        self._words = words
+        self._strings = data[hdr_len + str_off : hdr_len + str_off + str_len]
+        self._starts = self._find_types()
+        starts = np.frombuffer(self._starts, np.uint32)
+        all_words = np.frombuffer(words, np.uint32)
+        self._name_offs = all_words[starts]
+        self._kinds = (all_words[starts + 1] >> 24) & 0x1F
+        # Type ID 0 is void, which has no record.
+        self._kinds[0] = 0
+        self._types: Dict[int, Type] = {}
+        self._enumerators: Optional[Dict[int, Tuple[int, int]]] = None
+
+    def _find_types(self) -> "array[int]":
+        words = self._words
+        total = len(words)
+        starts = array("I", [0])
+        pos = 0
+        fixed = [-1] * 32
+        each = [0] * 32
+        for kind, (extra, per_element) in _WORDS.items():
+            fixed[kind] = 3 + extra
+            each[kind] = per_element
+        append = starts.append
+        try:
+            while pos < total:
+                append(pos)
+                info = words[pos + 1]
+                kind = (info >> 24) & 0x1F
+                length = fixed[kind]
+                if length < 0:
+                    raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kind})")
+                if each[kind]:
+                    length += each[kind] * (info & 0xFFFF)
+                pos += length
+        except IndexError:
+            pos = -1
+        if pos != total or total == 0:
+            raise TypeInfoError("corrupt BTF: the type records don't fit their section")
+        return starts
+
+    def _string(self, offset: int) -> str:
+        end = self._strings.find(b"\0", offset)
+        if offset >= len(self._strings) or end < 0:
+            raise TypeInfoError("corrupt BTF: a name lies outside the strings")
+        return self._strings[offset:end].decode("ascii", "replace")
+
+    def _record(self, type_id: int) -> Tuple[int, str, int, int, int, bool]:
+        """Get (kind, name, size or type, position of what follows, vlen, kind flag) of a type."""
+        if not 0 < type_id < len(self._starts):
+            raise TypeInfoError(f"corrupt BTF: there is no type {type_id}")
+        pos = self._starts[type_id]
+        words = self._words
+        info = words[pos + 1]
+        name = self._string(words[pos]) if words[pos] else ""
+        return (info >> 24) & 0x1F, name, words[pos + 2], pos + 3, info & 0xFFFF, bool(info >> 31)
+
+    def find(self, name: str, kinds: Tuple[int, ...]) -> Optional[int]:
+        """
+        Find a type by name.
+
+        :param name: Name, without ``struct`` and the like.
+        :param kinds: BTF kinds to look for.
+        :return: Type ID of the first one, or ``None``.
+        """
+        # Strings are unique in BTF, so a name has one offset. The search is over bytes, far cheaper
+        # than a dictionary of all names.
+        needle = b"\0" + name.encode() + b"\0"
+        at = self._strings.find(needle)
+        if at < 0:
+            return None
+        matches = np.flatnonzero((self._name_offs == at + 1) & np.isin(self._kinds, kinds))
+        return int(matches[0]) if len(matches) else None
+
+    def type(self, type_id: int, depth: int = 0) -> Type:
+        """
+        Make a type.
+
+        :param type_id: BTF type ID.
+        :return: drgn type. Members and parameters are made when they are looked at.
+        """
+        try:
+            return self._types[type_id]
+        except KeyError:
+            pass
+        if depth > _MAX_DEPTH:
+            raise TypeInfoError("corrupt BTF: types refer to each other in a loop")
+        result = self._make_type(type_id, depth + 1)
+        self._types[type_id] = result
+        return result
+
+    def _make_type(self, type_id: int, depth: int) -> Type:
+        prog = self._prog
+        if type_id == 0:
+            return prog.void_type()
+        kind, name, value, pos, vlen, flag = self._record(type_id)
+        if kind in _QUALIFIERS:
+            inner = self.type(value, depth)
+            return inner.qualified(inner.qualifiers | _QUALIFIERS[kind])
+        if kind == KIND_TYPE_TAG:
+            return self.type(value, depth)
+        if kind == KIND_TYPEDEF:
+            return prog.typedef_type(name, self.type(value, depth))
+        if kind == KIND_PTR:
+            return prog.pointer_type(self.type(value, depth))
+        if kind == KIND_INT:
+            return self._int_type(name, value, self._words[pos])
+        if kind == KIND_FLOAT:
+            return prog.float_type(name, value)
+        if kind == KIND_ARRAY:
+            element, _, count = self._words[pos : pos + 3]
+            # A flexible array member has no length, here and in BTF's "[0]".
+            return prog.array_type(self.type(element, depth), count if count else None)
+        if kind in (KIND_STRUCT, KIND_UNION):
+            make = prog.struct_type if kind == KIND_STRUCT else prog.union_type
+            return make(name or None, value, list(self._members(pos, vlen, flag)))
+        if kind == KIND_FWD:
+            return prog.union_type(name) if flag else prog.struct_type(name)
+        if kind in (KIND_ENUM, KIND_ENUM64):
+            return self._enum_type(kind, name, value, pos, vlen, flag)
+        if kind == KIND_FUNC_PROTO:
+            return self._function_type(value, pos, vlen, depth)
+        if kind in (KIND_FUNC, KIND_VAR):
+            return self.type(value, depth)
+        raise TypeInfoError(f"corrupt BTF: type {type_id} of kind {kind} is used as a type")
+
+    def _int_type(self, name: str, size: int, encoding: int) -> Type:
+        if size not in (1, 2, 4, 8, 16):
+            raise TypeInfoError(f"corrupt BTF: integer of {size} bytes")
+        bits = encoding >> 24
+        if bits & 4 or name == "_Bool":
+            return self._prog.bool_type(name, size)
+        # Old pahole doesn't mark char as signed.
+        return self._prog.int_type(name, size, bool(bits & 1) or name == "char")
+
+    def _members(self, pos: int, vlen: int, flag: bool) -> Iterator[TypeMember]:
+        words = self._words
+        for at in range(pos, pos + 3 * vlen, 3):
+            name_off, type_id, offset = words[at : at + 3]
+            bit_size: Optional[int] = None
+            if flag:
+                bit_size = (offset >> 24) or None
+                offset &= 0xFFFFFF
+            yield TypeMember(self._lazy_object(type_id, bit_size), self._string(name_off) if name_off else None, offset)
+
+    def _lazy_object(self, type_id: int, bit_size: Optional[int]) -> Callable[[], Object]:
+        def make() -> Object:
+            if bit_size is None:
+                return Object(self._prog, self.type(type_id))
+            return Object(self._prog, self.type(type_id), bit_field_size=bit_size)
+
+        return make
+
+    def _enum_type(self, kind: int, name: str, size: int, pos: int, vlen: int, signed: bool) -> Type:
+        if vlen == 0:
+            return self._prog.enum_type(name or None)
+        if size not in (1, 2, 4, 8):
+            raise TypeInfoError(f"corrupt BTF: enum of {size} bytes")
+        enumerators = [TypeEnumerator(*item) for item in self._enum_values(kind, pos, vlen, signed)]
+        compatible = self._prog.int_type("int" if signed else "unsigned int", size, signed)
+        return self._prog.enum_type(name or None, compatible, enumerators)
+
+    def _enum_values(self, kind: int, pos: int, vlen: int, signed: bool) -> Iterator[Tuple[str, int]]:
+        words = self._words
+        step = 3 if kind == KIND_ENUM64 else 2
+        for at in range(pos, pos + step * vlen, step):
+            value = words[at + 1] | (words[at + 2] << 32 if kind == KIND_ENUM64 else 0)
+            bits = 64 if kind == KIND_ENUM64 else 32
+            if signed and value >> (bits - 1):
+                value -= 1 << bits
+            yield self._string(words[at]), value
+
+    def _function_type(self, return_id: int, pos: int, vlen: int, depth: int) -> Type:
+        words = self._words
+        parameters: List[TypeParameter] = []
+        variadic = False
+        for at in range(pos, pos + 2 * vlen, 2):
+            name_off, type_id = words[at : at + 2]
+            if type_id == 0 and at == pos + 2 * (vlen - 1):
+                variadic = True
+                break
+            parameters.append(TypeParameter(self._lazy_type(type_id), self._string(name_off) if name_off else None))
+        return self._prog.function_type(self.type(return_id, depth), parameters, variadic)
+
+    def _lazy_type(self, type_id: int) -> Callable[[], Type]:
+        return lambda: self.type(type_id)
+
+    def enumerator(self, name: str) -> Optional[Object]:
+        """
+        Find an enumerator of any enum.
+
+        :return: Its value as an object of the enum's type, or ``None``.
+        """
+        if self._enumerators is None:
+            self._enumerators = self._index_enumerators()
+        at = self._strings.find(b"\0" + name.encode() + b"\0")
+        found = self._enumerators.get(at + 1) if at >= 0 else None
+        if found is None:
+            return None
+        type_id, index = found
+        enum_type = self.type(type_id)
+        enumerators = enum_type.enumerators
+        assert enumerators is not None
+        return Object(self._prog, enum_type, value=enumerators[index].value)
+
+    def _index_enumerators(self) -> Dict[int, Tuple[int, int]]:
+        result: Dict[int, Tuple[int, int]] = {}
+        words = self._words
+        for type_id in np.flatnonzero(np.isin(self._kinds, (KIND_ENUM, KIND_ENUM64))):
+            pos = self._starts[type_id]
+            info = words[pos + 1]
+            step = 3 if (info >> 24) & 0x1F == KIND_ENUM64 else 2
+            vlen = info & 0xFFFF
+            for index, name_off in enumerate(words[pos + 3 : pos + 3 + step * vlen : step]):
+                result.setdefault(name_off, (int(type_id), index))
+        return result
+
+    def variable_type(self, name: str) -> Optional[Type]:
+        """
+        Find the type of a per-CPU variable. BTF describes no other variables.
+
+        :return: Type, or ``None``.
+        """
+        type_id = self.find(name, (KIND_VAR,))
+        return None if type_id is None else self.type(type_id)
+
+    def function_type(self, name: str) -> Optional[Type]:
+        """
+        Find the type of a function.
+
+        :return: Type, or ``None``.
+        """
+        type_id = self.find(name, (KIND_FUNC,))
+        return None if type_id is None else self.type(type_id)
+
+    def find_type(self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]) -> Optional[Type]:
+        """Find a type for drgn; see ``drgn.Program.register_type_finder()``."""
+        if filename:
+            return None
+        wanted = tuple(kind for kind, type_kind in _TYPE_KINDS.items() if type_kind in kinds)
+        # A forward declaration has the same name as the structure that another file defines.
+        type_id = self.find(name, wanted) if wanted else None
+        return None if type_id is None else self.type(type_id)

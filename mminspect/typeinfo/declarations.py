@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Declarations of kernel variables.
+
+BTF describes types, not variables (but for per-CPU ones). The variables that an analysis and drgn's
+mm, mmzone and slab helpers read are declared here.
+"""
+
+from typing import Callable, Dict, Optional, Tuple
+
+from drgn import Object, Program, Type, TypeKind, sizeof
+
+# Variables whose type is the same in every kernel since 4.19, in C.
+DECLARATIONS = {
+    "__highest_present_section_nr": "unsigned long",
+    "_totalram_pages": "atomic_long_t",
+    "contig_page_data": "struct pglist_data",
+    "high_memory": "void *",
+    "init_mm": "struct mm_struct",
+    "init_task": "struct task_struct",
+    "init_uts_ns": "struct uts_namespace",
+    "iomem_resource": "struct resource",
+    "max_low_pfn": "unsigned long",
+    "max_mapnr": "unsigned long",
+    "max_pfn": "unsigned long",
+    "mem_map": "struct page *",
+    "memblock": "struct memblock",
+    "min_low_pfn": "unsigned long",
+    "nr_cpu_ids": "unsigned int",
+    "nr_node_ids": "unsigned int",
+    "page_offset_base": "unsigned long",
+    "pageblock_order": "unsigned int",
+    "pgmap_array": "struct xarray",
+    "saved_command_line": "char *",
+    "slab_caches": "struct list_head",
+    "vmalloc_base": "unsigned long",
+    "vmemmap_base": "unsigned long",
+}
+
+
+def max_numnodes(prog: Program) -> Optional[int]:
+    """
+    Get ``MAX_NUMNODES`` from types alone.
+
+    ``struct zonelist`` has room for every zone of every node and an end mark:
+    ``_zonerefs[MAX_NUMNODES * MAX_NR_ZONES + 1]``.
+
+    :return: Number of nodes that the kernel can have, or ``None`` if the types don't tell.
+    """
+    try:
+        length = prog.type("struct zonelist").member("_zonerefs").type.length
+    except LookupError:
+        return None
+    zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
+    if not length or not zones or (length - 1) % zones:
+        return None
+    nodes: int = (length - 1) // zones
+    return nodes
+
+
+def enumerator(prog: Program, enum: str, name: str) -> Optional[int]:
+    """
+    Get the value of an enumerator.
+
+    :param enum: Type name, e.g. ``enum zone_type``.
+    :return: Value, or ``None`` if there is no such enum or enumerator.
+    """
+    try:
+        enumerators = prog.type(enum).enumerators
+    except LookupError:
+        return None
+    for item in enumerators or ():
+        if item.name == name:
+            return int(item.value)
+    return None
+
+
+def _node_data(prog: Program) -> Optional[Type]:
+    nodes = max_numnodes(prog)
+    return prog.array_type(prog.type("struct pglist_data *"), nodes) if nodes else None
+
+
+def _node_states(prog: Program) -> Optional[Type]:
+    states = enumerator(prog, "enum node_states", "NR_NODE_STATES")
+    return prog.array_type(prog.type("nodemask_t"), states) if states else None
+
+
+def _zone_names(prog: Program) -> Optional[Type]:
+    zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
+    return prog.array_type(prog.type("char *"), zones) if zones else None
+
+
+def section_is_static(prog: Program) -> bool:
+    """
+    Tell whether ``mem_section`` is an array (SPARSEMEM_STATIC) and not a pointer (SPARSEMEM_EXTREME).
+
+    EXTREME has ``LENGTH(mem_section)`` roots of a page of sections each. STATIC has one section a root,
+    and as many roots as there are sections, which fit the physical memory without a division.
+    """
+    roots = prog["NR_SECTION_ROOTS"].value_()
+    sections = 1 << (prog["MAX_PHYSMEM_BITS"].value_() - prog["SECTION_SIZE_BITS"].value_())
+    return bool(roots == sections)
+
+
+def _mem_section(prog: Program) -> Optional[Type]:
+    if section_is_static(prog):
+        row = prog.array_type(prog.type("struct mem_section"), 1)
+        return prog.array_type(row, prog["NR_SECTION_ROOTS"].value_())
+    return prog.type("struct mem_section **")
+
+
+def _section_to_node_table(prog: Program) -> Optional[Type]:
+    # "static u8 section_to_node_table[NR_MEM_SECTIONS]", or u16 for more than 256 nodes.
+    nodes = max_numnodes(prog)
+    if not nodes:
+        return None
+    sections = 1 << (prog["MAX_PHYSMEM_BITS"].value_() - prog["SECTION_SIZE_BITS"].value_())
+    return prog.array_type(prog.type("unsigned char" if nodes <= 256 else "unsigned short"), sections)
+
+
+def _per_cpu_offset(prog: Program) -> Optional[Type]:
+    bits = prog.type("struct cpumask").member("bits").type
+    length = bits.length
+    if bits.kind != TypeKind.ARRAY or not length:
+        return None
+    word = prog.type("unsigned long")
+    return prog.array_type(word, length * sizeof(word) * 8)
+
+
+_COMPUTED: Dict[str, Callable[[Program], Optional[Type]]] = {
+    "__per_cpu_offset": _per_cpu_offset,
+    "mem_section": _mem_section,
+    "node_data": _node_data,
+    "node_states": _node_states,
+    "section_to_node_table": _section_to_node_table,
+    "zone_names": _zone_names,
+}
+
+
+def names() -> Tuple[str, ...]:
+    """Get the names of all variables declared here."""
+    return (*DECLARATIONS, *_COMPUTED)
+
+
+def variable_type(prog: Program, name: str) -> Optional[Type]:
+    """
+    Get the type of a kernel variable.
+
+    :return: Type, or ``None`` if the variable isn't declared here or its type can't be made.
+    """
+    try:
+        if name in DECLARATIONS:
+            return prog.type(DECLARATIONS[name])
+        if name in _COMPUTED:
+            return _COMPUTED[name](prog)
+    except LookupError:
+        return None
+    return None
+
+
+def sections_share_mem_map(prog: Program) -> bool:
+    """
+    Tell whether all sections have the same encoded ``section_mem_map``, as with SPARSEMEM_VMEMMAP.
+
+    A single section can't tell. No 64-bit architecture of Linux uses SPARSEMEM without VMEMMAP by
+    default, and no 32-bit one has it.
+    """
+    try:
+        mem_section = prog["mem_section"]
+        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        roots = prog["NR_SECTION_ROOTS"].value_()
+    except LookupError:
+        return False
+    first: Optional[int] = None
+    for root_nr in range(roots):
+        root = mem_section[root_nr]
+        if root.type_.unaliased_kind() == TypeKind.POINTER and not root.read_():
+            continue
+        for nr in range(per_root):
+            value = root[nr].section_mem_map.value_()
+            if not value & 2:  # SECTION_HAS_MEM_MAP
+                continue
+            # The flags are in the low six bits at most.
+            if first is None:
+                first = value >> 6
+            else:
+                return bool(value >> 6 == first)
+    return first is not None and sizeof(prog.type("unsigned long")) == 8
+
+
+def highest_present_section_nr(prog: Program) -> Optional[Object]:
+    """
+    Compute ``__highest_present_section_nr`` where no symbol names it.
+
+    drgn's fallback is one too high and makes ``for_each_present_section()`` run past the array.
+
+    :return: ``unsigned long``, or ``None`` without SPARSEMEM.
+    """
+    try:
+        mem_section = prog["mem_section"]
+        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        roots = prog["NR_SECTION_ROOTS"].value_()
+    except LookupError:
+        return None
+    for root_nr in range(roots - 1, -1, -1):
+        root = mem_section[root_nr]
+        if root.type_.unaliased_kind() == TypeKind.POINTER and not root.read_():
+            continue
+        for nr in range(per_root - 1, -1, -1):
+            if root[nr].section_mem_map.value_() & 1:
+                return Object(prog, "unsigned long", root_nr * per_root + nr)
+    return Object(prog, "unsigned long", 0)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Symbols of a kernel without DWARF: System.map, kallsyms in the kernel's memory, VMCOREINFO, a capture."""
+
+import bisect
+from typing import Iterable, List, Optional, Tuple
+
+from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+from mminspect.errors import TypeInfoError
+from mminspect.target.vmcoreinfo import Vmcoreinfo
+
+# The name of the ELF note in which a capture keeps symbols that its memory doesn't hold. Its text is that of
+# "nm -S": address, size, type letter and name.
+CAPTURE_NOTE = "MMINSPECT"
+
+
+def parse_system_map(text: str, path: str) -> List[Tuple[int, str, str]]:
+    """
+    Parse a System.map.
+
+    :param text: Lines of address (hexadecimal), type letter as of nm(1), and name.
+    :param path: Its name for messages.
+    :return: List of (address, type letter, name), sorted by address.
+    :raises TypeInfoError: if it is something else.
+    """
+    result = []
+    try:
+        for line in text.splitlines():
+            address, letter, name = line.split()[:3]
+            result.append((int(address, 16), letter, name))
+    except ValueError:
+        raise TypeInfoError(f"{path}: not a System.map (lines of address, type and name)") from None
+    if not result:
+        raise TypeInfoError(f"{path}: the System.map is empty")
+    result.sort()
+    return result
+
+
+def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> List[Symbol]:
+    """
+    Read the System.map of the target's kernel.
+
+    :param path: Path of the file.
+    :param vmcoreinfo: Tells the KASLR offset, and whether the file belongs to this kernel.
+    :raises TypeInfoError: if it can't be read or is of another build.
+    """
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            entries = parse_system_map(file.read(), path)
+    except OSError as e:
+        raise TypeInfoError(f"{path}: {e.strerror}") from None
+    addresses = {name: address for address, _, name in entries}
+    for name in ("_stext", "swapper_pg_dir", "init_uts_ns"):
+        actual = vmcoreinfo.symbols.get(name)
+        if actual is None or name not in addresses:
+            continue
+        expected = addresses[name] + vmcoreinfo.kaslr_offset
+        if actual != expected:
+            raise TypeInfoError(
+                f"{path}: of another build: it has {name} at {expected:#x}, "
+                f"the target ({vmcoreinfo.release}) at {actual:#x}"
+            )
+    return symbols_from_entries(entries, vmcoreinfo.kaslr_offset)
+
+
+def symbols_from_entries(entries: List[Tuple[int, str, str]], offset: int) -> List[Symbol]:
+    """
+    Make drgn symbols of System.map entries.
+
+    :param entries: As :func:`parse_system_map` returns them. A symbol ends where the next begins.
+    :param offset: What KASLR adds to all but absolute symbols.
+    """
+    starts = sorted({address for address, _, _ in entries})
+    result = []
+    for address, letter, name in entries:
+        index = bisect.bisect_right(starts, address)
+        size = starts[index] - address if index < len(starts) else 0
+        moved = address if letter in "Aa" else address + offset
+        kind = SymbolKind.FUNC if letter in "Tt" else SymbolKind.OBJECT
+        binding = SymbolBinding.GLOBAL if letter.isupper() else SymbolBinding.LOCAL
+        result.append(Symbol(name, moved, size, binding, kind))
+    return result
+
+
+def format_note(symbols: Iterable[Symbol]) -> bytes:
+    """Make the text of a capture's note."""
+    lines = []
+    for symbol in symbols:
+        letter = "T" if symbol.kind == SymbolKind.FUNC else "D"
+        lines.append(f"{symbol.address:016x} {symbol.size:016x} {letter} {symbol.name}")
+    return "\n".join(sorted(lines)).encode()
+
+
+def parse_note(note: bytes) -> List[Symbol]:
+    """
+    Parse the text of a capture's note.
+
+    :raises TypeInfoError: if it is something else.
+    """
+    result = []
+    try:
+        for line in note.rstrip(b"\0").decode("ascii").splitlines():
+            address, size, letter, name = line.split()
+            kind = SymbolKind.FUNC if letter == "T" else SymbolKind.OBJECT
+            result.append(Symbol(name, int(address, 16), int(size, 16), SymbolBinding.GLOBAL, kind))
+    except ValueError:
+        raise TypeInfoError("the capture's note of symbols is damaged; make the capture again") from None
+    return result
+
+
+class SymbolTable:
+    """
+    All the symbols that are known of a kernel without DWARF.
+
+    :ivar sources: Where they are from, in the order in which they are asked: ``system-map``,
+        ``kallsyms``, ``capture``, ``vmcoreinfo``.
+    """
+
+    def __init__(self, prog: Program, vmcoreinfo: Vmcoreinfo) -> None:
+        self._prog = prog
+        self._vmcoreinfo = vmcoreinfo
+        self.sources: List[str] = []
+
+    def _register(self, name: str, index: SymbolIndex) -> None:
+        self._prog.register_symbol_finder("mminspect-" + name, index, enable_index=-1)
+        self.sources.append(name)
+
+    def add_system_map(self, path: str) -> None:
+        """Add the symbols of a System.map file."""
+        self._register("system-map", SymbolIndex(read_system_map(path, self._vmcoreinfo)))
+
+    def add_capture_note(self, note: Optional[bytes]) -> None:
+        """Add the symbols that a capture carries in its note."""
+        if not note:
+            return
+        self._register("capture", SymbolIndex(parse_note(note)))
+
+    def add_kallsyms(self) -> None:
+        """
+        Add the symbols that the kernel has in its memory, if they can be found.
+
+        VMCOREINFO tells where since Linux kernel commit f09bddbd8661 ("vmcoreinfo: add
+        kallsyms_num_syms symbol") (in v6.0).
+        """
+        try:
+            index = load_vmlinux_kallsyms(self._prog)
+        except (LookupError, FaultError, ValueError, OSError):
+            return
+        except Exception as e:
+            if type(e).__module__ not in ("builtins", "_drgn", "drgn"):
+                raise
+            # drgn has no narrower exception for tables that are missing or make no sense.
+            return
+        self._register("kallsyms", index)
+
+    def finish(self) -> None:
+        """Say that no more sources are to come."""
+        if self._vmcoreinfo.symbols:
+            self.sources.append("vmcoreinfo")
+
+    def address(self, name: str) -> Optional[int]:
+        """
+        Get the address of a symbol.
+
+        :return: Address with the KASLR offset in it, or ``None``.
+        """
+        try:
+            return int(self._prog.symbol(name).address)
+        except LookupError:
+            pass
+        # SYMBOL(mem_section) is the value of the pointer where it is one; see mem_section().
+        if name != "mem_section":
+            return self._vmcoreinfo.symbols.get(name)
+        return None
+
+    def mem_section_value(self) -> Optional[int]:
+        """
+        Get what VMCOREINFO calls ``SYMBOL(mem_section)``.
+
+        VMCOREINFO_SYMBOL_ARRAY() writes the value, not the address, of a pointer.
+        """
+        return self._vmcoreinfo.symbols.get("mem_section")
+
+
+def best_symbol(symbols: Iterable[Symbol]) -> Optional[Symbol]:
+    """
+    Choose one of the symbols that contain an address, the same from every source of symbols.
+
+    :return: The nearest below the address, the first by name if there are more.
+    """
+    return min(symbols, key=lambda s: (-s.address, s.name), default=None)
