@@ -161,7 +161,7 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
             huge_order,
             int(limit) if limit else None,
         )
-        return order, "ikconfig"
+        return order, "config"
     # Each of these options brings its own statistics.
     hugetlb = enumerator(prog, "enum vm_event_item", "HTLB_BUDDY_PGALLOC") is not None
     thp = enumerator(prog, "enum vm_event_item", "THP_FAULT_ALLOC") is not None

@@ -139,7 +139,7 @@ class Layout:
     :ivar word_bits: ``BITS_PER_LONG``.
     :ivar page_struct_size: ``sizeof(struct page)`` in bytes.
     :ivar flags_offset: Offset of ``page->flags`` in bytes; likewise the next two.
-    :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``ikconfig`` or ``formula``.
+    :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``config`` or ``formula``.
     :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``.
     :ivar bits_from_top: Whether block 0 is at the top of a bitmap word, as before Linux 5.9.
     :ivar pfn_section_shift: ``PFN_SECTION_SHIFT``, or ``None`` with FLATMEM.

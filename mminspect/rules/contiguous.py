@@ -10,20 +10,19 @@ may not exist, or are not this zone's.
 A note on the method: pages inside a block are not part of this rule, as the kernel doesn't look at them; rule
 mixed-zone does. Blocks whose first or last struct page can't be read are not judged.
 
-``detail.blocks`` lists the refused ranges, ``[start, end]`` in pfns, adjacent blocks joined.
+``detail.blocks`` lists the refused blocks, ``[start, end]`` in pfns, clipped to the zone.
 
 Always an error.
 
 Example: a dump in which ``zone->contiguous`` of a zone with a hole was set by hand.
 """
 
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Sequence, Tuple
 
 import numpy as np
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import DEFERRED, Chunk, MemoryMap, Zone
-from mminspect.layout.sections import merge
 from mminspect.rules import Commit, Match, Rule, WhatIs
 
 
@@ -64,14 +63,22 @@ def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
         yield Match(first, last, (zone.node, zone.index))
 
 
+def _blocks(matches: Sequence[Match], nr_pages: int) -> Iterator[Tuple[int, int]]:
+    """Split matches into pageblocks. A block between two online ranges is matched by both."""
+    for match in matches:
+        start = match.start
+        while start < match.end:
+            end = min(match.end, (start // nr_pages + 1) * nr_pages)
+            yield start, end
+            start = end
+
+
 def describe_all(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Finding:
     """Make one finding of a zone."""
     node, index = key
     zone = memory.zone(node, index)
     assert zone is not None
-    blocks = merge((match.start, match.end) for match in matches)
-    nr_pages = memory.layout.pageblock_nr_pages
-    count = sum((end - 1) // nr_pages - start // nr_pages + 1 for start, end in blocks)
+    blocks = sorted(set(_blocks(matches, memory.layout.pageblock_nr_pages)))
     return Finding(
         RULE.id,
         ERROR,
@@ -79,8 +86,8 @@ def describe_all(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Findi
         zone.end_pfn,
         zone.node,
         zone.name,
-        f"{zone} is marked contiguous, but __pageblock_pfn_to_page() would refuse {count} of its pageblocks, the first "
-        f"at {blocks[0][0]:#x}: compaction walks them unchecked",
+        f"{zone} is marked contiguous, but __pageblock_pfn_to_page() would refuse {len(blocks)} of its pageblocks, "
+        f"the first at {blocks[0][0]:#x}: compaction walks them unchecked",
         {"blocks": [list(block) for block in blocks]},
     )
 

@@ -13,7 +13,7 @@ from typing import Optional
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.target import corefile, overlay, unpack
+from mminspect.target import corefile, overlay, riscv, unpack
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
 KCORE = "/proc/kcore"
@@ -24,6 +24,7 @@ _ARCHITECTURES = {
     "arm": Architecture.ARM,
     "aarch64": Architecture.AARCH64,
     "ppc64": Architecture.PPC64,
+    "riscv": Architecture.RISCV64,
     "s390x": Architecture.S390X,
 }
 
@@ -167,8 +168,11 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
     overlay.fault_on_excluded(prog, core.segments)
-    if prog.platform is not None and prog.platform.arch == Architecture.I386:
+    arch = prog.platform.arch if prog.platform is not None else None
+    if arch == Architecture.I386:
         overlay.map_i386_lowmem(prog, vmcoreinfo, core.segments)
+    elif arch in (Architecture.RISCV64, Architecture.RISCV32):
+        riscv.map_kernel(prog, vmcoreinfo, core.segments)
     return Target(prog, "vmcore", path, vmcoreinfo, core)
 
 

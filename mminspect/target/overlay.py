@@ -60,7 +60,8 @@ def map_i386_lowmem(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Se
     virtual = physical + PAGE_OFFSET.
     """
     page_offset = i386_page_offset(vmcoreinfo)
-    if any(s.vaddr >= page_offset for s in segments):
+    # Without virtual addresses, QEMU writes zero or the physical address, which can be a high one (firmware).
+    if any(s.vaddr >= page_offset and s.vaddr != s.paddr for s in segments):
         return
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:

@@ -15,6 +15,7 @@ from drgn import (
     Architecture,
     FaultError,
     FindObjectFlags,
+    MainModule,
     MissingDebugInfoError,
     Object,
     PlatformFlags,
@@ -113,26 +114,40 @@ def load(
     return TypeSource("btf", tuple(table.sources), location, address)
 
 
+def _kernel_module(prog: Program) -> MainModule:
+    """
+    Get drgn's module for the kernel itself.
+
+    ``Program.load_debug_info()`` would look at every loaded kernel module too. An analysis needs none of them, and
+    on a damaged dump their list leads anywhere.
+    """
+    for module, _ in prog.loaded_modules():
+        if isinstance(module, MainModule):
+            return module
+    raise TypeInfoError("drgn doesn't recognise the kernel in the dump")
+
+
 def _load_dwarf(target: Target, paths: Sequence[str]) -> None:
     wanted = target.vmcoreinfo.build_id
+    module = _kernel_module(target.prog)
     for path in paths:
         found = buildid.read_build_id(path)
-        # A module has another build ID by right; only what calls itself vmlinux must match.
-        if wanted and found and found != wanted and not path.endswith((".ko", ".ko.debug")):
+        # A module has another build ID by right; only what isn't one must match.
+        if path.endswith((".ko", ".ko.debug")):
+            continue
+        if wanted and found and found != wanted:
             raise TypeInfoError(
                 f"{path}: of another build: its build ID is {found}, "
                 f"the target's ({target.vmcoreinfo.release}) is {wanted}"
             )
-    with _quiet_drgn():
-        try:
-            target.prog.load_debug_info(paths)
-        except MissingDebugInfoError as e:
-            raise TypeInfoError(f"{paths[0]}: drgn finds no DWARF in it: {_one_line(e)}") from None
-        except Exception as e:
-            raise TypeInfoError(f"{paths[0]}: drgn can't load it: {_one_line(e)}") from None
+        with _quiet_drgn():
+            try:
+                module.try_file(path, force=wanted is None)
+            except Exception as e:
+                raise TypeInfoError(f"{path}: drgn can't load it: {_one_line(e)}") from None
     if not has_types(target.prog):
         raise TypeInfoError(
-            f"{paths[0]}: no type information for this kernel in it; "
+            f"{paths[0]}: no DWARF of this kernel in it; "
             f"give the vmlinux of the debug package of {target.vmcoreinfo.release} with -s"
         )
 
@@ -142,10 +157,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _find_dwarf(prog: Program) -> bool:
+    """Look for DWARF where drgn finds it by itself."""
     with _quiet_drgn():
         try:
-            prog.load_debug_info(None, main=True)
-        except (MissingDebugInfoError, LookupError, OSError, ValueError):
+            prog.load_module_debug_info(_kernel_module(prog))
+        except (MissingDebugInfoError, TypeInfoError, LookupError, OSError, ValueError):
             return False
         except Exception as e:
             if type(e) is not Exception:
@@ -290,6 +306,8 @@ class ObjectFinder:
             # drgn takes one node where this is missing. Every node that is online lies below the limit.
             nodes = declarations.max_numnodes(prog)
             return None if nodes is None else Object(prog, type_, nodes)
+        if name == "max_mapnr":
+            return declarations.flat_max_mapnr(prog)
         if name == "__highest_present_section_nr":
             return declarations.highest_present_section_nr(prog)
         return None

@@ -188,6 +188,20 @@ def sections_share_mem_map(prog: Program) -> bool:
     return first is not None and sizeof(prog.type("unsigned long")) == 8
 
 
+def flat_max_mapnr(prog: Program) -> Optional[Object]:
+    """
+    Compute ``max_mapnr`` of a FLATMEM kernel where no symbol names it: the memmap ends with the node.
+
+    :return: ``unsigned long``, or ``None`` if there is no single node.
+    """
+    try:
+        pgdat = prog["contig_page_data"]
+        end = pgdat.node_start_pfn.value_() + pgdat.node_spanned_pages.value_()
+        return Object(prog, "unsigned long", end - prog["ARCH_PFN_OFFSET"].value_())
+    except LookupError:
+        return None
+
+
 def highest_present_section_nr(prog: Program) -> Optional[Object]:
     """
     Compute ``__highest_present_section_nr`` where no symbol names it.

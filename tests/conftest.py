@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures: the stored vmcores, unpacked, opened and scanned once a session."""
+
+import lzma
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, Tuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from mminspect import analyzer
+from mminspect.findings import Report
+from mminspect.target import Target
+from mminspect.typeinfo import TypeSource
+from tests.support import VMCORES, CoreEditor, Done, open_core, run_here
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of the tests that boot a kernel."""
+    config.addinivalue_line("markers", "vm: boots a real kernel under QEMU")
+
+
+Unpacked = Callable[[str], Path]
+Opened = Callable[[str], Tuple[Target, TypeSource]]
+Scanned = Callable[[str], Report]
+Edited = Callable[[str], CoreEditor]
+Cli = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
+    """Give the unpacked file of a stored vmcore. Don't change it."""
+    directory = tmp_path_factory.mktemp("vmcores")
+
+    def get(name: str) -> Path:
+        path = directory / name
+        if not path.exists():
+            path.write_bytes(lzma.decompress((VMCORES / f"{name}.xz").read_bytes()))
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def opened(unpacked: Unpacked) -> Opened:
+    """Give a stored vmcore as a target with types."""
+    known: Dict[str, Tuple[Target, TypeSource]] = {}
+
+    def get(name: str) -> Tuple[Target, TypeSource]:
+        if name not in known:
+            known[name] = open_core(unpacked(name))
+        return known[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def scanned(opened: Opened) -> Scanned:
+    """Give the report of a stored vmcore."""
+    known: Dict[str, Report] = {}
+
+    def get(name: str) -> Report:
+        if name not in known:
+            known[name] = analyzer.scan_target(*opened(name))
+        return known[name]
+
+    return get
+
+
+@pytest.fixture
+def edited(unpacked: Unpacked, tmp_path: Path) -> Edited:
+    """Give an editor of a copy of a stored vmcore."""
+
+    def get(name: str) -> CoreEditor:
+        path = tmp_path / f"{name}.copy"
+        shutil.copyfile(unpacked(name), path)
+        return CoreEditor(path)
+
+    return get
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """
+    Run the command line in this process.
+
+    What it writes is caught at the file descriptors. Temporary files go to a directory of their own, which must be
+    empty afterwards.
+    """
+    temporary = tmp_path / "tmpdir"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        status = run_here([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        assert list(temporary.iterdir()) == []
+        return Done(status, out, err)
+
+    return call
