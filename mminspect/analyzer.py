@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Opti
 from mminspect import memmap as memmap_
 from mminspect.findings import SEVERITIES, Finding, Report
 from mminspect.layout import read_memory_map
-from mminspect.layout.records import EXCLUDED, MemoryMap
+from mminspect.layout.records import EXCLUDED, Chunk, MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
 from mminspect.target import Target
@@ -43,17 +43,25 @@ class Scan:
         :param progress: Called with the number of pages after each chunk.
         :return: Findings, sorted by start pfn, end pfn and rule.
         """
-        found = list(self._walk(progress))
+        return self.findings_in(self._memmap.chunks(), progress)
+
+    def findings_in(self, chunks: Iterable[Chunk], progress: Optional[Progress] = None) -> List[Finding]:
+        """
+        Apply the rules to some chunks.
+
+        :param chunks: Ascending. Gaps between them count as holes.
+        """
+        found = list(self._walk(chunks, progress))
         found.sort(key=lambda f: (f.start_pfn, f.end_pfn, f.rule))
         return found
 
-    def _walk(self, progress: Optional[Progress]) -> Iterator[Finding]:
+    def _walk(self, chunks: Iterable[Chunk], progress: Optional[Progress]) -> Iterator[Finding]:
         pending: Dict[str, Dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
         gathered: Dict[str, Dict[Hashable, List[Match]]] = {rule.id: {} for rule in self._rules}
         order = self._memory.layout.pageblock_order
         end = 0
         last_block = -1
-        for chunk in self._memmap.chunks():
+        for chunk in chunks:
             if chunk.start_pfn > end:
                 self._gather_gap(gathered, end, chunk.start_pfn)
             end = chunk.end_pfn

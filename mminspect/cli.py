@@ -227,6 +227,36 @@ def zones(options: Options, format_: str) -> None:
 
 
 @main.command()
+@click.argument("pages", metavar="PFN|START-END|ADDRESS")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def page(options: Options, pages: str, format_: str) -> None:
+    """
+    Show all about a page, or a range of pages.
+
+    A number is a pfn if there is such a page, else the address of a struct page, a physical address or a
+    kernel virtual address.
+    """
+    from mminspect.layout import read_memory_map
+    from mminspect.memmap import Memmap, calibrate
+    from mminspect.pageinfo import PageInspector
+    from mminspect.render import json_, table
+    from mminspect.whatis import what_is
+
+    target, _ = _open(options)
+    memory = read_memory_map(target, options.pageblock_order)
+    memmap = Memmap(target.prog, memory, live=target.kind == "live")
+    calibrate(memmap, memory)
+    inspector = PageInspector(target, memory, memmap, what_is(target, memory))
+    start, end, meaning = inspector.parse(pages)
+    data = {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": inspector.inspect(start, end)}
+    if format_ == "json":
+        json_.write(data, sys.stdout)
+    else:
+        table.write_pages(data, sys.stdout, _style(sys.stdout).width)
+
+
+@main.command()
 @click.argument("rule", required=False)
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def rules(rule: Optional[str], format_: str) -> None:

@@ -38,7 +38,7 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
             prog.read(address, memory.layout.word_bits // 8)
         except FaultError:
             return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
-        pfn = _virt_to_pfn(target, address)
+        pfn = virtual_to_pfn(target, address)
         if pfn is None:
             return dict(_UNKNOWN)
         return _what_page(prog, memory, pfn, address)
@@ -46,7 +46,8 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
     return look
 
 
-def _virt_to_pfn(target: Target, address: int) -> Optional[int]:
+def virtual_to_pfn(target: Target, address: int) -> Optional[int]:
+    """Translate a kernel virtual address, or return ``None``."""
     prog = target.prog
     assert prog.platform is not None
     try:

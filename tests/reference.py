@@ -368,8 +368,7 @@ def bitmap_bounds(world: World) -> Iterator[Found]:
             return at, "missing", None
         index = pfn_to_bitidx(machine, zone.zone_start_pfn, page.pfn)
         limit = usemap_size(machine, zone.zone_start_pfn, zone.spanned_pages)
-        # What lies before the zone wraps to the top; it is a run of its own.
-        return (at, page.pfn < zone.zone_start_pfn, limit) if index >= limit else None
+        return (at, "outside", limit) if index >= limit else None
 
     for key, pages in runs(world, flat_key if machine.flatmem else sparse_key):
         start, end = pages[0].pfn, pages[-1].pfn + 1

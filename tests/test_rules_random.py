@@ -174,10 +174,11 @@ class Maker:
         assert layout.pfn_section_shift is not None
         size = 1 << layout.pfn_section_shift
         chosen = [nr for nr in range(total // size) if self.number(0, 4)] or [0]
-        return [
-            Section(nr, self.ranges(layout, nr * size, nr * size + size), BASE + 8, self.draw(st.sampled_from([0, 1, 1])))
-            for nr in chosen
-        ]
+        made = []
+        for nr in chosen:
+            bitmap = self.draw(st.sampled_from([0, 1, 1, 1]))
+            made.append(Section(nr, self.ranges(layout, nr * size, nr * size + size), BASE + 8, bitmap))
+        return made
 
     def nodes(self, zones: Sequence[Zone], total: int) -> List[Node]:
         """Make nodes around their zones, some with deferred initialisation."""
@@ -269,7 +270,7 @@ def maps(draw: Any) -> Made:
     return Maker(draw).make()
 
 
-@settings(max_examples=300)
+@settings(max_examples=800)
 @given(maps(), st.sampled_from([1, 2, 8, 64, 1 << 15]))
 def test_random_maps_are_judged_as_by_the_reference(made: Made, chunk_pages: int) -> None:
     assert scan(made, chunk_pages) == reference.findings(world(made))

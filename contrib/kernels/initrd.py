@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import HarnessError
 
@@ -23,6 +24,16 @@ MARK = "@@mminspect"
 READY = f"{MARK} READY"
 QMP_WANTED = f"{MARK} QMP"
 ALIGN = 4
+
+# Runs of pages with the same KPF_NOPAGE (bit 20) and KPF_RESERVED (bit 32), as "count" and two digits. Too slow for
+# large guests. Of the two words of an entry, the lower one is first on little-endian machines.
+KPAGEFLAGS_LIMIT_KB = 5000000
+KPAGEFLAGS = rf"""[ $(sed -n 's/MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) -gt {KPAGEFLAGS_LIMIT_KB} ] || {{
+  cut=3,16 swap=
+  [ $(printf '\1\0' | hexdump -e '1/2 "%x"') = 1 ] || cut=8,11 swap='s/\(.\)\(.\)/\2\1/'
+  hexdump -v -e '2/4 "%08x" "\n"' /proc/kpageflags | cut -c$cut | sed "$swap" |
+    tr 13579bdf02468ace 1111111100000000 | uniq -c
+}}"""
 
 # What the guest prints, by the name of the section.
 SECTIONS: Mapping[str, str] = {
@@ -35,8 +46,10 @@ SECTIONS: Mapping[str, str] = {
     "grep -H . /sys/devices/system/memory/memory*/state",
     "pagetypeinfo": "cat /proc/pagetypeinfo",
     "meminfo": "cat /proc/meminfo",
+    "kpageflags": KPAGEFLAGS,
     "zoneinfo": "cat /proc/zoneinfo",
 }
+OPTIONAL_SECTIONS = ("kpageflags",)
 
 INIT_HEAD = f"""#!/bin/busybox sh
 export PATH=/bin
@@ -58,11 +71,17 @@ while true; do sleep 1000; done
 """
 
 
-def init_script(modules: Sequence[str], shell: Sequence[str] = (), qmp: bool = False) -> str:
+def init_script(
+    modules: Sequence[str],
+    shell: Sequence[str] = (),
+    qmp: bool = False,
+    after: Sequence[str] = (),
+) -> str:
     """Return the text of init.
 
-    shell are lines to run before anything is printed. With qmp, init first asks the other side for
-    its QMP commands (memory hotplug); the lines can then wait for their effect.
+    shell are lines to run before anything is printed, after those to run when all is printed. With
+    qmp, init first asks the other side for its QMP commands (memory hotplug); the lines can then
+    wait for their effect.
     """
     lines = [INIT_HEAD]
     lines += [f"insmod /mod/{name}.ko\n" for name in modules]
@@ -71,6 +90,7 @@ def init_script(modules: Sequence[str], shell: Sequence[str] = (), qmp: bool = F
     lines += [line + "\n" for line in shell]
     for name, command in SECTIONS.items():
         lines.append(f"{{ {command}; }} >/tmp/section 2>/dev/null\nshow {name}\n")
+    lines += [line + "\n" for line in after]
     lines.append(INIT_TAIL)
     return "".join(lines)
 
@@ -162,6 +182,7 @@ def build_initrd(
     wanted: Sequence[str] = (),
     shell: Sequence[str] = (),
     qmp: bool = False,
+    after: Sequence[str] = (),
 ) -> Path:
     """Write an initramfs. qemu_fw_cfg goes in if it exists: it gives QEMU the VMCOREINFO note."""
     loaded = collect_modules(modules, wanted, optional=["qemu_fw_cfg"])
@@ -170,7 +191,7 @@ def build_initrd(
     files["bin/busybox"] = (program, busybox.read_bytes())
     for name, data in loaded.items():
         files[f"mod/{name}.ko"] = (stat.S_IFREG | 0o644, data)
-    files["init"] = (program, init_script(list(loaded), shell, qmp).encode())
+    files["init"] = (program, init_script(list(loaded), shell, qmp, after).encode())
     temporary = out.with_name(out.name + ".part")
     with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
         stream.write(cpio_archive(files))
@@ -190,6 +211,17 @@ class ConsoleZone:
     managed: int
 
 
+class PageFlags(NamedTuple):
+    """Adjacent pages that /proc/kpageflags shows alike."""
+
+    start_pfn: int
+    end_pfn: int
+    nopage: bool
+    """KPF_NOPAGE: pfn_to_online_page() returned NULL."""
+    reserved: bool
+    """KPF_RESERVED: PG_reserved is set."""
+
+
 @dataclass(frozen=True)
 class Truth:
     """What a guest printed about itself."""
@@ -206,6 +238,10 @@ class Truth:
     """Numbers of the memory blocks that are not online."""
     vmcoreinfo: tuple[int, int] | None
     """Physical address of the VMCOREINFO note and the size of its place."""
+    block_bytes: int | None = None
+    """Size of a memory block of memory hotplug, if the kernel has it."""
+    page_flags: tuple[PageFlags, ...] = ()
+    """What /proc/kpageflags says from pfn 0 on; empty if it wasn't printed."""
 
 
 def clean_lines(text: str) -> list[str]:
@@ -282,6 +318,16 @@ def parse_vmcoreinfo(text: str) -> tuple[int, int] | None:
     return (int(words[0], 16), int(words[1], 16)) if len(words) == 2 else None
 
 
+def parse_kpageflags(text: str) -> tuple[PageFlags, ...]:
+    """Read the runs that init made of /proc/kpageflags."""
+    runs = []
+    pfn = 0
+    for count, nopage, reserved in re.findall(r"(?m)^ *(\d+) ([01])([01])$", text):
+        runs.append(PageFlags(pfn, pfn + int(count), nopage == "1", reserved == "1"))
+        pfn += int(count)
+    return tuple(runs)
+
+
 def find_in(text: str, pattern: str, what: str) -> str:
     """Return the first group of a pattern that must be in a text."""
     match = re.search(pattern, text)
@@ -293,10 +339,11 @@ def find_in(text: str, pattern: str, what: str) -> str:
 def parse_console(text: str) -> Truth:
     """Read what a guest printed."""
     sections = split_sections(text)
-    missing = [name for name in SECTIONS if name not in sections]
+    missing = [name for name in SECTIONS if name not in sections and name not in OPTIONAL_SECTIONS]
     if missing:
         raise HarnessError(f"the console has no section {', '.join(missing)}")
     offline = re.findall(r"memory(\d+)/state:(?!online)", sections["memory_blocks"])
+    block_size = re.match(r"[0-9a-f]+$", sections["memory_blocks"], re.MULTILINE)
     return Truth(
         release=find_in(sections["version"], r"Linux version (\S+)", "kernel release"),
         page_size=1024 * int(find_in(sections["pagesize"], r"KernelPageSize: +(\d+) kB", "page size")),
@@ -306,4 +353,6 @@ def parse_console(text: str) -> Truth:
         system_ram=parse_system_ram(sections["iomem"]),
         offline_blocks=tuple(sorted(int(number) for number in offline)),
         vmcoreinfo=parse_vmcoreinfo(sections["vmcoreinfo"]),
+        block_bytes=int(block_size.group(), 16) if block_size else None,
+        page_flags=parse_kpageflags(sections.get("kpageflags", "")),
     )

@@ -77,9 +77,7 @@ def scan_dump(dump: Path, arguments: Iterable[str] = ()) -> Report:
         out = Path(temporary, "report")
         command = [sys.executable, "-m", "mminspect", "-c", str(dump), "scan", "--format", "json"]
         command += ["--fail-on", "never", "-o", str(out), *arguments]
-        done = subprocess.run(
-            command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=SCAN_SECONDS
-        )
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=SCAN_SECONDS)
         if done.returncode:
             raise HarnessError(f"mminspect ended with {done.returncode} on the dump: {done.stderr.strip()}")
         report: Report = json.loads(out.read_text())

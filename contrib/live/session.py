@@ -17,8 +17,8 @@ from contrib.kernels import elfcore
 from contrib.kernels.boot import (
     POLL_SECONDS,
     Guest,
-    QmpCommand,
     Qmp,
+    QmpCommand,
     Watch,
     dig_holes,
     dump,
@@ -185,5 +185,3 @@ def started(live: LiveGuest, log: Path | None = None) -> Iterator[Session]:
             watch = Watch(process, log, errors, time.monotonic() + live.timeout)
             with contextlib.closing(wait_for_monitor(watch, monitor)) as qmp:
                 yield Session(watch, qmp, share, guest)
-
-

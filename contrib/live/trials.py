@@ -90,7 +90,7 @@ class Refusal:
 
 def refused(guest: LiveGuest, prepare: str = "", log: Path | None = None) -> Refusal:
     """Run a scan that must fail, after some shell lines. Return what it said."""
-    script = f"{prepare}\n" 'mminspect scan >"$share/stdout" 2>"$share/stderr"; echo $? >"$share/status"'
+    script = f'{prepare}\nmminspect scan >"$share/stdout" 2>"$share/stderr"; echo $? >"$share/status"'
     with started(replace(guest, job=replace(guest.job, script=script)), log) as session:
         session.finish()
         stdout, stderr, status = ((session.share / name).read_text() for name in REFUSAL_FILES)

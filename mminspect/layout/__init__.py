@@ -47,6 +47,8 @@ def read_memory_map(target: Target, pageblock_order: Optional[int] = None) -> Me
         raise LayoutError(f"the type information lacks what describes memory: {_one_line(e)}") from None
     if not any(section.ranges for section in found):
         raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
+    if layout.flatmem:
+        _check_bitmaps(prog, layout, zones)
     phantoms = _read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
     return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms)
 
@@ -249,6 +251,19 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
         address,
         zone.pageblock_flags.value_() if layout.flatmem else None,
     )
+
+
+def _check_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> None:
+    """Read each zone's bitmap once, so that a dump that lacks one is refused before anything is said of it."""
+    for zone in zones:
+        if not zone.bitmap or not zone.spanned:
+            continue
+        try:
+            prog.read(zone.bitmap, bitmap.usemap_size(layout, zone) // 8)
+        except FaultError as e:
+            raise LayoutError(
+                f"the pageblock bitmap of {zone} at {zone.bitmap:#x} can't be read: {e}; the dump doesn't hold it"
+            ) from None
 
 
 def _read_phantom_zones(prog: Program, layout: Layout, nodes: List[Node]) -> Dict[Tuple[int, int], Zone]:

@@ -124,3 +124,52 @@ def write_rule(data: Dict[str, Any], out: IO[str]) -> None:
     if data["commits"]:
         out.write("\nKnown commits:\n")
         out.writelines(f'  {c["hash"]} ("{c["title"]}"): {c["what"]}\n' for c in data["commits"])
+
+
+def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+    """Write what ``mminspect page`` shows: a block per page."""
+    for number, page in enumerate(data["pages"]):
+        if number:
+            out.write("\n")
+        _write_page(page, out, width)
+
+
+def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+    block, order = page["pageblock"]
+    pairs: Dict[str, Any] = {
+        "pfn": f"{page['pfn']:#x} ({page['pfn']})",
+        "physical address": f"{page['physical_address']:#x}",
+        "struct page": f"{page['struct_page']:#x}",
+        "state": page["state"],
+    }
+    if "link" in page:
+        link = page["link"]
+        pairs["links to"] = f"node {link['node']} zone {link['zone'] or 'id ' + str(link['zone_id'])}"
+    spanned = ", ".join(f"node {node} zone {name}" for node, _, name in page["spanned_by"])
+    pairs["spanned by"] = spanned or "no zone"
+    if page["section"] is not None:
+        pairs["section"] = f"{page['section']} ({' '.join(page['section_flags'])})"
+    pairs["pageblock"] = f"{block:#x}, order {order}"
+    if page.get("bitmap"):
+        bits = [str(page["migratetype"])]
+        bits += [name for name in ("skip", "isolate") if page.get(f"pageblock_{name}")]
+        pairs["migratetype"] = " ".join(bits)
+        pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, word at {page['bitmap_word']:#x}"
+    if "words" in page:
+        pairs["flags"] = page["flags"] or "none"
+        pairs["refcount, mapcount"] = f"{page['refcount']}, {page['mapcount']}"
+        if "compound" in page:
+            pairs["compound"] = ", ".join(f"{key} {value}" for key, value in page["compound"].items())
+        for start in range(0, len(page["words"]), 4):
+            pairs["words" if start == 0 else f"  +{start}"] = " ".join(page["words"][start : start + 4])
+    write_pairs(pairs, out)
+    if page.get("consequences"):
+        out.write("\nWhat the kernel would do\n")
+        rows = [(c["function"], c["outcome"], c["why"]) for c in page["consequences"]]
+        write_table(rows, ("function", "outcome", "why"), out, width)
+    out.write("\nRules that it breaks, in its pageblock\n")
+    rows = [(f["severity"], f["rule"], f["message"]) for f in page["findings"]]
+    if rows:
+        write_table(rows, ("severity", "rule", "message"), out, width)
+    else:
+        out.write("none\n")

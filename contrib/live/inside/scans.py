@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import drgn  # noqa: F401
 import numpy  # noqa: F401
 
-import mminspect.analyzer  # noqa: F401
-import mminspect.render  # noqa: F401
+import mminspect.analyzer
+import mminspect.render
 import mminspect.typeinfo  # noqa: F401
 from mminspect.cli import run
 
