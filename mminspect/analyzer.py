@@ -2,7 +2,8 @@
 """The scan: memmap chunks through the rules to findings."""
 
 import time
-from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence
 
 from mminspect import memmap as memmap_
 from mminspect.findings import SEVERITIES, Finding, Report
@@ -13,6 +14,9 @@ from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
 from mminspect.target import Target
 from mminspect.typeinfo import TypeSource
 from mminspect.whatis import what_is
+
+if TYPE_CHECKING:
+    from mminspect.live.rescan import Prepared
 
 Progress = Callable[[int], None]
 
@@ -25,13 +29,27 @@ class Scan:
     :param memmap: Reads its struct pages.
     :param rules: Rules to apply.
     :param look: Says what lives at an address.
+    :param pace: Called with the bytes of memmap after each chunk; may sleep.
+    :param stop: Asked after each chunk whether to end the walk there.
+    :ivar stopped: Whether the walk was ended early.
     """
 
-    def __init__(self, memory: MemoryMap, memmap: Memmap, rules: Sequence[Rule], look: WhatIs) -> None:
+    def __init__(
+        self,
+        memory: MemoryMap,
+        memmap: Memmap,
+        rules: Sequence[Rule],
+        look: WhatIs,
+        pace: Optional[Progress] = None,
+        stop: Optional[Callable[[], bool]] = None,
+    ) -> None:
         self._memory = memory
         self._memmap = memmap
         self._rules = rules
         self._look = look
+        self._pace = pace
+        self._stop = stop
+        self.stopped = False
         self.pages_examined = 0
         self.pages_unreadable = 0
         self.pageblocks = 0
@@ -61,7 +79,7 @@ class Scan:
         order = self._memory.layout.pageblock_order
         end = 0
         last_block = -1
-        for chunk in chunks:
+        for chunk in self._until_stopped(chunks):
             if chunk.start_pfn > end:
                 self._gather_gap(gathered, end, chunk.start_pfn)
             end = chunk.end_pfn
@@ -84,7 +102,7 @@ class Scan:
             if progress is not None:
                 progress(pages)
         highest = max((zone.end_pfn for zone in self._memory.zones), default=0)
-        if highest > end:
+        if highest > end and not self.stopped:
             self._gather_gap(gathered, end, highest)
         for rule in self._rules:
             for match in pending[rule.id].values():
@@ -92,6 +110,16 @@ class Scan:
             for key, matches in gathered[rule.id].items():
                 assert rule.describe_all is not None
                 yield rule.describe_all(key, matches, self._memory)
+
+    def _until_stopped(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Pass chunks on, at the pace that was asked for, until somebody says that it's enough."""
+        for chunk in chunks:
+            yield chunk
+            if self._stop is not None and self._stop():
+                self.stopped = True
+                return
+            if self._pace is not None:
+                self._pace(len(chunk.link) * self._memory.layout.page_struct_size)
 
     @staticmethod
     def _gather(by_key: Dict[Hashable, List[Match]], matches: Iterable[Match]) -> None:
@@ -166,12 +194,45 @@ def describe_zones(memory: MemoryMap) -> List[Dict[str, Any]]:
     ]
 
 
+@dataclass(frozen=True)
+class Gentleness:
+    """
+    How a scan treats the machine and its user.
+
+    :ivar max_rate: Bytes of memmap to read in a second at most, ``None`` for no limit.
+    :ivar stop: Asked after each chunk whether to end the walk with what was found so far.
+    """
+
+    max_rate: Optional[int] = None
+    stop: Optional[Callable[[], bool]] = None
+
+    def pace(self) -> Optional[Progress]:
+        """Get a function that sleeps as long as the rate asks for."""
+        if self.max_rate is None:
+            return None
+        rate = self.max_rate
+        start = time.monotonic()
+        done = 0
+
+        def sleep(size: int) -> None:
+            nonlocal done
+            done += size
+            time.sleep(max(0.0, done / rate - (time.monotonic() - start)))
+
+        return sleep
+
+
+NO_LIMITS = Gentleness()
+
+
 def scan_target(
     target: Target,
     types: TypeSource,
     rules: Optional[Sequence[Rule]] = None,
     pageblock_order: Optional[int] = None,
     progress: Optional[Callable[[int], Progress]] = None,
+    gentleness: Gentleness = NO_LIMITS,
+    prepared: Optional["Prepared"] = None,
 ) -> Report:
     """
     Scan a target that has types.
@@ -181,19 +242,61 @@ def scan_target(
     :param pageblock_order: Overrides what the kernel says.
     :param progress: Called with the number of pages before the walk; returns a function that is called with the
         number of pages after each chunk.
+    :param prepared: For the running kernel: what was read while privileged.
     :raises mminspect.errors.MminspectError: if the target can't be analysed.
     """
     start = time.monotonic()
     rules = select_rules() if rules is None else rules
+    if target.kind == "live":
+        return _scan_live(target, types, rules, pageblock_order, progress, gentleness, prepared, start)
     memory = read_memory_map(target, pageblock_order)
-    memmap = Memmap(target.prog, memory, live=target.kind == "live")
+    memmap = Memmap(target.prog, memory)
     memmap_.calibrate(memmap, memory)
-    scan = Scan(memory, memmap, rules, what_is(target, memory))
+    scan = Scan(memory, memmap, rules, what_is(target, memory), gentleness.pace(), gentleness.stop)
     total = sum(end - first for first, end, _ in memmap.ranges())
     findings = scan.findings(progress(total) if progress is not None else None)
-    return Report(
-        describe_target(target, memory, types),
-        describe_zones(memory),
-        summarize(scan, rules, findings, time.monotonic() - start),
-        findings,
+    return _report(target, memory, types, scan, rules, findings, start)
+
+
+def _scan_live(
+    target: Target,
+    types: TypeSource,
+    rules: Sequence[Rule],
+    pageblock_order: Optional[int],
+    progress: Optional[Callable[[int], Progress]],
+    gentleness: Gentleness,
+    prepared: Optional["Prepared"],
+    start: float,
+) -> Report:
+    from mminspect.live.rescan import prepare, scan_live
+
+    if prepared is None:
+        prepared = prepare(target, pageblock_order)
+    memmap_.calibrate(Memmap(target.prog, prepared.memory, live=True), prepared.memory)
+    result = scan_live(
+        target,
+        prepared,
+        rules,
+        lambda memory: what_is(target, memory),
+        progress,
+        gentleness.pace(),
+        gentleness.stop,
     )
+    report = _report(target, result.memory, types, result.scan, rules, result.findings, start)
+    report.summary["transient"] = result.transient
+    return report
+
+
+def _report(
+    target: Target,
+    memory: MemoryMap,
+    types: TypeSource,
+    scan: Scan,
+    rules: Sequence[Rule],
+    findings: List[Finding],
+    start: float,
+) -> Report:
+    summary = summarize(scan, rules, findings, time.monotonic() - start)
+    if scan.stopped:
+        summary["partial"] = True
+    return Report(describe_target(target, memory, types), describe_zones(memory), summary, findings)

@@ -14,8 +14,8 @@ from typing import IO, Any, Callable, NoReturn, Optional, Tuple
 import click
 
 from mminspect import __version__
-from mminspect.errors import MminspectError
-from mminspect.output import open_output
+from mminspect.errors import MminspectError, Terminated
+from mminspect.output import check_writable, open_output
 
 EXIT_FINDINGS = 1
 EXIT_FAILED = 2
@@ -32,10 +32,6 @@ class Options:
     btf: Optional[str]
     system_map: Optional[str]
     pageblock_order: Optional[int]
-
-
-class Terminated(Exception):
-    """SIGTERM arrived."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -172,12 +168,113 @@ def _rule_list(context: click.Context, parameter: click.Parameter, value: Option
     return tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
 
 
+def _rate(context: click.Context, parameter: click.Parameter, value: Optional[str]) -> Optional[int]:
+    if value is None:
+        return None
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    number, unit = (value[:-1], units[value[-1].upper()]) if value[-1:].upper() in units else (value, 1)
+    if not number.isdigit() or int(number) == 0:
+        raise click.BadParameter("give bytes a second, for example 100M")
+    return int(number) * unit
+
+
+_select = click.option("--select", metavar="RULE,...", callback=_rule_list, help="Apply these rules only.")
+_ignore = click.option("--ignore", metavar="RULE,...", callback=_rule_list, help="Leave these rules out.")
+_max_rate = click.option(
+    "--max-rate", metavar="BYTES", callback=_rate, help="Read no more memmap a second than this, e.g. 100M."
+)
+_user = click.option(
+    "--user",
+    metavar="NAME",
+    default="nobody",
+    show_default=True,
+    help="User to become once the running kernel's files are open; root keeps the user ID.",
+)
+
+
+class Stopper:
+    """Ends a walk early when the process is interrupted or terminated."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        self._stopped = True
+
+    def __call__(self) -> bool:
+        return self._stopped
+
+
+class Session:
+    """
+    A target opened for scans, and the place where reports go.
+
+    For the running kernel, everything that needs privileges is done when this is made, and the privileges are given
+    up.
+    """
+
+    def __init__(self, options: Options, output: Optional[str], user: str) -> None:
+        # What is imported later could be unreadable for the user that the process becomes.
+        from mminspect import pageinfo as _  # noqa: F401
+        from mminspect.rules import all_rules
+
+        all_rules()
+        self._options = options
+        self._output = output
+        self._publisher: Any = None
+        self.prepared: Any = None
+        self.target, self.types = _open(options)
+        if self.target.kind == "live":
+            self._give_up_privileges(user)
+
+    def _give_up_privileges(self, user: str) -> None:
+        from mminspect.live import privileges
+        from mminspect.live.publish import Publisher
+        from mminspect.live.rescan import prepare
+
+        account = privileges.find_user(user)
+        self.prepared = prepare(self.target, self._options.pageblock_order)
+        if self._output is not None and self._output != "-":
+            self._publisher = Publisher(self._output)
+        privileges.lower_priority()
+        privileges.drop(account)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+
+    def scan(self, rules: Any, gentleness: Any) -> Any:
+        """Scan once; see :func:`mminspect.analyzer.scan_target`."""
+        from mminspect.analyzer import scan_target
+
+        with ProgressBar() as bar:
+            return scan_target(
+                self.target, self.types, rules, self._options.pageblock_order, bar.start, gentleness, self.prepared
+            )
+
+    def output(self) -> "contextlib.AbstractContextManager[IO[str]]":
+        """Open the place where a report goes; it is replaced as a whole."""
+        if self._publisher is not None:
+            opened: contextlib.AbstractContextManager[IO[str]] = self._publisher.open()
+            return opened
+        return open_output(self._output)
+
+
 @main.command()
 @click.option(
-    "--format", "format_", type=click.Choice(["table", "json", "ndjson", "csv"]), default="table", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json", "ndjson", "csv", "prometheus"]),
+    default="table",
+    show_default=True,
 )
-@click.option("--select", metavar="RULE,...", callback=_rule_list, help="Apply these rules only.")
-@click.option("--ignore", metavar="RULE,...", callback=_rule_list, help="Leave these rules out.")
+@_select
+@_ignore
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning", "note", "never"]),
@@ -186,6 +283,9 @@ def _rule_list(context: click.Context, parameter: click.Parameter, value: Option
     help="Least severity of a finding that makes the exit status 1.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the report there, not to stdout.")
+@_max_rate
+@_user
+@click.option("--partial", is_flag=True, help="When interrupted, report what was found so far.")
 @click.pass_obj
 def scan(
     options: Options,
@@ -194,19 +294,85 @@ def scan(
     ignore: Tuple[str, ...],
     fail_on: str,
     output: Optional[str],
+    max_rate: Optional[int],
+    user: str,
+    partial: bool,
 ) -> int:
     """Walk every pageblock and report what is wrong."""
-    from mminspect.analyzer import scan_target
+    from mminspect.analyzer import Gentleness
     from mminspect.render import REPORT_FORMATS
     from mminspect.rules import select_rules
 
     rules = select_rules(select, ignore)
-    with open_output(output) as out:
-        target, types = _open(options)
-        with ProgressBar() as bar:
-            report = scan_target(target, types, rules, options.pageblock_order, bar.start)
-        REPORT_FORMATS[format_](report, out, _style(out))
+    check_writable(output)
+    with Session(options, output, user) as session:
+        report = session.scan(rules, Gentleness(max_rate, Stopper() if partial else None))
+        with session.output() as out:
+            REPORT_FORMATS[format_](report, out, _style(out))
     return EXIT_FINDINGS if fail_on != "never" and report.count(fail_on) else 0
+
+
+@main.command()
+@click.option("--interval", metavar="TIME", default="5m", show_default=True, help="Time between scans: 30s, 5m, 1h.")
+@click.option("--count", metavar="N", type=click.IntRange(1), help="End after N scans.")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "ndjson", "prometheus"]), default="table", show_default=True
+)
+@_select
+@_ignore
+@click.option("-o", "--output", metavar="FILE", help="With prometheus: the file to replace after each scan.")
+@_max_rate
+@_user
+@click.pass_obj
+def watch(
+    options: Options,
+    interval: str,
+    count: Optional[int],
+    format_: str,
+    select: Tuple[str, ...],
+    ignore: Tuple[str, ...],
+    output: Optional[str],
+    max_rate: Optional[int],
+    user: str,
+) -> None:
+    """
+    Scan again and again; report what is new or gone since the last scan.
+
+    With --format prometheus, the whole state is written after each scan.
+    """
+    from mminspect.analyzer import Gentleness
+    from mminspect.live.watch import changes, parse_interval
+    from mminspect.render import REPORT_FORMATS, json_, table
+    from mminspect.rules import select_rules
+
+    seconds = parse_interval(interval)
+    rules = select_rules(select, ignore)
+    if output is not None and format_ != "prometheus":
+        raise click.UsageError("-o goes with --format prometheus; the other formats are streams on stdout")
+    check_writable(output)
+    with Session(options, output, user) as session:
+        before: Any = []
+        done = 0
+        while True:
+            begin = time.monotonic()
+            report = session.scan(rules, Gentleness(max_rate))
+            if format_ == "prometheus":
+                with session.output() as out:
+                    REPORT_FORMATS[format_](report, out, _style(out))
+            else:
+                events = changes(before, report.findings)
+                if format_ == "ndjson":
+                    json_.write_lines((change.as_dict() for change in events), sys.stdout)
+                elif events:
+                    style = _style(sys.stdout)
+                    rows = [(change.event, change.finding) for change in events]
+                    table.write_changes(rows, sys.stdout, style.width, style.color)
+                before = report.findings
+            sys.stdout.flush()
+            done += 1
+            if count is not None and done >= count:
+                return
+            time.sleep(max(0.0, seconds - (time.monotonic() - begin)))
 
 
 @main.command()

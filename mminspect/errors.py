@@ -11,6 +11,14 @@ class MminspectError(Exception):
     """
 
 
+class Terminated(BaseException):
+    """
+    SIGTERM arrived.
+
+    No ``Exception``: nothing but the command line, and a walk that may stop early, catches it.
+    """
+
+
 class TargetError(MminspectError):
     """The vmcore or the running kernel can't be opened or read."""
 

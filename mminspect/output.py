@@ -11,14 +11,30 @@ from typing import IO, Any, Iterator, Optional
 from mminspect.errors import MminspectError
 
 
+def check_writable(path: Optional[str]) -> None:
+    """
+    Check that an output file can be made, before the work for it is done.
+
+    :raises MminspectError: if it can't.
+    """
+    if path is None or path == "-":
+        return
+    directory = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise MminspectError(f"{path}: is a directory; give a file to write")
+    if not os.path.isdir(directory):
+        raise MminspectError(f"{path}: can't be written: there is no directory {directory}")
+    if not os.access(directory, os.W_OK):
+        raise MminspectError(f"{path}: can't be written: permission denied")
+
+
 @contextlib.contextmanager
 def open_output(path: Optional[str], binary: bool = False) -> Iterator[IO[Any]]:
     """
     Open an output file, or stdout.
 
-    A regular file is made beside its final place at once, so that a place that can't be written to is known
-    before the work is done, and is moved there at the end. On failure nothing is left. A symbolic link at the
-    final place is replaced, not followed.
+    A regular file is made beside its final place and is moved there at the end. On failure nothing is left. A
+    symbolic link at the final place is replaced, not followed.
 
     :param path: Path, ``None`` or ``-`` for stdout.
     :param binary: Whether bytes are written.
@@ -29,8 +45,7 @@ def open_output(path: Optional[str], binary: bool = False) -> Iterator[IO[Any]]:
         return
     mode, encoding = ("wb", None) if binary else ("w", "utf-8")
     try:
-        if os.path.isdir(path):
-            raise MminspectError(f"{path}: is a directory; give a file to write")
+        check_writable(path)
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             with open(path, mode, encoding=encoding) as out:
                 yield out

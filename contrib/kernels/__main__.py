@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from tabulate import tabulate
 
 from .errors import HarnessError
 from .fetch import Kernel, busybox_in, kernel_from_trees
 from .initrd import Truth
-from .matrix import ROWS, boot_row, describe, fetch_row, find_row
+from .matrix import ROWS, find_row
+from .row import boot_row, describe, fetch_row
+from .run import HEADERS, markdown, run_rows, table_row
 
 
 class Group(click.Group):
@@ -94,6 +97,29 @@ def boot_command(row: str, output: Path, tree: Path | None, box: Path | None) ->
     booted = boot_row(find_row(row), output, kernel, busybox)
     click.echo(f"ready after {booted.ready_seconds:.1f} s; {booted.core.stat().st_size} bytes")
     echo_truth(booted.truth)
+
+
+@main.command("run")
+@click.argument("rows", nargs=-1)
+@click.option("--debug/--no-debug", default=True, help="Scan with DWARF too; fetches vmlinux (350 MB each).")
+@click.option(
+    "--dumps",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory that keeps the dumps. Dumps that are there are used again.",
+)
+@click.option("--again", is_flag=True, help="Boot even if there is a dump.")
+@click.option("--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the table there too.")
+def run_command(rows: tuple[str, ...], debug: bool, dumps: Path | None, again: bool, page: Path | None) -> None:
+    """Boot, dump, scan and compare ROWS, or all."""
+    chosen = [find_row(name) for name in rows] or list(ROWS)
+    if dumps:
+        dumps.mkdir(parents=True, exist_ok=True)
+    results = run_rows(chosen, dumps, debug, again, lambda line: click.echo(line, err=True))
+    click.echo(tabulate([table_row(result) for result in results], HEADERS, disable_numparse=True))
+    if page:
+        page.write_text(markdown(results))
+    if not all(result.agrees for result in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 from . import elfcore
 from .errors import HarnessError
-from .initrd import QMP_WANTED, READY, Truth, parse_console
+from .initrd import QMP_WANTED, QMP_WANTED_AGAIN, READY, Truth, parse_console
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 0.5
@@ -27,6 +27,7 @@ END_SECONDS = 10.0
 DUMP_SECONDS = 600.0
 QMP_SECONDS = 60.0
 TAIL_LINES = 4
+PANICKED = "---[ end Kernel panic"
 ELF = "elf"
 
 
@@ -92,7 +93,11 @@ class Guest:
     paging: bool = False
     format: str = ELF
     qmp: tuple[QmpCommand, ...] = ()
+    qmp_again: tuple[QmpCommand, ...] = ()
+    """Commands for when init asks a second time."""
     timeout: float = 300.0
+    panics: bool = False
+    """The kernel is meant to panic; it is dumped then."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ class Qmp:
 def kernel_parameters(guest: Guest) -> str:
     """Return the kernel's command line."""
     machine = MACHINES[guest.arch]
-    words = [f"console={machine.console}", "panic=-1"]
+    # With 0 a kernel that panicked stays, so that it can be dumped.
+    words = [f"console={machine.console}", "panic=0" if guest.panics else "panic=-1"]
     words += [] if guest.kaslr else ["nokaslr"]
     return " ".join([*words, *machine.append.split(), *guest.append.split()])
 
@@ -227,14 +233,18 @@ class Watch:
         """Return what the console shows so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def wait_for(self, word: str) -> None:
-        """Wait until a line of the console is word."""
+    def wait_for(self, word: str, panics: bool = False) -> None:
+        """Wait until a line of the console is word, or until the kernel panicked if it is to do so."""
         while True:
             ended = self.process.poll()
             text = self.console()
-            if word in (line.strip() for line in text.splitlines()):
+            if panics and PANICKED in text:
                 return
-            if "Kernel panic" in text:
+            if word in (line.strip() for line in text.splitlines()):
+                if panics:
+                    raise HarnessError(f"the guest's kernel did not panic; see {self.log}")
+                return
+            if "Kernel panic" in text and not panics:
                 raise HarnessError(f"the guest's kernel panicked; see {self.log}")
             if ended is not None:
                 said = tail(self.errors) or tail(self.log) or "the guest stopped early"
@@ -311,12 +321,13 @@ def boot(guest: Guest, out: Path) -> Booted:
 
 def drive(watch: Watch, guest: Guest, monitor: Path, part: Path) -> float:
     """Take a running guest from power on to the dump. Return the time it was ready."""
-    if guest.qmp:
-        watch.wait_for(QMP_WANTED)
-        with contextlib.closing(Qmp(monitor)) as qmp:
-            for command in guest.qmp:
-                qmp.execute(command.name, command.arguments)
-    watch.wait_for(READY)
+    for word, commands in ((QMP_WANTED, guest.qmp), (QMP_WANTED_AGAIN, guest.qmp_again)):
+        if commands:
+            watch.wait_for(word)
+            with contextlib.closing(Qmp(monitor)) as qmp:
+                for command in commands:
+                    qmp.execute(command.name, command.arguments)
+    watch.wait_for(READY, guest.panics)
     ready = time.monotonic()
     time.sleep(SETTLE_SECONDS)
     with contextlib.closing(Qmp(monitor)) as qmp:

@@ -293,13 +293,17 @@ def kernel_from_trees(trees: Sequence[Path]) -> Kernel:
     modules = find_one(trees, f"usr/lib/modules/{release}/kernel", f"lib/modules/{release}/kernel")
     if modules is None:
         raise HarnessError(f"no modules of {release} below {places}")
-    debug = find_one(
+    return Kernel(release, image, modules, find_vmlinux(trees, release))
+
+
+def find_vmlinux(trees: Sequence[Path], release: str) -> Path | None:
+    """Find the vmlinux with DWARF of a release."""
+    return find_one(
         trees,
         "vmlinux",
         f"usr/lib/debug/boot/vmlinux-{release}",
         f"usr/lib/debug/lib/modules/{release}/vmlinux",
     )
-    return Kernel(release, image, modules, debug)
 
 
 def cached_packages(source: Source, cache: Path) -> list[str]:
@@ -353,6 +357,25 @@ def fetch(source: Source, debug: bool = False) -> Kernel:
         except HarnessError as error:
             failures.append(f"{package}: {error}")
     raise HarnessError("; ".join(failures))
+
+
+def vmlinux_of(source: Source, release: str, download: bool = True) -> Path | None:
+    """Return the vmlinux with DWARF of one release; fetch it if it is not in the cache (350 MB and more).
+
+    A mirror keeps the latest releases only. None says that this one can't be had any more.
+    """
+    cache = cache_dir()
+    parent = cache / source.key
+    package = f"linux-image-{release}-dbg"
+    tree = parent / package
+    if not tree.is_dir():
+        if not download:
+            return None
+        try:
+            tree = fetch_package(Apt(source.suite, source.arch, cache / "apt" / source.key), package, parent)
+        except HarnessError:
+            return None
+    return find_vmlinux([tree], release)
 
 
 def fetch_busybox(suite: str, arch: str) -> Path:

@@ -23,6 +23,7 @@ from .errors import HarnessError
 MARK = "@@mminspect"
 READY = f"{MARK} READY"
 QMP_WANTED = f"{MARK} QMP"
+QMP_WANTED_AGAIN = f"{MARK} QMP AGAIN"
 ALIGN = 4
 
 # Runs of pages with the same KPF_NOPAGE (bit 20) and KPF_RESERVED (bit 32), as "count" and two digits. Too slow for
@@ -183,8 +184,13 @@ def build_initrd(
     shell: Sequence[str] = (),
     qmp: bool = False,
     after: Sequence[str] = (),
+    acpi: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write an initramfs. qemu_fw_cfg goes in if it exists: it gives QEMU the VMCOREINFO note."""
+    """Write an initramfs. qemu_fw_cfg goes in if it exists: it gives QEMU the VMCOREINFO note.
+
+    acpi has ACPI tables by name, which the kernel takes instead of the firmware's, or beside them
+    (CONFIG_ACPI_TABLE_UPGRADE). They come first, in an archive of their own that is not compressed.
+    """
     loaded = collect_modules(modules, wanted, optional=["qemu_fw_cfg"])
     directory, program = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
     files = dict.fromkeys(("bin", "proc", "sys", "dev", "mod", "tmp"), (directory, b""))
@@ -193,7 +199,11 @@ def build_initrd(
         files[f"mod/{name}.ko"] = (stat.S_IFREG | 0o644, data)
     files["init"] = (program, init_script(list(loaded), shell, qmp, after).encode())
     temporary = out.with_name(out.name + ".part")
-    with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
+    tables = {f"kernel/firmware/acpi/{name}.aml": (stat.S_IFREG | 0o644, data) for name, data in (acpi or {}).items()}
+    with open(temporary, "wb") as raw:
+        if tables:
+            raw.write(cpio_archive(tables))
+    with open(temporary, "ab") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
         stream.write(cpio_archive(files))
     shutil.move(str(temporary), str(out))
     return out

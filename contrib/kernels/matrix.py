@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernels and guests that mminspect is tried on, and the comparison with what they say."""
+"""The kernels and guests that mminspect is tried on."""
 
 from __future__ import annotations
 
-import shlex
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from .boot import ELF, Booted, Guest, QmpCommand, boot
+from . import build
 from .errors import HarnessError
-from .fetch import Kernel, Source, cached, fetch, fetch_busybox
-from .initrd import ConsoleZone, Truth, build_initrd
-
-MANAGED_SLACK_PAGES = 1024
-"""How far managed pages may move between the guest's print and the dump."""
+from .fetch import Source
+from .layouts import (
+    DIMMS,
+    MemoryRange,
+    ask_again,
+    memory_only,
+    numa,
+    srat,
+    unplug,
+    wait_for_blocks,
+    wait_for_fewer_blocks,
+)
+from .row import Row
 
 V5_10 = r"linux-image-5\.10\.0-[0-9]+-"
 V6_1 = r"linux-image-6\.1\.0-[0-9]+-"
@@ -40,53 +43,8 @@ RISCV64_6_12 = Source("trixie", "riscv64", V6_12 + "riscv64")
 PPC64EL_6_12 = Source("trixie", "ppc64el", V6_12 + "powerpc64le")
 PPC64EL_6_12_64K = Source("trixie", "ppc64el", V6_12 + "powerpc64le-64k")
 
-
-@dataclass(frozen=True)
-class Row:
-    """One guest of the matrix."""
-
-    name: str
-    source: Source
-    note: str
-    """What this guest shows."""
-    memory: str = "400M"
-    qemu_args: tuple[str, ...] = ()
-    append: str = ""
-    kaslr: bool = False
-    paging: bool = False
-    format: str = ELF
-    modules: tuple[str, ...] = ()
-    shell: tuple[str, ...] = ()
-    qmp: tuple[QmpCommand, ...] = ()
-    timeout: float = 300.0
-
-
-def numa(*sizes: str) -> tuple[str, ...]:
-    """Return QEMU's arguments for one node of each size, with a CPU each."""
-    words = ["-smp", str(len(sizes))]
-    for node, size in enumerate(sizes):
-        words += ["-object", f"memory-backend-ram,id=node{node},size={size}"]
-        words += ["-numa", f"node,nodeid={node},cpus={node},memdev=node{node}"]
-    return tuple(words)
-
-
-def dimm(number: int, mebibytes: int) -> tuple[QmpCommand, ...]:
-    """Return the commands that plug in a memory module."""
-    backend = {"qom-type": "memory-backend-ram", "id": f"memory{number}", "size": mebibytes << 20}
-    device = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"memory{number}"}
-    return QmpCommand("object-add", backend), QmpCommand("device_add", device)
-
-
-def wait_for_blocks(count: int) -> str:
-    """Return the shell line that waits until there are so many memory blocks."""
-    return (
-        "tries=0; until [ $(ls -d /sys/devices/system/memory/memory[0-9]* | wc -l) -ge "
-        f"{count} ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.2; done; sleep 1"
-    )
-
-
 BLOCK_MIB = 128
-DIMMS = dimm(0, 128) + dimm(1, 256)
+OFFLINE_LAST_BLOCK = "echo offline >$(ls -d /sys/devices/system/memory/memory[0-9]* | sort -V | tail -n 1)/state"
 HOTPLUG = Row(
     "hotplug",
     AMD64_7_2,
@@ -96,6 +54,13 @@ HOTPLUG = Row(
     qmp=DIMMS,
 )
 HOLE = "memmap=0x9c000$0xa17b000"
+# One where HighMem begins, in its first pageblock, and one in the middle of it.
+HIGHMEM_HOLES = f"{HOLE} memmap=0x21000$0x36fff000 memmap=0x9c000$0x3a17b000"
+DESCENDING = srat((0, 1), (MemoryRange(0, 517, 1), MemoryRange(517, 507, 0)))
+INTERLEAVED = srat(
+    (0, 1),
+    (MemoryRange(0, 259, 0), MemoryRange(259, 251, 1), MemoryRange(510, 263, 0), MemoryRange(773, 251, 1)),
+)
 
 
 def version_rows() -> list[Row]:
@@ -267,7 +232,108 @@ ROWS: tuple[Row, ...] = (
         paging=True,
         append=HOLE,
     ),
+    Row("amd64-6.12-standard", AMD64_6_12_STANDARD, "Debian's standard kernel"),
+    Row("amd64-7.2-standard", AMD64_7_2_STANDARD, "Debian's standard kernel"),
+    Row(
+        "amd64-6.12-numa4",
+        AMD64_6_12,
+        "four nodes of odd sizes",
+        memory="1024M",
+        qemu_args=numa("301M", "203M", "263M", "257M"),
+    ),
+    Row(
+        "amd64-6.12-memory-only",
+        AMD64_6_12,
+        "nodes without a CPU",
+        memory="1024M",
+        qemu_args=memory_only("515M", "206M", "303M"),
+    ),
+    *(
+        row
+        for version, source in (("5.10", AMD64_5_10), ("6.12", AMD64_6_12), ("7.2", AMD64_7_2))
+        for row in (
+            Row(
+                f"amd64-{version}-descending",
+                source,
+                "node 1 lies below node 0; the boundary is inside block 0x20400",
+                memory="1G",
+                qemu_args=("-smp", "2"),
+                srat=DESCENDING,
+            ),
+            Row(
+                f"amd64-{version}-interleaved",
+                source,
+                "the spans of two nodes overlap",
+                memory="1G",
+                qemu_args=("-smp", "2"),
+                srat=INTERLEAVED,
+            ),
+        )
+    ),
+    replace(
+        HOTPLUG,
+        name="amd64-7.2-hotplug-partly",
+        note="the last block of plugged memory was offlined again",
+        append="memhp_default_state=online_movable",
+        shell=(*HOTPLUG.shell, OFFLINE_LAST_BLOCK),
+    ),
+    replace(
+        HOTPLUG,
+        name="amd64-7.2-hotplug-removed",
+        note="one of two memory modules was taken out again",
+        append="memhp_default_state=online_movable",
+        shell=(*HOTPLUG.shell, ask_again(), wait_for_fewer_blocks(5)),
+        qmp_again=(unplug(1),),
+    ),
+    *(
+        Row(
+            f"amd64-{version}-virtio-mem",
+            source,
+            "virtio-mem plugged 182 MiB: the last block is used in part",
+            memory="400M,maxmem=2G",
+            qemu_args=(
+                *("-object", "memory-backend-ram,id=vmem,size=512M"),
+                *("-device", "virtio-mem-pci,id=virtio-mem,memdev=vmem,requested-size=182M"),
+            ),
+            modules=("virtio_pci", "virtio_mem"),
+            shell=(wait_for_blocks(6),),
+        )
+        for version, source in (("6.12", AMD64_6_12), ("7.2", AMD64_7_2))
+    ),
+    Row(
+        "amd64-6.12-pmem-shared",
+        AMD64_6_12,
+        "persistent memory shares sections with RAM on both sides",
+        memory="1G",
+        append="memmap=100M!530M",
+        modules=("nd_e820", "nd_pmem"),
+        shell=("sleep 2",),
+    ),
+    Row(
+        "amd64-7.2-hugetlb",
+        AMD64_7_2,
+        "HugeTLB gave back the vmemmap of its tail pages",
+        memory="1G",
+        append="hugetlb_free_vmemmap=on hugepages=64",
+    ),
+    Row(
+        "i386-6.1-pae-highmem-holes",
+        I386_6_1_PAE,
+        "holes in Normal, in HighMem, and in the first pageblock of HighMem",
+        memory="1200M",
+        paging=True,
+        append=HIGHMEM_HOLES,
+    ),
+    Row(
+        "i386-5.10-pae-highmem-holes",
+        I386_5_10_PAE,
+        "the same holes where nobody initialises them",
+        memory="1200M",
+        paging=True,
+        append=HIGHMEM_HOLES,
+    ),
     Row("arm64-6.12", ARM64_6_12, "arm64"),
+    Row("arm64-6.12-16k", ARM64_6_12_16K, "pages of 16 KiB", memory="1G", qemu_args=("-cpu", "cortex-a76")),
     Row("armhf-6.12", ARMHF_6_12, "FLATMEM; struct page of 36 bytes; no hugetlb"),
     Row("s390x-6.12", S390X_6_12, "big-endian"),
     Row("riscv64-6.12", RISCV64_6_12, "drgn walks no page tables here"),
@@ -276,6 +342,39 @@ ROWS: tuple[Row, ...] = (
         PPC64EL_6_12,
         "little-endian guest on a machine QEMU takes for big-endian",
         memory="1G",
+    ),
+    Row("ppc64el-6.12-64k", PPC64EL_6_12_64K, "pages of 64 KiB", memory="1G"),
+    Row(
+        "amd64-6.1-sparse",
+        build.SPARSE_AMD64,
+        "SPARSEMEM without VMEMMAP: the section is in page->flags",
+        memory="1G",
+        qemu_args=numa("515M", "509M"),
+    ),
+    Row(
+        "amd64-6.1-sparse-fake",
+        build.SPARSE_AMD64,
+        "the same with emulated nodes",
+        memory="1G",
+        append="numa=fake=3",
+    ),
+    Row("amd64-6.1-sparse-no-numa", build.SPARSE_NO_NUMA, "SPARSEMEM without VMEMMAP and without NUMA"),
+    Row(
+        "i386-6.1-numa",
+        build.I386_NUMA,
+        "32 bits with NUMA: the section is in page->flags, the node is not",
+        memory="1G",
+        qemu_args=numa("515M", "509M"),
+        paging=True,
+    ),
+    Row(
+        "amd64-6.1-debug-vm",
+        build.DEBUG_VM,
+        "CONFIG_DEBUG_VM: memory for struct pages is poisoned; plugged memory stays offline",
+        memory="400M,slots=4,maxmem=2G",
+        append="vm_debug=P",
+        shell=HOTPLUG.shell,
+        qmp=DIMMS,
     ),
 )
 
@@ -286,95 +385,3 @@ def find_row(name: str) -> Row:
         if row.name == name:
             return row
     raise HarnessError(f"no row {name}; 'list' shows them all")
-
-
-def fetch_row(row: Row, debug: bool = True) -> tuple[Kernel, Path]:
-    """Fetch what a row boots: its kernel and a busybox of its architecture."""
-    return fetch(row.source, debug), fetch_busybox(row.source.suite, row.source.arch)
-
-
-def boot_row(row: Row, out: Path, kernel: Kernel | None = None, busybox: Path | None = None) -> Booted:
-    """Boot a row and dump its memory. What is already in the cache is not looked for again."""
-    kernel = kernel or cached(row.source) or fetch(row.source)
-    busybox = busybox or fetch_busybox(row.source.suite, row.source.arch)
-    with tempfile.TemporaryDirectory(prefix="mminspect-") as temporary:
-        initrd = build_initrd(
-            Path(temporary, "initrd"),
-            kernel.modules,
-            busybox,
-            row.modules,
-            row.shell,
-            bool(row.qmp),
-        )
-        guest = Guest(
-            arch=row.source.arch,
-            kernel=kernel.vmlinuz,
-            initrd=initrd,
-            memory=row.memory,
-            qemu_args=row.qemu_args,
-            append=row.append,
-            kaslr=row.kaslr,
-            paging=row.paging,
-            format=row.format,
-            qmp=row.qmp,
-            timeout=row.timeout,
-        )
-        return boot(guest, out)
-
-
-def describe(row: Row) -> str:
-    """Return one line about a row, as 'list' prints it."""
-    options = [f"-m {row.memory}"]
-    options += [shlex.join(row.qemu_args)] if row.qemu_args else []
-    options += [f"'{row.append}'"] if row.append else []
-    return f"{row.name:<26} {row.note} ({' '.join(options)})"
-
-
-def populated(report: Mapping[str, Any]) -> dict[tuple[int, str], Mapping[str, Any]]:
-    """Return a report's zones that hold or span something, by node and name."""
-    return {(zone["node"], zone["name"]): zone for zone in report["zones"] if zone["spanned"] or zone["present"]}
-
-
-def compare_zone(found: Mapping[str, Any], truth: ConsoleZone) -> list[str]:
-    """Return how one zone of a report differs from what the guest printed."""
-    expected = {"spanned": truth.spanned, "present": truth.present}
-    if truth.start_pfn is not None:
-        expected["start_pfn"] = truth.start_pfn
-        expected["end_pfn"] = truth.start_pfn + truth.spanned
-    where = f"node {truth.node} zone {truth.name}"
-    differences = [
-        f"{where}: {key} is {found[key]}, the guest says {value}"
-        for key, value in expected.items()
-        if found[key] != value
-    ]
-    if abs(found["managed"] - truth.managed) > MANAGED_SLACK_PAGES:
-        differences.append(f"{where}: managed is {found['managed']}, the guest says {truth.managed}")
-    return differences
-
-
-def compare(report: Mapping[str, Any], truth: Truth) -> list[str]:
-    """Return how a JSON report of mminspect differs from what the guest printed.
-
-    Nothing is left out by either side: each zone of the guest must be in the report and the other
-    way round. Pages that are managed may move a little between the print and the dump.
-    """
-    target = report["target"]
-    expected = {
-        "release": truth.release,
-        "page_size": truth.page_size,
-        "pageblock_order": truth.pageblock_order,
-    }
-    differences = [
-        f"{key} is {target.get(key)}, the guest says {value}"
-        for key, value in expected.items()
-        if target.get(key) != value
-    ]
-    zones = populated(report)
-    for zone in truth.zones:
-        found = zones.pop((zone.node, zone.name), None)
-        if found is not None:
-            differences += compare_zone(found, zone)
-        elif zone.spanned or zone.present:
-            differences.append(f"node {zone.node} zone {zone.name} is missing")
-    differences += [f"node {node} zone {name} is not the guest's" for node, name in zones]
-    return differences

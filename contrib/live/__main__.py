@@ -12,7 +12,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from contrib.kernels.__main__ import Group, leave
-from contrib.kernels.matrix import numa
+from contrib.kernels.layouts import numa
 
 from .kernels import SOURCES, find_busybox, find_kernel
 from .rootfs import Job
@@ -135,7 +135,7 @@ def compare_command(context: click.Context, kernel: str, log: Path | None, layou
     for line in lines:
         click.echo(line)
     counts = ", ".join(f"{number} {name}" for name, number in pair.live["summary"]["by_severity"].items())
-    click.echo(f"{layout} on {pair.result.truth.release}: {counts}; {len(lines)} differences")
+    click.echo(f"{layout} on {pair.truth.release}: {counts}; {len(lines)} differences")
     context.exit(1 if lines else 0)
 
 
@@ -145,6 +145,8 @@ def report_series(context: click.Context, series: Series) -> None:
         click.echo(failure)
     for number, key in series.strangers:
         click.echo(f"scan {number}: {key}")
+    click.echo(series.output, nl=False)
+    click.echo(f"pages examined: {', '.join(map(str, sorted(series.pages)))}")
     click.echo(str(series))
     context.exit(1 if series.failures or series.strangers else 0)
 
@@ -178,15 +180,16 @@ def soak_command(
 @log_option
 @click.option("--rounds", default=4, show_default=True, help="Memory modules to plug in.")
 @click.option("--online", default="online", show_default=True, help="State of new memory: offline, online_movable...")
+@click.option("--remove", is_flag=True, help="Take the modules out again. Needs --online online_movable.")
 @click.option("--timeout", default=1800.0, show_default=True, help="Seconds.")
 @click.pass_context
 def hotplug_command(
-    context: click.Context, kernel: str, log: Path | None, rounds: int, online: str, timeout: float
+    context: click.Context, kernel: str, log: Path | None, rounds: int, online: str, remove: bool, timeout: float
 ) -> None:
     """Plug memory into a guest while it is scanned."""
     append = f"memhp_default_state={online}"
     guest = LiveGuest(find_kernel(kernel), NOTHING, append=append, cpus=2, timeout=timeout)
-    report_series(context, hotplug(guest, rounds, log))
+    report_series(context, hotplug(guest, rounds, remove, log))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from contrib.kernels.agree import compare
+from contrib.kernels.boot import QmpCommand
 from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Kernel
-from contrib.kernels.matrix import compare, dimm, numa
+from contrib.kernels.initrd import Truth
+from contrib.kernels.layouts import dimm, numa
 
 from .compare import Key, Report, differences, scan_dump, strangers
 from .rootfs import CHECKOUT, Job
-from .session import LiveGuest, Result, started
+from .session import LiveGuest, Session, started
 
 INSIDE = CHECKOUT / "contrib" / "live" / "inside"
 SCAN = 'mminspect scan --format json --fail-on never -o "$share/live.json" || exit 3\n'
@@ -60,11 +64,11 @@ class Pair:
 
     live: Report
     dump: Report
-    result: Result
+    truth: Truth
 
     def differences(self) -> list[str]:
         """Return how the two differ, and how the live one differs from what the guest printed."""
-        return differences(self.live, self.dump) + compare(self.live, self.result.truth)
+        return differences(self.live, self.dump) + compare(self.live, self.truth)
 
 
 def scan_and_dump(guest: LiveGuest, dump: Path, log: Path | None = None) -> Pair:
@@ -74,9 +78,9 @@ def scan_and_dump(guest: LiveGuest, dump: Path, log: Path | None = None) -> Pair
         session.wait("dump")
         session.dump(dump)
         session.go("dump")
-        result = session.finish()
+        truth = session.truth()
         live = session.json("live.json")
-    return Pair(live, scan_dump(dump), result)
+    return Pair(live, scan_dump(dump), truth)
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,16 @@ class Series:
     transient: int = 0
     """What the scans themselves saw change and dropped."""
     seconds: float = 0.0
+    pages: set[int] = field(default_factory=set)
+    """Numbers of pages that the scans examined; more than one where memory came or went."""
+    output: str = ""
+    """What the script said."""
 
     def add(self, number: int, report: Report, known: Sequence[Report]) -> None:
         """Count one report."""
         self.scans += 1
         self.seconds += report["summary"]["elapsed_seconds"]
+        self.pages.add(report["summary"]["pages_examined"])
         self.transient += count_of(report["summary"].get("transient", 0))
         self.strangers += [(number, key) for key in strangers(report, *known)]
 
@@ -137,9 +146,9 @@ def scan_loop(count: str, pause: str = "") -> str:
     return f'"$python" {INSIDE}/scans.py "$share" {count} {pause}'.rstrip()
 
 
-def read_series(share: Path, known: Sequence[Report]) -> Series:
+def read_series(share: Path, known: Sequence[Report], output: str) -> Series:
     """Read what the loop of scans left in the shared directory."""
-    series = Series()
+    series = Series(output=output)
     for number, line in enumerate((share / "scans.ndjson").read_text().splitlines()):
         entry = json.loads(line)
         if entry["report"] is None:
@@ -161,10 +170,38 @@ def soak(guest: LiveGuest, scans: int, log: Path | None = None) -> Series:
         result = session.finish()
         if result.status:
             raise HarnessError(f"the script ended with {result.status}: {result.output.strip()}")
-        return read_series(session.share, [session.json("quiet.json")])
+        return read_series(session.share, [session.json("quiet.json")], result.output)
 
 
-def hotplug(guest: LiveGuest, rounds: int, log: Path | None = None) -> Series:
+DIMM_MIB = (128, 256)
+PLUG_STEP_SECONDS = 0.37
+PLUG_STEPS = 7
+
+
+def unplug(number: int) -> QmpCommand:
+    """Return the command that asks the guest to give a memory module back."""
+    return QmpCommand("device_del", {"id": f"dimm{number}"})
+
+
+def plug_rounds(session: Session, rounds: int, remove: bool) -> None:
+    """Plug memory modules in while scans run, each at another moment of a scan; perhaps take them out again."""
+    scan = 0
+
+    def at(commands: Sequence[QmpCommand], number: int) -> None:
+        nonlocal scan
+        scan += 2
+        session.wait_for_file(f"scan.{scan}")
+        time.sleep(number % PLUG_STEPS * PLUG_STEP_SECONDS)
+        session.execute(*commands)
+
+    for number in range(rounds):
+        at(dimm(number, DIMM_MIB[number % len(DIMM_MIB)]), number)
+    for number in range(rounds if remove else 0):
+        at([unplug(number)], number)
+    session.wait_for_file(f"scan.{scan + 2}")
+
+
+def hotplug(guest: LiveGuest, rounds: int, remove: bool = False, log: Path | None = None) -> Series:
     """Plug memory in while scans run. Findings that neither the state before nor after has are false."""
     quiet = 'mminspect scan --format json --fail-on never -o "$share/{}.json" || exit 3\n'
     script = (
@@ -174,16 +211,14 @@ def hotplug(guest: LiveGuest, rounds: int, log: Path | None = None) -> Series:
         + " || exit 4\n"
         + "sleep 2\n"
         + quiet.format("after")
+        + "cat /sys/devices/system/memory/memory*/state | sort | uniq -c\n"
     )
     memory = f"{guest.memory},slots={2 * rounds},maxmem=16G"
     with started(replace(guest, memory=memory, job=replace(guest.job, script=script)), log) as session:
         session.wait_for_file("ready")
-        for number in range(rounds):
-            session.wait_for_file(f"scan.{2 * number + 1}")
-            session.execute(*dimm(number, 128 << (number % 2)))
-        session.wait_for_file(f"scan.{2 * rounds + 1}")
+        plug_rounds(session, rounds, remove)
         (session.share / "stop").touch()
         result = session.finish()
         if result.status:
             raise HarnessError(f"the script ended with {result.status}: {result.output.strip()}")
-        return read_series(session.share, [session.json("before.json"), session.json("after.json")])
+        return read_series(session.share, [session.json("before.json"), session.json("after.json")], result.output)

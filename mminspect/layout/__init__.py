@@ -24,17 +24,21 @@ from mminspect.target import MACHINE_NAMES, Target
 from mminspect.typeinfo.declarations import enumerator, max_numnodes
 
 
-def read_memory_map(target: Target, pageblock_order: Optional[int] = None) -> MemoryMap:
+def read_memory_map(
+    target: Target, pageblock_order: Optional[int] = None, layout: Optional[Layout] = None
+) -> MemoryMap:
     """
     Read the layout, nodes, zones and sections of a kernel.
 
     :param target: Its program must have types.
     :param pageblock_order: What the user says of it.
+    :param layout: The layout, if it was read before.
     :raises LayoutError: if something can't be read or can't be true.
     """
     prog = target.prog
     try:
-        layout = read_layout(target, pageblock_order)
+        if layout is None:
+            layout = read_layout(target, pageblock_order)
         if layout.flatmem:
             found = sections.flat_sections(prog, layout.release, layout.pageblock_nr_pages)
         else:

@@ -2,7 +2,7 @@
 """Allocation orders: the largest one, and that of a pageblock."""
 
 import re
-from typing import Optional, Tuple
+from typing import Mapping, Optional, Tuple
 
 from drgn import Architecture, FaultError, Program, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
@@ -132,11 +132,13 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
     prog = target.prog
     if option is not None:
         return option, "option"
-    # With CONFIG_HUGETLB_PAGE_SIZE_VARIABLE it is a variable.
-    try:
-        return int(prog.variable("pageblock_order").value_()), "variable"
-    except (LookupError, FaultError):
-        pass
+    assert prog.platform is not None
+    if prog.platform.arch == Architecture.PPC64:
+        # With CONFIG_HUGETLB_PAGE_SIZE_VARIABLE, which powerpc alone has, it is a variable.
+        try:
+            return int(prog.variable("pageblock_order").value_()), "variable"
+        except (LookupError, FaultError):
+            pass
     if target.kind == "live":
         try:
             with open(PAGETYPEINFO, encoding="ascii") as file:
@@ -147,22 +149,30 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
             return order, "pagetypeinfo"
     version = release_version(target.vmcoreinfo.release)
     huge_order = hugepage_order(prog, page_shift)
-    try:
-        config = get_kconfig(prog)
-    except (LookupError, FaultError, ValueError, EOFError, OSError):
-        pass
-    else:
-        limit = config.get("CONFIG_PAGE_BLOCK_MAX_ORDER", config.get("CONFIG_PAGE_BLOCK_ORDER"))
-        order = formula(
-            version,
-            largest,
-            config.get("CONFIG_HUGETLB_PAGE") == "y",
-            config.get("CONFIG_TRANSPARENT_HUGEPAGE") == "y",
-            huge_order,
-            int(limit) if limit else None,
-        )
-        return order, "config"
+    # The types tell all but CONFIG_PAGE_BLOCK_MAX_ORDER.
+    if version >= (6, 16):
+        config = _kconfig(prog)
+        if config is not None:
+            limit = config.get("CONFIG_PAGE_BLOCK_MAX_ORDER", config.get("CONFIG_PAGE_BLOCK_ORDER"))
+            order = formula(
+                version,
+                largest,
+                config.get("CONFIG_HUGETLB_PAGE") == "y",
+                config.get("CONFIG_TRANSPARENT_HUGEPAGE") == "y",
+                huge_order,
+                int(limit) if limit else None,
+            )
+            return order, "config"
     # Each of these options brings its own statistics.
     hugetlb = enumerator(prog, "enum vm_event_item", "HTLB_BUDDY_PGALLOC") is not None
     thp = enumerator(prog, "enum vm_event_item", "THP_FAULT_ALLOC") is not None
     return formula(version, largest, hugetlb, thp, huge_order), "formula"
+
+
+def _kconfig(prog: Program) -> Optional[Mapping[str, str]]:
+    """Get the kernel's configuration if it carries it (CONFIG_IKCONFIG)."""
+    try:
+        config: Mapping[str, str] = get_kconfig(prog)
+        return config
+    except (LookupError, FaultError, ValueError, EOFError, OSError):
+        return None

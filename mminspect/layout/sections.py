@@ -127,14 +127,7 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, in
         return
     word = _word_type(prog)
     pointers_at = mem_section.value_() if type_.kind == TypeKind.POINTER else mem_section.address_
-    highest = prog["__highest_present_section_nr"].value_()
-    if highest >= nr_roots * sections_per_root:
-        raise LayoutError(
-            f"the highest present section number is {highest}, of {nr_roots * sections_per_root} possible; "
-            "the types or the dump are not of this kernel"
-        )
-    count = highest // sections_per_root + 1
-    pointers = np.frombuffer(_read(prog, pointers_at, count * word.itemsize, "mem_section"), word)
+    pointers = np.frombuffer(_read(prog, pointers_at, nr_roots * word.itemsize, "mem_section"), word)
     for root in np.flatnonzero(pointers).tolist():
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, Callable, Dict, Optional
 
 from mminspect.findings import Report
-from mminspect.render import csv_, json_, table
+from mminspect.render import csv_, json_, prometheus, table
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,6 @@ REPORT_FORMATS: Dict[str, Renderer] = {
     "table": lambda report, out, style: table.write_report(report, out, style.width, style.color),
     "json": lambda report, out, style: json_.write_report(report, out),
     "ndjson": lambda report, out, style: json_.write_findings(report, out),
+    "prometheus": lambda report, out, style: prometheus.write_report(report, out),
     "csv": lambda report, out, style: csv_.write_findings(report, out),
 }

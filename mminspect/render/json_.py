@@ -3,7 +3,7 @@
 
 import json
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Any, Iterable
 
 from mminspect.findings import Report
 
@@ -14,6 +14,13 @@ def write(data: Any, out: IO[str]) -> None:
     out.write("\n")
 
 
+def write_lines(items: Iterable[Any], out: IO[str]) -> None:
+    """Write each item on a line of its own."""
+    for item in items:
+        json.dump(item, out)
+        out.write("\n")
+
+
 def write_report(report: Report, out: IO[str]) -> None:
     """Write the report as one JSON object."""
     write(report.as_dict(), out)
@@ -21,6 +28,4 @@ def write_report(report: Report, out: IO[str]) -> None:
 
 def write_findings(report: Report, out: IO[str]) -> None:
     """Write each finding as a JSON object on a line of its own."""
-    for finding in report.findings:
-        json.dump(asdict(finding), out)
-        out.write("\n")
+    write_lines((asdict(finding) for finding in report.findings), out)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables for people."""
 
-from typing import IO, Any, Dict, List, Optional, Sequence
+from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 from tabulate import tabulate
 
-from mminspect.findings import ERROR, NOTE, WARNING, Report
+from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -57,9 +57,8 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
     if report.findings:
         rows = []
         for finding in report.findings:
-            severity = click.style(finding.severity, fg=COLORS[finding.severity]) if color else finding.severity
             pfns = hex_range(finding.start_pfn, finding.end_pfn)
-            rows.append((severity, finding.rule, pfns, finding.message))
+            rows.append((_severity(finding, color), finding.rule, pfns, finding.message))
         write_table(rows, ("severity", "rule", "pfns", "message"), out, width)
         out.write("\n")
     counts = ", ".join(_plural(number, severity) for severity, number in summary["by_severity"].items())
@@ -69,6 +68,23 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
         f"{_plural(summary['pageblocks'], 'pageblock')} examined"
         f"{f', {unread:,} unreadable' if unread else ''} in {summary['elapsed_seconds']:.2f} s\n"
     )
+    if summary.get("transient"):
+        out.write(f"{_plural(summary['transient'], 'finding')} not shown: a second read didn't show them again\n")
+    if summary.get("partial"):
+        out.write("stopped early: not all of memory was examined\n")
+
+
+def write_changes(changes: Sequence[Tuple[str, Finding]], out: IO[str], width: Optional[int], color: bool) -> None:
+    """Write what is new and what is gone, as ``mminspect watch`` shows it."""
+    rows = [
+        (event, _severity(finding, color), finding.rule, hex_range(finding.start_pfn, finding.end_pfn), finding.message)
+        for event, finding in changes
+    ]
+    write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, width)
+
+
+def _severity(finding: Finding, color: bool) -> str:
+    return click.style(finding.severity, fg=COLORS[finding.severity]) if color else finding.severity
 
 
 def write_overview(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:

@@ -20,6 +20,7 @@ from drgn import (
     Object,
     PlatformFlags,
     Program,
+    Type,
     sizeof,
 )
 
@@ -100,8 +101,8 @@ def load(
     table = SymbolTable(prog, target.vmcoreinfo)
     if system_map is not None:
         table.add_system_map(system_map)
-    table.add_kallsyms()
     table.add_capture_note(target.core.notes.get(CAPTURE_NOTE) if target.core else None)
+    table.add_kallsyms(target.kind == "live")
     table.finish()
     data, location, address = _find_btf(target, table, btf)
     types = Btf(prog, data)
@@ -181,9 +182,12 @@ def _find_btf(target: Target, table: SymbolTable, path: Optional[str]) -> Tuple[
                 return file.read(), path, None
         except OSError as e:
             raise TypeInfoError(f"{path}: {e.strerror}") from None
-    start = table.address("__start_BTF")
+    # A capture names it. Otherwise looking for the data is faster than reading the symbols.
+    start = table.address("__start_BTF") if "capture" in table.sources else None
     if start is None:
         start = _search_btf(target)
+    if start is None:
+        start = table.address("__start_BTF")
     if start is not None:
         try:
             size = btf_size(target.prog.read(start, HEADER_SIZE))
@@ -290,18 +294,15 @@ class ObjectFinder:
         type_ = declarations.variable_type(prog, name) or self._types.variable_type(name)
         if type_ is None:
             return None
+        if name == "node_states":
+            node_states = self._node_states(prog)
+            if node_states is not None:
+                return node_states
+        if name == "mem_section" and self._table.mem_section_value() is not None:
+            return self._mem_section(prog, type_)
         address = self._table.address(name)
         if address is not None:
             return Object(prog, type_, address=address)
-        if name == "mem_section":
-            value = self._table.mem_section_value()
-            if value is None:
-                return None
-            if declarations.section_is_static(prog):
-                return Object(prog, type_, address=value)
-            return Object(prog, type_, value=value)
-        if name == "node_states":
-            return self._node_states(prog)
         if name == "nr_node_ids":
             # drgn takes one node where this is missing. Every node that is online lies below the limit.
             nodes = declarations.max_numnodes(prog)
@@ -311,6 +312,12 @@ class ObjectFinder:
         if name == "__highest_present_section_nr":
             return declarations.highest_present_section_nr(prog)
         return None
+
+    def _mem_section(self, prog: Program, type_: Type) -> Object:
+        value = self._table.mem_section_value()
+        if declarations.section_is_static(prog):
+            return Object(prog, type_, address=value)
+        return Object(prog, type_, value=value)
 
     def _node_states(self, prog: Program) -> Optional[Object]:
         # VMCOREINFO names node_online_map, which is node_states[N_ONLINE].
@@ -324,13 +331,13 @@ class ObjectFinder:
         return Object(prog, states, address=online_map - n_online * size)
 
     def _find_function(self, prog: Program, name: str) -> Optional[Object]:
-        address = self._table.address(name)
         type_ = self._types.function_type(name)
-        if address is None and name == "vmemmap_populate" and declarations.sections_share_mem_map(prog):
+        if name == "vmemmap_populate":
             # drgn asks whether this exists to tell SPARSEMEM_VMEMMAP, and doesn't use the address. BTF
             # doesn't describe it where it is freed after boot.
-            address = self._table.address("_stext")
+            if not declarations.sections_share_mem_map(prog):
+                return None
             type_ = type_ or prog.function_type(prog.void_type(), ())
-        if type_ is None or address is None:
-            return None
-        return Object(prog, type_, address=address)
+            name = "_stext"
+        address = self._table.address(name) if type_ is not None else None
+        return None if address is None else Object(prog, type_, address=address)

@@ -2,7 +2,7 @@
 """Symbols of a kernel without DWARF: System.map, kallsyms in the kernel's memory, VMCOREINFO, a capture."""
 
 import bisect
-from typing import Iterable, List, Optional, Tuple
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
@@ -109,6 +109,36 @@ def parse_note(note: bytes) -> List[Symbol]:
     return result
 
 
+class LazyKallsyms:
+    """
+    A symbol finder that reads kallsyms when it is first asked.
+
+    Reading them takes longer than all the rest of a small scan, and most scans need no symbol that VMCOREINFO lacks.
+    """
+
+    def __init__(self) -> None:
+        self._index: Optional[SymbolIndex] = None
+
+    def __call__(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
+        """Find symbols for drgn; see ``drgn.Program.register_symbol_finder()``."""
+        if self._index is None:
+            self._index = self._load(prog)
+        result: Sequence[Symbol] = self._index(prog, name, address, one)
+        return result
+
+    @staticmethod
+    def _load(prog: Program) -> SymbolIndex:
+        try:
+            return load_vmlinux_kallsyms(prog)
+        except (LookupError, FaultError, ValueError, OSError):
+            return SymbolIndex([])
+        except Exception as e:
+            # drgn has no narrower exception for tables that are missing or make no sense.
+            if type(e).__module__ not in ("builtins", "_drgn", "drgn"):
+                raise
+            return SymbolIndex([])
+
+
 class SymbolTable:
     """
     All the symbols that are known of a kernel without DWARF.
@@ -136,23 +166,17 @@ class SymbolTable:
             return
         self._register("capture", SymbolIndex(parse_note(note)))
 
-    def add_kallsyms(self) -> None:
+    def add_kallsyms(self, live: bool) -> None:
         """
         Add the symbols that the kernel has in its memory, if they can be found.
 
         VMCOREINFO tells where since Linux kernel commit f09bddbd8661 ("vmcoreinfo: add
         kallsyms_num_syms symbol") (in v6.0).
+
+        :param live: Whether the kernel is running, and has ``/proc/kallsyms``.
         """
-        try:
-            index = load_vmlinux_kallsyms(self._prog)
-        except (LookupError, FaultError, ValueError, OSError):
-            return
-        except Exception as e:
-            if type(e).__module__ not in ("builtins", "_drgn", "drgn"):
-                raise
-            # drgn has no narrower exception for tables that are missing or make no sense.
-            return
-        self._register("kallsyms", index)
+        if live or "kallsyms_names" in self._vmcoreinfo.symbols:
+            self._register("kallsyms", LazyKallsyms())
 
     def finish(self) -> None:
         """Say that no more sources are to come."""
@@ -165,14 +189,13 @@ class SymbolTable:
 
         :return: Address with the KASLR offset in it, or ``None``.
         """
+        # SYMBOL(mem_section) is the value of the pointer where it is one; see mem_section_value().
+        if name in self._vmcoreinfo.symbols and name != "mem_section":
+            return self._vmcoreinfo.symbols[name]
         try:
             return int(self._prog.symbol(name).address)
         except LookupError:
-            pass
-        # SYMBOL(mem_section) is the value of the pointer where it is one; see mem_section().
-        if name != "mem_section":
-            return self._vmcoreinfo.symbols.get(name)
-        return None
+            return None
 
     def mem_section_value(self) -> Optional[int]:
         """

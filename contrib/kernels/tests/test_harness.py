@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from contrib.kernels import elfcore
+from contrib.kernels.agree import compare
 from contrib.kernels.boot import ELF, MACHINES, Guest, check, kernel_parameters, qemu_command
 from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import newest_first, release_of
@@ -26,7 +27,7 @@ from contrib.kernels.initrd import (
     init_script,
     parse_console,
 )
-from contrib.kernels.matrix import ROWS, compare
+from contrib.kernels.matrix import ROWS
 
 ZONEINFO = """Node 0, zone      DMA
   per-node stats

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Does what mminspect reads out of a dump agree with what the guest said, and with a reading page by page?
+
+Each check returns the differences as lines of text, or None where the guest printed nothing to compare with. All
+checks but the first read the dump through mminspect as a library.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from .errors import HarnessError
+from .initrd import ConsoleZone, Truth
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mminspect.layout.records import Chunk, MemoryMap, Section, Zone
+    from mminspect.memmap import Memmap
+
+MANAGED_SLACK_PAGES = 1024
+"""How far managed pages may move between the guest's print and the dump."""
+TYPE_SLACK_BLOCKS = 8
+"""How many pageblocks may change their migratetype between the guest's print and the dump."""
+MOST_LINES = 5
+"""More differences of one kind than this are counted, not listed."""
+
+Differences = Optional[list[str]]
+
+
+def populated(report: Mapping[str, Any]) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """Return a report's zones that hold or span something, by node and name."""
+    return {(zone["node"], zone["name"]): zone for zone in report["zones"] if zone["spanned"] or zone["present"]}
+
+
+def compare_zone(found: Mapping[str, Any], truth: ConsoleZone) -> list[str]:
+    """Return how one zone of a report differs from what the guest printed."""
+    expected = {"spanned": truth.spanned, "present": truth.present}
+    if truth.start_pfn is not None:
+        expected["start_pfn"] = truth.start_pfn
+        expected["end_pfn"] = truth.start_pfn + truth.spanned
+    where = f"node {truth.node} zone {truth.name}"
+    differences = [
+        f"{where}: {key} is {found[key]}, the guest says {value}"
+        for key, value in expected.items()
+        if found[key] != value
+    ]
+    if abs(found["managed"] - truth.managed) > MANAGED_SLACK_PAGES:
+        differences.append(f"{where}: managed is {found['managed']}, the guest says {truth.managed}")
+    return differences
+
+
+def compare(report: Mapping[str, Any], truth: Truth) -> list[str]:
+    """Return how a JSON report of mminspect differs from what the guest printed.
+
+    Nothing is left out by either side: each zone of the guest must be in the report and the other
+    way round. Pages that are managed may move a little between the print and the dump.
+    """
+    target = report["target"]
+    expected = {
+        "release": truth.release,
+        "page_size": truth.page_size,
+        "pageblock_order": truth.pageblock_order,
+    }
+    differences = [
+        f"{key} is {target.get(key)}, the guest says {value}"
+        for key, value in expected.items()
+        if target.get(key) != value
+    ]
+    zones = populated(report)
+    for zone in truth.zones:
+        found = zones.pop((zone.node, zone.name), None)
+        if found is not None:
+            differences += compare_zone(found, zone)
+        elif zone.spanned or zone.present:
+            differences.append(f"node {zone.node} zone {zone.name} is missing")
+    differences += [f"node {node} zone {name} is not the guest's" for node, name in zones]
+    return differences
+
+
+@dataclass
+class Kernel:
+    """A dump that is open in mminspect."""
+
+    prog: Program
+    memory: MemoryMap
+    memmap: Memmap
+
+    def pages(self) -> Iterator[Chunk]:
+        """Return all of the memmap that is online, chunk by chunk."""
+        return self.memmap.chunks()
+
+    def section_of(self, pfn: int) -> Section | None:
+        """Return the section that has an online page, or None if it isn't online."""
+        for section in self.memory.sections:
+            if any(start <= pfn < end for start, end in section.ranges):
+                return section
+        return None
+
+
+def open_kernel(core: Path, vmlinux: Path | None, btf: Path | None, system_map: Path | None) -> Kernel:
+    """Open a dump as mminspect does."""
+    from mminspect import target, typeinfo
+    from mminspect.layout import read_memory_map
+    from mminspect.memmap import Memmap
+
+    opened = target.open_vmcore(str(core))
+    symbols = [str(vmlinux)] if vmlinux else []
+    typeinfo.load(opened, symbols, str(btf) if btf else None, str(system_map) if system_map else None)
+    memory = read_memory_map(opened)
+    return Kernel(opened.prog, memory, Memmap(opened.prog, memory))
+
+
+def shorten(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, and how many more there are."""
+    rest = len(lines) - MOST_LINES
+    return [*lines[:MOST_LINES], f"and {rest} more"] if rest > 0 else list(lines)
+
+
+def offline_pfns(truth: Truth) -> list[tuple[int, int]]:
+    """Return the pfn ranges of the memory blocks that are not online."""
+    if not truth.block_bytes:
+        return []
+    pages = truth.block_bytes // truth.page_size
+    return [(number * pages, (number + 1) * pages) for number in truth.offline_blocks]
+
+
+def compare_ram(kernel: Kernel, truth: Truth) -> Differences:
+    """Compare System RAM of /proc/iomem with the online pages and with the zones.
+
+    Each whole page of System RAM must be online unless its memory block is offline, and, but for pfn 0
+    of x86, some zone must span it.
+    """
+    if not truth.system_ram:
+        return None
+    from mminspect.layout.sections import merge, subtract
+
+    ram = merge((-(-start // truth.page_size), end // truth.page_size) for start, end in truth.system_ram)
+    ram = subtract(ram, offline_pfns(truth))
+    online = merge(part for section in kernel.memory.sections for part in section.ranges)
+    spans = merge((zone.start_pfn, zone.end_pfn) for zone in kernel.memory.populated_zones)
+    lines = [f"System RAM [{start:#x}, {end:#x}) is not online" for start, end in subtract(ram, online)]
+    lines += [
+        f"System RAM [{start:#x}, {end:#x}) is in no zone"
+        for start, end in subtract(ram, spans)
+        if (start, end) != (0, 1)
+    ]
+    return shorten(lines)
+
+
+def block_types(kernel: Kernel, zone: Zone) -> collections.Counter[str]:
+    """Count a zone's pageblocks by migratetype, as pagetypeinfo_showblockcount_print() does."""
+    from mminspect.layout import bitmap
+
+    layout = kernel.memory.layout
+    counts: collections.Counter[str] = collections.Counter()
+    # The kernel begins at the start of the zone, not of its first pageblock.
+    for pfn in range(zone.start_pfn, zone.end_pfn, layout.pageblock_nr_pages):
+        section = kernel.section_of(pfn)
+        if section is None:
+            continue
+        chunk = kernel.memmap.chunk(pfn, pfn + 1, section)
+        if int(chunk.link[0]) != layout.link(zone.node, zone.index):
+            continue
+        index = bitmap.pfn_to_bitidx(layout, zone.start_pfn, pfn)
+        base = zone.bitmap if layout.flatmem else section.bitmap
+        word = kernel.prog.read_word(bitmap.bitmap_word_address(layout, base or 0, index))
+        bits = bitmap.pageblock_bits(layout, word, index)
+        # Since Linux 6.17, isolation is bit 4 and the migratetype is what it was.
+        number = layout.migratetypes.index("ISOLATE") if bits & 0x10 else bits & 7
+        counts[layout.migratetypes[number].lower()] += 1
+    return counts
+
+
+def compare_blocks(kernel: Kernel, truth: Truth) -> Differences:
+    """Compare the pageblocks of each migratetype with /proc/pagetypeinfo.
+
+    Their number must be the same; a few may have changed their type since the guest printed.
+    """
+    if not truth.blocks:
+        return None
+    lines = []
+    for zone in kernel.memory.zones:
+        told = truth.blocks.get((zone.node, zone.name))
+        if told is None:
+            # The kernel prints no zone without present pages (walk_zones_in_node()).
+            if zone.present:
+                lines.append(f"{zone}: /proc/pagetypeinfo doesn't have it")
+            continue
+        expected = collections.Counter({name.lower(): count for name, count in told.items() if count})
+        found = block_types(kernel, zone)
+        moved = sum(((found - expected) + (expected - found)).values()) // 2
+        if sum(found.values()) != sum(expected.values()) or moved > TYPE_SLACK_BLOCKS:
+            lines.append(f"{zone}: pageblocks are {dict(found)}, the guest says {dict(expected)}")
+    return lines
+
+
+def compare_pages(kernel: Kernel, truth: Truth) -> Differences:
+    """Compare which pages are online, and which are reserved, with /proc/kpageflags."""
+    if not truth.page_flags:
+        return None
+    import numpy as np
+
+    size = truth.page_flags[-1].end_pfn
+    nopage, reserved = np.ones(size, np.bool_), np.zeros(size, np.bool_)
+    for run in truth.page_flags:
+        nopage[run.start_pfn : run.end_pfn] = run.nopage
+        reserved[run.start_pfn : run.end_pfn] = run.reserved
+    online, found = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+    for chunk in kernel.pages():
+        end = min(chunk.end_pfn, size)
+        if chunk.start_pfn < end:
+            online[chunk.start_pfn : end] = True
+            found[chunk.start_pfn : end] = chunk.reserved(kernel.memory.layout, chunk.start_pfn, end)
+    lines = [f"online is not what the guest says in {text}" for text in describe_runs(online == nopage)]
+    wrong = (found != reserved) & online & ~nopage
+    lines += [f"PG_reserved is not what the guest says in {text}" for text in describe_runs(wrong)]
+    return shorten(lines)
+
+
+def describe_runs(mask: Any) -> list[str]:
+    """Return the pfn ranges where a mask is true."""
+    import numpy as np
+
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8))).tolist()
+    return [f"[{start:#x}, {end:#x})" for start, end in zip(edges[::2], edges[1::2])]
+
+
+def reference_module() -> Any:
+    """Return the per-page reference of the tests, or None if it isn't there."""
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    try:
+        return importlib.import_module("tests.reference")
+    except ImportError:
+        return None
+
+
+def machine_of(reference: Any, prog: Program, truth: Truth) -> Any:
+    """Describe a kernel to the reference, by DWARF and by what the guest said; nothing comes from mminspect."""
+    word_bits = 8 * int(prog.type("unsigned long").size)
+    zones = int(prog["__MAX_NR_ZONES"].value_())
+    zone_width = (zones - 1).bit_length()
+    try:
+        node_width = int(prog["node_data"].type_.length - 1).bit_length()
+    except LookupError:
+        node_width = 0
+    flatmem = prog.type("struct zone").has_member("pageblock_flags")
+    section_shift = 0 if flatmem else int(prog["SECTION_SIZE_BITS"].value_() - prog["PAGE_SHIFT"].value_())
+    version = tuple(int(part) for part in truth.release.split(".")[:2])
+    zone_shift = word_bits - node_width - zone_width
+    return reference.Machine(
+        pageblock_order=truth.pageblock_order,
+        bits_per_block=8 if version >= (6, 17) else 4,
+        word_bits=word_bits,
+        flatmem=flatmem,
+        max_nr_zones=zones,
+        node=(zone_shift + zone_width, node_width) if node_width else (0, 0),
+        zone=(zone_shift, zone_width) if zone_width else (0, 0),
+        pg_reserved=int(prog["PG_reserved"].value_()),
+        section_shift=section_shift,
+    )
+
+
+def compare_reference(kernel: Kernel, truth: Truth, report: Mapping[str, Any], most_pages: int) -> Differences:
+    """Compare the findings with those of the per-page reference, which needs DWARF.
+
+    It knows FLATMEM with one range of pages and SPARSEMEM_VMEMMAP.
+    """
+    from mminspect.findings import Finding
+
+    reference = reference_module()
+    ranges = sum(len(section.ranges) for section in kernel.memory.sections)
+    layout = kernel.memory.layout
+    if (
+        reference is None
+        or report["summary"]["pages_examined"] > most_pages
+        or layout.memory_model == "sparsemem"
+        or (layout.flatmem and ranges > 1)
+        or any("TAINT" in flag for section in kernel.memory.sections for flag in section.flags)
+    ):
+        return None
+    world = reference.read_world(kernel.prog, machine_of(reference, kernel.prog, truth))
+    expected = reference.findings(world)
+    found = [
+        reference.from_report(
+            Finding(**{name: finding[name] for name in Finding.__dataclass_fields__})  # type: ignore[arg-type]
+        )
+        for finding in report["findings"]
+    ]
+    lines = [f"mminspect only: {item}" for item in found if item not in expected]
+    lines += [f"reference only: {item}" for item in expected if item not in found]
+    if len(world.pages) != report["summary"]["pages_examined"] + report["summary"]["pages_unreadable"]:
+        lines.append(f"the reference read {len(world.pages)} pages, mminspect {report['summary']['pages_examined']}")
+    return shorten(lines)
+
+
+def compare_reports(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Compare reports made with other types. Nothing but the time and the source of types may differ."""
+
+    def plain(report: Mapping[str, Any]) -> dict[str, Any]:
+        target = {k: v for k, v in report["target"].items() if k not in ("types_from", "pageblock_order_from")}
+        summary = {k: v for k, v in report["summary"].items() if k != "elapsed_seconds"}
+        findings = [without_symbols(finding) for finding in report["findings"]]
+        return {"target": target, "zones": report["zones"], "summary": summary, "findings": findings}
+
+    first, second = plain(one), plain(other)
+    return [f"{key} differ between the sources of types" for key in first if first[key] != second[key]]
+
+
+def without_symbols(finding: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a finding without what depends on the symbols at hand: whose memory an address is in."""
+    detail = {k: v for k, v in finding["detail"].items() if k != "there"}
+    # The text names the owner of the address behind its last colon.
+    message = finding["message"].rsplit(":", 1)[0] if "there" in finding["detail"] else finding["message"]
+    return {**finding, "detail": detail, "message": message}
+
+
+def named_pfns(console: str) -> list[int]:
+    """Return the pfns that a kernel named when it dumped pages before it panicked."""
+    import re
+
+    return [int(word, 16) for word in re.findall(r"page:\S+ .*\bpfn:(0x[0-9a-f]+)", console)]
+
+
+def compare_last_words(console: str, report: Mapping[str, Any]) -> Differences:
+    """Check that findings point at the pages that a kernel named in its last words."""
+    pfns = named_pfns(console)
+    if not pfns:
+        raise HarnessError("the guest's kernel named no page in its last words")
+    rules = ("zone-span", "zone-id", "uninitialized")
+    return [
+        f"pfn {pfn:#x}, which the kernel's last words name, has no finding"
+        for pfn in pfns
+        if not any(f["rule"] in rules and f["start_pfn"] <= pfn < f["end_pfn"] for f in report["findings"])
+    ]

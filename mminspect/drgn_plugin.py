@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A drgn plugin: the command ``%mminspect scan`` in a drgn session.
+
+drgn loads it through the entry point ``drgn.plugins``.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from drgn import Program
+from drgn.commands import argument, command
+
+from mminspect import scan
+from mminspect.errors import MminspectError
+from mminspect.findings import Report
+
+
+@command(
+    description="check the kernel's memory map",
+    usage="**mminspect** **scan**",
+    long_description="""
+    Walk every pageblock of the kernel that is being debugged and report where the memory map breaks an assumption
+    of kernel code. Returns the report.
+    """,
+    arguments=(argument("action", choices=["scan"], help="what to do"),),
+)
+def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> "Report | None":
+    from mminspect.render import REPORT_FORMATS, Style
+
+    try:
+        report = scan(prog)
+    except MminspectError as e:
+        print(f"mminspect: {e}", file=sys.stderr)
+        return None
+    REPORT_FORMATS["table"](report, sys.stdout, Style())
+    return report

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Scanning a kernel that runs.
+
+It changes while it is read. A finding counts only if a second, independent read shows it again unchanged; and all
+of it only if nodes, zones and sections were the same before and after.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Callable, List, Optional, Sequence, Tuple
+
+from drgn import FaultError
+
+from mminspect.analyzer import Progress, Scan
+from mminspect.errors import LayoutError
+from mminspect.findings import Finding
+from mminspect.layout import read_memory_map
+from mminspect.layout.records import MemoryMap
+from mminspect.live.proc import RULE_ID, ProcFiles, disagreements, read_proc_files
+from mminspect.memmap import Memmap
+from mminspect.rules import Rule, WhatIs
+from mminspect.target import Target
+
+# How often a scan is begun again because memory was plugged or unplugged meanwhile.
+MAX_ATTEMPTS = 5
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    What is read while the process is still privileged.
+
+    :ivar memory: The memory map.
+    :ivar files: The kernel's files, read after it.
+    """
+
+    memory: MemoryMap
+    files: ProcFiles
+
+
+def prepare(target: Target, pageblock_order: Optional[int] = None) -> Prepared:
+    """Read what needs privileges."""
+    memory = read_memory_map(target, pageblock_order)
+    return Prepared(memory, read_proc_files(memory.layout.page_size))
+
+
+def same_map(one: MemoryMap, other: MemoryMap) -> bool:
+    """Tell whether no node, zone or section came, went or changed its size."""
+
+    def shape(memory: MemoryMap) -> Tuple[object, ...]:
+        zones = [(z.node, z.index, z.start_pfn, z.spanned, z.present, z.contiguous) for z in memory.zones]
+        nodes = [(n.nid, n.start_pfn, n.spanned) for n in memory.nodes]
+        return zones, nodes, memory.sections
+
+    return shape(one) == shape(other)
+
+
+def _identity(finding: Finding) -> str:
+    return json.dumps(asdict(finding), sort_keys=True)
+
+
+def confirm(
+    memory: MemoryMap, memmap: Memmap, rules: Sequence[Rule], look: WhatIs, found: Sequence[Finding]
+) -> List[Finding]:
+    """
+    Read the pages of findings again.
+
+    :param found: Findings of a first read.
+    :return: Those that were there again, unchanged.
+    """
+    if not found:
+        return []
+    ranges = [
+        (start, end, section)
+        for start, end, section in memmap.ranges()
+        if any(f.start_pfn < end and start < f.end_pfn for f in found)
+    ]
+    chunks = (memmap.chunk(start, end, section) for start, end, section in ranges)
+    again = {_identity(f) for f in Scan(memory, memmap, rules, look).findings_in(chunks)}
+    return [finding for finding in found if _identity(finding) in again]
+
+
+@dataclass
+class LiveScan:
+    """
+    The result of a scan of the running kernel.
+
+    :ivar scan: The walk that counted the pages.
+    :ivar transient: Findings that a second read didn't show again.
+    """
+
+    memory: MemoryMap
+    scan: Scan
+    findings: List[Finding]
+    transient: int
+
+
+def scan_live(
+    target: Target,
+    prepared: Prepared,
+    rules: Sequence[Rule],
+    make_look: Callable[[MemoryMap], WhatIs],
+    progress: Optional[Callable[[int], Progress]],
+    pace: Optional[Progress],
+    stop: Optional[Callable[[], bool]],
+) -> LiveScan:
+    """
+    Scan the running kernel until nodes, zones and sections stand still for the time of a scan.
+
+    :param pace: Called with the bytes of memmap after each chunk; may sleep.
+    :param stop: Asked after each chunk whether to end the walk there.
+    :raises LayoutError: if memory changes all the time.
+    """
+    # What was read while privileged is old by now where scans are repeated.
+    memory = read_memory_map(target, layout=prepared.memory.layout)
+    for _ in range(MAX_ATTEMPTS):
+        memmap = Memmap(target.prog, memory, live=True)
+        look = make_look(memory)
+        scan = Scan(memory, memmap, rules, look, pace, stop)
+        try:
+            total = sum(end - start for start, end, _ in memmap.ranges())
+            found = scan.findings(progress(total) if progress is not None else None)
+            kept = confirm(memory, memmap, rules, look, found)
+            after = read_memory_map(target, layout=prepared.memory.layout)
+        except (FaultError, LayoutError):
+            # Memory that went away while it was read.
+            time.sleep(RETRY_SECONDS)
+            memory = read_memory_map(target, layout=prepared.memory.layout)
+            continue
+        if same_map(memory, after) or scan.stopped:
+            if any(rule.id == RULE_ID for rule in rules) and same_map(memory, prepared.memory):
+                kept += disagreements(memory, prepared.files)
+                kept.sort(key=lambda f: (f.start_pfn, f.end_pfn, f.rule))
+            return LiveScan(memory, scan, kept, len(found) - sum(f.rule != RULE_ID for f in kept))
+        memory = after
+    raise LayoutError(f"memory was plugged or unplugged during each of {MAX_ATTEMPTS} scans; try again later")
