@@ -26,6 +26,7 @@ def overview(memory: MemoryMap) -> Dict[str, Any]:
                 "first_deferred_pfn": node.first_deferred_pfn,
             }
             for node in memory.nodes
+            if node.online
         ],
         "zones": describe_zones(memory),
         "sections": [] if memory.layout.flatmem else _sections(memory),

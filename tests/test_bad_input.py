@@ -445,7 +445,7 @@ def test_system_map_of_another_build(cli: Cli, unpacked: Unpacked, small: Any) -
 
 def test_no_types_names_what_would_help(refused: Any, small: Any) -> None:
     note = b"OSRELEASE=6.1.0-99-cloud-amd64\nPAGESIZE=4096\nSYMBOL(init_top_pgt)=ffffffff82610000\n"
-    note += b"SYMBOL(_stext)=ffffffff81000000\nNUMBER(pgtable_l5_enabled)=0\nNUMBER(phys_base)=0\n"
+    note += b"SYMBOL(swapper_pg_dir)=ffffffff82610000\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(pgtable_l5_enabled)=0\nNUMBER(phys_base)=0\n"
     data = elf_core([("VMCOREINFO", note)], [(0xFFFFFFFF81000000, bytes(1 << 16))])
     message = refused(small(data))
     assert "no type information for 6.1.0-99-cloud-amd64" in message
@@ -458,7 +458,8 @@ def test_no_types_names_what_would_help(refused: Any, small: Any) -> None:
 
 def test_output_in_a_directory_that_is_not_there(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "scan", "-o", tmp_path / "missing" / "report"))
-    assert message == f"{tmp_path}/missing/report: can't be written: No such file or directory"
+    assert message.startswith(f"{tmp_path}/missing/report: can't be written: ")
+    assert "directory" in message
 
 
 def test_output_that_is_a_directory(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
@@ -517,7 +518,7 @@ def test_bad_usage_has_status_2(arguments: Any, cli: Cli) -> None:
     done = cli(*arguments)
     assert done.status == 2
     assert done.out == ""
-    assert "Usage:" in done.err
+    assert done.err.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in done.err
 
 

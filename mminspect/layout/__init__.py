@@ -5,7 +5,7 @@ The layout of a kernel's memory map, decoded by the members, enumerators and siz
 :func:`read_memory_map` is the only way in. What comes out holds no drgn object.
 """
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 
@@ -194,18 +194,32 @@ def _online_nodes(prog: Program) -> List[int]:
     return result
 
 
+def _pgdats(prog: Program, online: List[int]) -> Iterator[Tuple[int, Object]]:
+    """
+    Find the nodes that have a pgdat.
+
+    Since Linux kernel commit 09f49dca570a ("mm: handle uninitialized numa nodes gracefully") (in v5.19), nodes that are
+    possible but not online have one too, with empty zones.
+    """
+    try:
+        node_data = prog["node_data"]
+    except LookupError:
+        # Without NUMA there is one node, which isn't in an array.
+        yield 0, prog["contig_page_data"].address_of_()
+        return
+    for nid, pgdat in enumerate(node_data.read_()):
+        if pgdat or nid in online:
+            yield nid, pgdat
+
+
 def _read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> Tuple[List[Node], List[Zone]]:
     nodes: List[Node] = []
     zones: List[Zone] = []
-    for nid in _online_nodes(prog):
-        # Without NUMA there is one node, which isn't in an array.
-        try:
-            pgdat = prog["node_data"][nid]
-        except LookupError:
-            pgdat = prog["contig_page_data"].address_of_()
+    online = _online_nodes(prog)
+    for nid, pgdat in _pgdats(prog, online):
         if not pgdat:
             raise LayoutError(f"node {nid} is online but has no pgdat; the dump is damaged")
-        nodes.append(_node(prog, layout, nid, pgdat))
+        nodes.append(_node(prog, layout, nid, pgdat, nid in online))
         for index in range(layout.max_nr_zones):
             address = pgdat.value_() + layout.node_zones_offset + index * layout.zone_struct_size
             zone = _zone(layout, nid, index, address, pgdat.node_zones[index].read_())
@@ -218,12 +232,13 @@ def _read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> Tuple[List[Nod
     return nodes, zones
 
 
-def _node(prog: Program, layout: Layout, nid: int, pgdat: Object) -> Node:
+def _node(prog: Program, layout: Layout, nid: int, pgdat: Object, online: bool) -> Node:
     deferred = None
     if prog.type("struct pglist_data").has_member("first_deferred_pfn"):
         value = pgdat.first_deferred_pfn.value_()
-        # ULONG_MAX says that nothing is deferred any more.
-        deferred = None if value == (1 << layout.word_bits) - 1 else value
+        start, spanned = pgdat.node_start_pfn.value_(), pgdat.node_spanned_pages.value_()
+        # ULONG_MAX says that nothing is deferred any more. A node that was hot-added has 0.
+        deferred = value if start <= value < start + spanned and value else None
     return Node(
         nid,
         pgdat.value_(),
@@ -231,6 +246,7 @@ def _node(prog: Program, layout: Layout, nid: int, pgdat: Object) -> Node:
         pgdat.node_spanned_pages.value_(),
         pgdat.node_present_pages.value_(),
         deferred,
+        online,
     )
 
 

@@ -101,6 +101,7 @@ class Node:
     :ivar address: Address of the structure.
     :ivar first_deferred_pfn: First pfn whose struct page waits for deferred initialisation, or
         ``None`` if none does.
+    :ivar online: Whether the node is online. One that isn't can have a pgdat, with empty zones.
     """
 
     nid: int
@@ -109,6 +110,7 @@ class Node:
     spanned: int
     present: int
     first_deferred_pfn: Optional[int] = None
+    online: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class MemoryMap:
     """
     One kernel's nodes, zones and sections.
 
-    :ivar zones: Every zone of every online node, empty ones too, by (node, zone ID).
+    :ivar zones: Every zone of every node with a pgdat, empty ones too, by (node, zone ID).
     :ivar sections: Ascending.
     :ivar phantom_zones: FLATMEM only: what the memory behind a node's zones would be taken for, by
         (node, zone ID out of the array), if it can be read.

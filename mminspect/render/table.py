@@ -25,7 +25,8 @@ def write_table(
     limits: List[Optional[int]] = [None] * len(headers)
     if width is not None and rows:
         plain = [[len(click.unstyle(str(value))) for value in row] for row in rows]
-        used = sum(max([len(header), *column]) for header, column in zip(headers[:-1], zip(*plain)))
+        # tabulate makes a column two wider than its header.
+        used = sum(max([len(header) + 2, *column]) for header, column in zip(headers[:-1], zip(*plain)))
         limits[-1] = max(MIN_MESSAGE_WIDTH, width - used - 2 * (len(headers) - 1))
     # Numbers stay as they are written; "0x10" and "1e5" are no numbers to tabulate.
     text = tabulate(rows, headers, tablefmt="simple", maxcolwidths=limits, disable_numparse=True)

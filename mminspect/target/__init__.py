@@ -5,10 +5,11 @@ Targets: a vmcore or the running kernel, opened as a drgn program.
 A target holds memory and VMCOREINFO. Types and symbols are added by :mod:`mminspect.typeinfo`.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
@@ -146,22 +147,40 @@ def _kdump_platform(core: corefile.CoreFile) -> Optional[Platform]:
     return Platform(_ARCHITECTURES[machine], flags)
 
 
-def _set_core_dump(fd: int, platform: Optional[Platform]) -> Program:
+@contextlib.contextmanager
+def _quiet_stderr(quiet: bool) -> Iterator[None]:
+    """Keep what C code writes to stderr off it."""
+    if not quiet:
+        yield
+        return
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _set_core_dump(fd: int, platform: Optional[Platform], flattened: bool) -> Program:
     prog = Program(platform)
-    # drgn closes the descriptor that it gets.
-    prog.set_core_dump(os.dup(fd))
+    # libkdumpfile advises on stderr to convert flattened dumps.
+    with _quiet_stderr(flattened):
+        # drgn closes the descriptor that it gets.
+        prog.set_core_dump(os.dup(fd))
     return prog
 
 
 def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
     try:
-        prog = _set_core_dump(fd, _elf_platform(core))
+        prog = _set_core_dump(fd, _elf_platform(core), core.format == "flattened")
     except Exception as e:
         platform = _kdump_platform(core)
         if platform is None:
             raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
         try:
-            prog = _set_core_dump(fd, platform)
+            prog = _set_core_dump(fd, platform, core.format == "flattened")
         except Exception as e:
             raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:

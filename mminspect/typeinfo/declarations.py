@@ -77,7 +77,10 @@ def enumerator(prog: Program, enum: str, name: str) -> Optional[int]:
 
 def _node_data(prog: Program) -> Optional[Type]:
     nodes = max_numnodes(prog)
-    return prog.array_type(prog.type("struct pglist_data *"), nodes) if nodes else None
+    # Without NUMA there is contig_page_data instead.
+    if nodes is None or nodes == 1:
+        return None
+    return prog.array_type(prog.type("struct pglist_data *"), nodes)
 
 
 def _node_states(prog: Program) -> Optional[Type]:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tests of the live guest, and of mminspect inside it."""
+"""Tests of the live guest, of mminspect inside it, and of what else contrib has for running hosts."""

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Interrupts and closed pipes: the right status, one line, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Unpacked
+from tests.support import AMD64_HEALTHY, VMCORES, Done
+
+# Runs the command line in a process that sends itself a signal in the middle of the work.
+SCRIPT = """
+import importlib, os, signal, sys
+module, name, number = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+original = getattr(module, name)
+def hit(*arguments, **options):
+    os.kill(os.getpid(), number)
+    return original(*arguments, **options)
+setattr(module, name, hit)
+from mminspect.cli import run
+run()
+"""
+
+PLACES = {
+    "while it opens the dump": ("mminspect.target.corefile", "parse"),
+    "while it loads types": ("mminspect.typeinfo", "has_types"),
+    "during the scan": ("mminspect.rules.zone_span", "outside"),
+}
+
+
+def signalled(place: str, number: int, directory: Path, *arguments: object) -> Done:
+    """Run mminspect so that it gets a signal; its temporary files go to a directory that must stay empty."""
+    temporary = directory / "tmpdir"
+    temporary.mkdir()
+    command = [sys.executable, "-c", SCRIPT, *PLACES[place], str(number), *map(str, arguments)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert list(temporary.iterdir()) == []
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("number", "status", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_signal_ends_it_with_one_line(number: int, status: int, word: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    done = signalled(place, number, tmp_path, "-c", core, "scan", "-o", tmp_path / "out" / "report")
+    assert (done.status, done.out, done.err) == (status, "", f"mminspect: {word}\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_interrupted_capture_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    done = signalled("during the scan", 2, tmp_path, "-c", core, "capture", "-o", tmp_path / "out" / "core.zst")
+    assert (done.status, done.out, done.err) == (130, "", "mminspect: interrupted\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def write_to(file: Any, *arguments: str) -> Done:
+    """Run mminspect with something else as its stdout."""
+    command = [sys.executable, "-m", "mminspect", *arguments]
+    done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    return Done(done.returncode, "", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("scan",),
+        ("scan", "--format", "json"),
+        ("scan", "--format", "csv"),
+        ("zones",),
+        ("rules",),
+        ("rules", "mixed-zone"),
+    ],
+)
+def test_closed_pipe_is_one_line(arguments: Any, unpacked: Unpacked) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = write_to(write, "-c", str(unpacked(AMD64_HEALTHY)), *arguments)
+    finally:
+        os.close(write)
+    assert done.status == 2
+    assert done.err == "mminspect: the output was closed before all of it was written\n"
+
+
+@pytest.mark.parametrize("arguments", [("scan",), ("rules", "--format", "json")])
+def test_full_disk_behind_stdout_is_one_line(arguments: Any, unpacked: Unpacked) -> None:
+    with open("/dev/full", "w") as full:
+        done = write_to(full, "-c", str(unpacked(AMD64_HEALTHY)), *arguments)
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("mminspect: ")
+    assert "No space left on device" in line
+    assert "please report it" not in line
