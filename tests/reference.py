@@ -12,7 +12,6 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mmzone import (
-    NODE_DATA,
     early_section,
     for_each_present_section,
     online_section,
@@ -445,20 +444,24 @@ def _online_pfns(prog: Program, machine: Machine) -> Iterator[int]:
             yield pfn
 
 
-def _online_nodes(prog: Program, machine: Machine) -> Iterator[int]:
-    """The bits of ``node_states[N_ONLINE]``."""
-    for index, word in enumerate(prog["node_states"][prog["N_ONLINE"]].bits):
-        for bit in range(machine.word_bits):
-            if word.value_() >> bit & 1:
-                yield index * machine.word_bits + bit
+def _pgdats(prog: Program) -> Iterator[Tuple[int, Object]]:
+    """``NODE_DATA(nid)`` wherever there is one. Nodes that are not online may have one too, with empty zones."""
+    try:
+        node_data = prog["node_data"]
+    except LookupError:
+        yield 0, prog["contig_page_data"].address_of_()
+        return
+    for nid, pgdat in enumerate(node_data):
+        if pgdat:
+            yield nid, pgdat
 
 
 def read_world(prog: Program, machine: Machine) -> World:
     """Read a kernel, one drgn object per page."""
     world = World(machine, {}, {})
-    for nid in _online_nodes(prog, machine):
-        pgdat = NODE_DATA(prog, nid)
-        deferred = pgdat.first_deferred_pfn.value_() if hasattr(pgdat, "first_deferred_pfn") else (1 << 64) - 1
+    for nid, pgdat in _pgdats(prog):
+        # ULONG_MAX when all is initialised, 0 in a node that was plugged in.
+        deferred = (hasattr(pgdat, "first_deferred_pfn") and pgdat.first_deferred_pfn.value_()) or (1 << 64) - 1
         world.nodes[nid] = Node(pgdat.node_start_pfn.value_(), pgdat.node_spanned_pages.value_(), deferred)
         for index in range(machine.max_nr_zones):
             zone = pgdat.node_zones[index]

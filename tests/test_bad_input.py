@@ -444,9 +444,11 @@ def test_system_map_of_another_build(cli: Cli, unpacked: Unpacked, small: Any) -
 
 
 def test_no_types_names_what_would_help(refused: Any, small: Any) -> None:
-    note = b"OSRELEASE=6.1.0-99-cloud-amd64\nPAGESIZE=4096\nSYMBOL(init_top_pgt)=ffffffff82610000\n"
-    note += b"SYMBOL(swapper_pg_dir)=ffffffff82610000\nSYMBOL(_stext)=ffffffff81000000\nNUMBER(pgtable_l5_enabled)=0\nNUMBER(phys_base)=0\n"
-    data = elf_core([("VMCOREINFO", note)], [(0xFFFFFFFF81000000, bytes(1 << 16))])
+    symbols = {"swapper_pg_dir": 0xFFFFFFFF82610000, "init_top_pgt": 0xFFFFFFFF82610000, "_stext": 0xFFFFFFFF81000000}
+    lines = ["OSRELEASE=6.1.0-99-cloud-amd64", "PAGESIZE=4096", "NUMBER(phys_base)=0", "NUMBER(pgtable_l5_enabled)=0"]
+    lines += [f"SYMBOL({name})={address:x}" for name, address in symbols.items()]
+    note = "\n".join(lines).encode()
+    data = elf_core([("VMCOREINFO", note)], [(symbols["_stext"], bytes(1 << 16))])
     message = refused(small(data))
     assert "no type information for 6.1.0-99-cloud-amd64" in message
     assert "linux-image-6.1.0-99-cloud-amd64-dbg" in message

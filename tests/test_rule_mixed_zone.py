@@ -49,6 +49,7 @@ def test_last_page_of_another_zone_than_the_rest_is_mixed() -> None:
         ((Part(3, zone=1), Part(2, zone=2), Part(3, zone=1)), True),
         ((Part(3, zone=1), Part(5, zone=2)), False),
         ((Part(1, zone=1), Part(6, zone=2), Part(1, zone=1)), True),
+        ((Part(3, zone=1), Part(2, zone=2), Part(3, zone=3)), False),
     ],
 )
 def test_block_is_hidden_where_first_and_last_page_agree(parts: Any, hidden: bool) -> None:

@@ -270,7 +270,7 @@ def maps(draw: Any) -> Made:
     return Maker(draw).make()
 
 
-@settings(max_examples=800)
+@settings(max_examples=500)
 @given(maps(), st.sampled_from([1, 2, 8, 64, 1 << 15]))
 def test_random_maps_are_judged_as_by_the_reference(made: Made, chunk_pages: int) -> None:
     assert scan(made, chunk_pages) == reference.findings(world(made))

@@ -283,7 +283,7 @@ def build(recipe: Recipe) -> Kernel:
         source, objects, result = tree, Path(temporary, "objects"), Path(temporary, "result")
         if recipe.edits:
             source = Path(temporary, "source")
-            run(["cp", "-al", str(tree), str(source)])
+            run(["cp", "-al", str(tree.resolve()), str(source)])
             apply(recipe.edits, source)
         objects.mkdir()
         configure(source, objects, recipe)

@@ -189,7 +189,7 @@ def hotplug_command(
     """Plug memory into a guest while it is scanned."""
     append = f"memhp_default_state={online}"
     guest = LiveGuest(find_kernel(kernel), NOTHING, append=append, cpus=2, timeout=timeout)
-    report_series(context, hotplug(guest, rounds, remove, log))
+    report_series(context, hotplug(guest, rounds, remove, log=log))
 
 
 if __name__ == "__main__":

@@ -67,22 +67,23 @@ def is_closed(directory: Path) -> bool:
     return not directory.stat().st_mode & stat.S_IXOTH
 
 
-def cover_of(path: Path) -> Path | None:
-    """Return the directory above a path that hides it from the guest or from its users, or None."""
+def cover_of(path: Path, open_all: bool) -> Path | None:
+    """Return the directory above a path that hides it from the guest, or, with open_all, from its users."""
     for parent in reversed(path.parents):
-        if parent in COVERED or is_closed(parent):
+        if parent in COVERED or (open_all and is_closed(parent)):
             return parent
     return None
 
 
-def cover_lines(paths: Sequence[Path]) -> list[str]:
+def cover_lines(paths: Sequence[Path], open_all: bool) -> list[str]:
     """Return the shell lines that put a tmpfs over some directories and show the needed paths in them again.
 
-    So a user of the guest that is not root reaches an interpreter that lies in root's home.
+    With open_all, a user of the guest that is not root reaches an interpreter that lies in root's home. Otherwise
+    such directories stay closed: mminspect, which starts as root and goes on as another user, has to cope.
     """
     behind: dict[Path, list[Path]] = {cover: [] for cover in COVERED}
     for path in paths:
-        cover = cover_of(path)
+        cover = cover_of(path, open_all)
         if cover is not None:
             behind.setdefault(cover, []).append(path)
     lines = []
@@ -94,13 +95,13 @@ def cover_lines(paths: Sequence[Path]) -> list[str]:
     return lines
 
 
-def mount_lines(paths: Sequence[Path]) -> list[str]:
+def mount_lines(paths: Sequence[Path], open_all: bool) -> list[str]:
     """Return the shell lines of init that mount the root file system on /new."""
     return [
         "mkdir /host /new",
         f"mount -t 9p -o {NINE_P},ro,cache=loose {ROOT_TAG} /host",
         "mount -o bind /host /new",
-        *cover_lines(paths),
+        *cover_lines(paths, open_all),
         "mount -t proc proc /new/proc",
         "mount -t sysfs sys /new/sys",
         "mount -t securityfs security /new/sys/kernel/security 2>/dev/null",
@@ -155,7 +156,7 @@ def run_lines(job: Job) -> list[str]:
 
 def init_lines(job: Job) -> list[str]:
     """Return the shell lines of init."""
-    return [*mount_lines(needed_paths()), *run_lines(job)]
+    return [*mount_lines(needed_paths(), bool(job.user)), *run_lines(job)]
 
 
 def fill_share(share: Path, job: Job, files: Mapping[str, str]) -> None:

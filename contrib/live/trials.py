@@ -141,9 +141,9 @@ def count_of(transient: object) -> int:
     return transient if isinstance(transient, int) else 0
 
 
-def scan_loop(count: str, pause: str = "") -> str:
-    """Return the shell line that scans again and again."""
-    return f'"$python" {INSIDE}/scans.py "$share" {count} {pause}'.rstrip()
+def scan_loop(count: int, arguments: str = "") -> str:
+    """Return the shell line that scans again and again, until $share/stop exists."""
+    return f'"$python" {INSIDE}/scans.py "$share" {count} "$share/stop" {arguments}'.rstrip()
 
 
 def read_series(share: Path, known: Sequence[Report], output: str) -> Series:
@@ -163,7 +163,7 @@ def soak(guest: LiveGuest, scans: int, log: Path | None = None) -> Series:
     script = (
         'mminspect scan --format json --fail-on never -o "$share/quiet.json" || exit 3\n'
         f'"$python" {INSIDE}/pressure.py "$share/stop" &\n'
-        f"{scan_loop(str(scans))} || exit 4\n"
+        f"{scan_loop(scans)} || exit 4\n"
         ': >"$share/stop"; wait'
     )
     with started(replace(guest, job=replace(guest.job, script=script)), log) as session:
@@ -174,6 +174,9 @@ def soak(guest: LiveGuest, scans: int, log: Path | None = None) -> Series:
 
 
 DIMM_MIB = (128, 256)
+FOREVER = 1_000_000
+HOTPLUG_RATE = "8M"
+"""Slows scans down, so that memory comes and goes in the middle of them."""
 PLUG_STEP_SECONDS = 0.37
 PLUG_STEPS = 7
 
@@ -201,13 +204,15 @@ def plug_rounds(session: Session, rounds: int, remove: bool) -> None:
     session.wait_for_file(f"scan.{scan + 2}")
 
 
-def hotplug(guest: LiveGuest, rounds: int, remove: bool = False, log: Path | None = None) -> Series:
+def hotplug(
+    guest: LiveGuest, rounds: int, remove: bool = False, slowly: bool = True, log: Path | None = None
+) -> Series:
     """Plug memory in while scans run. Findings that neither the state before nor after has are false."""
     quiet = 'mminspect scan --format json --fail-on never -o "$share/{}.json" || exit 3\n'
     script = (
         quiet.format("before")
         + ': >"$share/ready"\n'
-        + scan_loop("1000000", '"$share/stop"')
+        + scan_loop(FOREVER, f"--max-rate {HOTPLUG_RATE}" if slowly else "")
         + " || exit 4\n"
         + "sleep 2\n"
         + quiet.format("after")

@@ -174,6 +174,13 @@ def sections_share_mem_map(prog: Program) -> bool:
         roots = prog["NR_SECTION_ROOTS"].value_()
     except LookupError:
         return False
+    try:
+        # Without SPARSEMEM_VMEMMAP there is no subsection_map (since Linux 5.7), and a node's sections share the value
+        # too, since their memmap is allocated in one piece.
+        if not prog.type("struct mem_section_usage").has_member("subsection_map"):
+            return False
+    except LookupError:
+        pass
     first: Optional[int] = None
     for root_nr in range(roots):
         root = mem_section[root_nr]

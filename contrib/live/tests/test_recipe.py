@@ -57,21 +57,20 @@ def test_series() -> None:
     assert count_of(3) == 3 and count_of({"a": 1, "b": {"c": 2}}) == 3
 
 
-def test_closed_directories_are_covered(tmp_path: Path) -> None:
-    """What lies in a directory that others can't enter is shown again in a tmpfs."""
-    closed = tmp_path / "closed"
-    (closed / "python").mkdir(parents=True)
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory in rootfs.COVERED or rootfs.is_closed(directory):
-            break
-    else:
-        closed.chmod(0o700)
-        assert rootfs.cover_of(closed / "python") == closed
-        return
-    assert rootfs.cover_of(closed / "python") == rootfs.cover_of(closed)
-    lines = rootfs.cover_lines([closed / "python"])
-    assert f"mount -o bind /host{closed}/python /new{closed}/python" in lines
-    assert lines.index(f"mkdir -p /new{closed}/python") > 0
+def test_closed_directories_are_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in a directory that others can't enter is shown to them again in a tmpfs."""
+    monkeypatch.setattr(rootfs, "COVERED", {Path("/run"): "755"})
+    monkeypatch.setattr(rootfs, "is_closed", lambda directory: directory.name == "closed")
+    place = tmp_path / "closed" / "python"
+    assert rootfs.cover_of(place, True) == place.parent
+    assert rootfs.cover_of(place, False) is None
+    lines = rootfs.cover_lines([place], True)
+    mount = lines.index(f"mount -t tmpfs -o mode=755 none /new{place.parent}")
+    assert lines[mount + 1 :] == [f"mkdir -p /new{place}", f"mount -o bind /host{place} /new{place}"]
+    assert rootfs.cover_lines([Path("/run/python")], False)[1:] == [
+        "mkdir -p /new/run/python",
+        "mount -o bind /host/run/python /new/run/python",
+    ]
 
 
 def test_the_interpreter_is_needed() -> None:
