@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Iterable, Itera
 from mminspect import memmap as memmap_
 from mminspect.findings import SEVERITIES, Finding, Report
 from mminspect.layout import read_memory_map
-from mminspect.layout.records import EXCLUDED, Chunk, MemoryMap
+from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
 from mminspect.target import Target
@@ -93,8 +93,8 @@ class Scan:
                 for match in matches:
                     yield rule.describe(match, self._memory, self._look)
             pages = chunk.end_pfn - chunk.start_pfn
-            unreadable = int((chunk.state >= EXCLUDED).sum())
-            self.pages_examined += pages - unreadable
+            unreadable = int(((chunk.state >= EXCLUDED) & (chunk.state != OFFLINE)).sum())
+            self.pages_examined += pages - unreadable - int((chunk.state == OFFLINE).sum())
             self.pages_unreadable += unreadable
             first_block = chunk.start_pfn >> order
             self.pageblocks += ((chunk.end_pfn - 1) >> order) - max(first_block, last_block + 1) + 1

@@ -15,6 +15,8 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cas
 
 import zstandard
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind, sizeof
+from drgn.helpers.linux.mm import for_each_valid_page_range
+from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
 
 from mminspect import memmap as memmap_
 from mminspect import target as targets
@@ -187,7 +189,17 @@ def _record(
     memmap = Memmap(recorder.prog, memory)
     memmap_.calibrate(memmap, memory)
     Scan(memory, memmap, select_rules(), what_is(shadow, memory)).findings()
+    _use_helpers(recorder.prog)
     return recorder
+
+
+def _use_helpers(prog: Program) -> None:
+    """Let drgn's own helpers read what they need, so that they work on the capture too."""
+    for helper in (for_each_online_pgdat, for_each_present_section, for_each_valid_page_range):
+        # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP.
+        with contextlib.suppress(LookupError, FaultError):
+            for _ in helper(prog):
+                pass
 
 
 @contextlib.contextmanager

@@ -14,13 +14,14 @@ from typing import IO, Any, Callable, NoReturn, Optional, Tuple
 import click
 
 from mminspect import __version__
-from mminspect.errors import MminspectError, Terminated
+from mminspect.errors import MminspectError, Stopped
 from mminspect.output import check_writable, open_output
 
 EXIT_FINDINGS = 1
 EXIT_FAILED = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+
+# What a signal makes of the program.
+SIGNALS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,28 @@ class Options:
     pageblock_order: Optional[int]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group of commands that notices when its output can't be written. click alone would exit with status 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            result = super().invoke(context)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            _discard_stdout()
+            raise MminspectError("the output was closed before all of it was written") from None
+        except OSError as e:
+            _discard_stdout()
+            raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None
+
+
+def _discard_stdout() -> None:
+    """Keep Python from writing at exit what could not be written now."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-c", "--core", metavar="VMCORE", help="Core dump to read. Default: the running kernel, as root.")
 @click.option(
     "-s",
@@ -67,27 +89,21 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
 
-    def terminate(signum: int, frame: Any) -> None:
-        raise Terminated
+    def stop(signum: int, frame: Any) -> None:
+        raise Stopped(*SIGNALS[signal.Signals(signum)])
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in SIGNALS:
+        signal.signal(number, stop)
     try:
         status = main.main(arguments, prog_name="mminspect", standalone_mode=False)
-        sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _die("interrupted", EXIT_INTERRUPTED)
-    except Terminated:
-        _die("terminated", EXIT_TERMINATED)
-    except BrokenPipeError:
-        # Python would try to flush the rest at exit and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _die("the output was closed before all of it was written")
+    except Stopped as e:
+        _die(str(e), e.status)
     except MminspectError as e:
         if debug:
             traceback.print_exc()
@@ -197,7 +213,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, self._stop)
 
     def _stop(self, signum: int, frame: Any) -> None:

@@ -11,12 +11,19 @@ class MminspectError(Exception):
     """
 
 
-class Terminated(BaseException):
+class Stopped(BaseException):
     """
-    SIGTERM arrived.
+    A signal ends the program.
 
-    No ``Exception``: nothing but the command line, and a walk that may stop early, catches it.
+    No ``Exception``, so that only the command line catches it; nor a ``KeyboardInterrupt``, of which click makes
+    something of its own.
+
+    :ivar status: Exit status.
     """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class TargetError(MminspectError):

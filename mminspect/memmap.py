@@ -6,7 +6,7 @@ Whole chunks are read at once and decoded by stride. This is the last place that
 comes out is arrays.
 """
 
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from mminspect.layout.records import (
     EXCLUDED,
     INITIALIZED,
     NOT_EXPORTED,
+    OFFLINE,
     POISONED,
     STALE,
     UNMAPPED,
@@ -29,6 +30,7 @@ from mminspect.layout.records import (
     Section,
     States,
 )
+from mminspect.layout.sections import Range, subtract
 
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes.
 CHUNK_PAGES = 1 << 15
@@ -38,6 +40,25 @@ MAX_REFCOUNT = 1 << 24
 
 # The pages of a zone that are tried before its layout is called wrong.
 CALIBRATION_PAGES = 4096
+
+
+def join_in_blocks(ranges: Sequence[Range], nr_pages: int) -> Iterator[Range]:
+    """
+    Join ranges that are parts of one pageblock.
+
+    :param ranges: Half-open pfn ranges, ascending.
+    :param nr_pages: ``pageblock_nr_pages``.
+    """
+    pending: Optional[Range] = None
+    for start, end in ranges:
+        if pending is not None and (start & -nr_pages) < pending[1]:
+            pending = (pending[0], end)
+            continue
+        if pending is not None:
+            yield pending
+        pending = (start, end)
+    if pending is not None:
+        yield pending
 
 
 class Memmap:
@@ -64,9 +85,10 @@ class Memmap:
 
         :return: Iterator of (start pfn, end pfn, section), ascending. No pageblock is split.
         """
-        step = max(CHUNK_PAGES, self._memory.layout.pageblock_nr_pages)
+        nr_pages = self._memory.layout.pageblock_nr_pages
+        step = max(CHUNK_PAGES, nr_pages)
         for section in self._memory.sections:
-            for start, end in section.ranges:
+            for start, end in join_in_blocks(section.ranges, nr_pages):
                 while start < end:
                     stop = min(end, (start // step + 1) * step)
                     yield start, stop, section
@@ -97,8 +119,10 @@ class Memmap:
         for first, last, why in unread:
             # An entry may begin or end in a memory page that was read.
             state[first // size : -(-last // size)] = why
-        if unread:
-            link[state >= EXCLUDED] = 0
+        if len(section.ranges) > 1:
+            for low, high in subtract([(start, end)], section.ranges):
+                state[low - start : high - start] = OFFLINE
+        link[state >= EXCLUDED] = 0
         return Chunk(start, flags, link, state, section)
 
     def entry(self, pfn: int, section: Section) -> bytes:

@@ -13,9 +13,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mmzone import (
     early_section,
-    for_each_present_section,
     online_section,
     pfn_to_section_nr,
+    present_section,
     valid_section,
 )
 
@@ -423,6 +423,19 @@ def _word(value: Object) -> int:
     return int(value.f.value_() if hasattr(value, "f") else value.value_())
 
 
+def _present_sections(prog: Program) -> Iterator[Tuple[int, Object]]:
+    """``for_each_present_section_nr()`` with SPARSEMEM_EXTREME, over all roots."""
+    per_root = prog["SECTIONS_PER_ROOT"].value_()
+    mem_section = prog["mem_section"]
+    for root in range(prog["NR_SECTION_ROOTS"].value_()):
+        if not mem_section[root]:
+            continue
+        for index in range(per_root):
+            section = mem_section[root] + index
+            if present_section(section):
+                yield root * per_root + index, section
+
+
 def _online_pfns(prog: Program, machine: Machine) -> Iterator[int]:
     """``pfn_to_online_page()`` for every pfn (``pfn_valid()`` with FLATMEM)."""
     if machine.flatmem:
@@ -430,7 +443,7 @@ def _online_pfns(prog: Program, machine: Machine) -> Iterator[int]:
         yield from range(first, first + prog["max_mapnr"].value_())
         return
     subsection = 1 << (21 - prog["PAGE_SHIFT"].value_())
-    for nr, section in for_each_present_section(prog):
+    for nr, section in _present_sections(prog):
         if not (online_section(section) and valid_section(section)):
             continue
         bits = None if early_section(section) else section.usage.subsection_map
@@ -475,7 +488,7 @@ def read_world(prog: Program, machine: Machine) -> World:
             )
     if not machine.flatmem:
         world.sections_without_bitmap = tuple(
-            nr for nr, section in for_each_present_section(prog) if not section.usage.value_()
+            nr for nr, section in _present_sections(prog) if not section.usage.value_()
         )
     memmap = prog["mem_map"] - prog["ARCH_PFN_OFFSET"] if machine.flatmem else prog["vmemmap"]
     for pfn in _online_pfns(prog, machine):

@@ -260,12 +260,6 @@ def test_zone_that_starts_too_late(cli: Cli, edited: Edited, opened: Opened) -> 
     assert "zone_start_pfn" in complaint(cli("-c", core.path, "scan"))
 
 
-def test_section_number_that_can_not_be(cli: Cli, edited: Edited, opened: Opened) -> None:
-    core = edited(AMD64_HEALTHY)
-    core.write_word(opened(AMD64_HEALTHY)[0].prog["__highest_present_section_nr"].address_, 1 << 40)
-    assert "highest present section number" in complaint(cli("-c", core.path, "scan"))
-
-
 def test_number_of_sections_that_can_not_be(cli: Cli, edited: Edited) -> None:
     core = edited(AMD64_HEALTHY)
     core.replace_in_notes(b"LENGTH(mem_section)=2048\n", b"LENGTH(mem_section)=9999\n")

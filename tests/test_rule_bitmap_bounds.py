@@ -47,6 +47,11 @@ def test_run_is_cut_where_the_bitmap_ends() -> None:
     assert found(FLATMEM, Part(16, zone=0), start=56, rule=RULE) == [("error", 64, 72)]
 
 
+def test_single_page_behind_the_bitmap_is_out_of_bounds() -> None:
+    assert found(FLATMEM, Part(1, zone=0), start=63, rule=RULE) == []
+    assert found(FLATMEM, Part(1, zone=0), start=64, rule=RULE) == [("error", 64, 65)]
+
+
 def test_rounding_to_words_gives_room_behind_the_zone() -> None:
     """40 pages are 5 blocks, 20 bits; setup_usemap() allocates 32."""
     memory = memory_map(zone(0, 0, 40, bitmap=BITMAP), layout=FLAT)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, EXCLUDED, POISONED, ZEROED, Section
+from mminspect.layout.records import DEFERRED, EXCLUDED, OFFLINE, POISONED, ZEROED
 from tests.handmade import FLAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "mixed-zone"
@@ -140,12 +140,10 @@ def test_zones_on_two_sides_of_unreadable_blocks_are_not_mixed() -> None:
 def test_block_with_a_hole_in_the_middle_is_mixed_across_it() -> None:
     """A section may be online in two parts that share a block, as with subsections or ZONE_DEVICE."""
     memory = memory_map(zone(1, 0, 4), zone(2, 4, 8))
-    section = Section(0, ((0, 3), (5, 8)), 0, 0x1000)
-    parts = (
-        chunk(memory, 0, Part(3, zone=1), section=section),
-        chunk(memory, 5, Part(3, zone=2), section=section),
-    )
-    assert [(f.start_pfn, f.end_pfn) for f in scan(memory, *parts, rule=RULE)] == [(0, 8)]
+    parts = chunk(memory, 0, Part(3, zone=1), Part(2, zone=1, state=OFFLINE), Part(3, zone=2))
+    (finding,) = scan(memory, parts, rule=RULE)
+    assert (finding.start_pfn, finding.end_pfn) == (0, 8)
+    assert finding.detail["runs"] == [[0, 3, 0, 1], [5, 8, 0, 2]]
 
 
 def test_layouts_are_what_the_tests_take_them_for() -> None:

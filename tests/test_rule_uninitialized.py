@@ -35,6 +35,11 @@ def test_deferred_is_a_note() -> None:
     assert (finding.severity, finding.detail["kind"]) == ("note", "deferred")
 
 
+def test_what_can_be_read_is_never_unreadable() -> None:
+    parts = [Part(1, state=state) for state in (DEFERRED, ZEROED, POISONED, STALE)]
+    assert found(MEMORY, *parts, start=8, rule="unreadable") == []
+
+
 def test_initialised_pages_are_fine() -> None:
     assert found(MEMORY, Part(8, zone=1), start=8, rule="uninitialized") == []
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule zone-id on hand-made maps."""
 
+import dataclasses
+
 import pytest
 
 from mminspect.layout.records import DEFERRED, EXCLUDED, POISONED, STALE
-from tests.handmade import PGDAT, Part, chunk, found, memory_map, scan, zone
+from tests.handmade import PGDAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "zone-id"
 MEMORY = memory_map(zone(1, 0, 64))
@@ -34,6 +36,16 @@ def test_detail_names_the_memory_taken_for_a_zone() -> None:
     assert finding.detail["member"] == "node_zonelists"
     assert (finding.detail["zone_id"], finding.detail["max_nr_zones"]) == (5, 5)
     assert finding.detail["flags"] == 5 << 57 | 1 << 13
+
+
+def test_zones_need_not_be_the_first_member_of_a_node() -> None:
+    layout = dataclasses.replace(
+        SPARSE, node_zones_offset=0x80, pgdat_members=(("node_id", 0), ("node_zones", 0x80), ("kswapd", 0x600))
+    )
+    memory = memory_map(zone(1, 0, 64), layout=layout)
+    (five, six) = scan(memory, chunk(memory, 0, Part(1, zone=5), Part(1, zone=6)), rule=RULE)
+    assert (five.detail["zone_struct"], five.detail["member"]) == (PGDAT + 0x580, "node_zones")
+    assert (six.detail["zone_struct"], six.detail["member"]) == (PGDAT + 0x680, "kswapd")
 
 
 def test_runs_of_different_zone_ids_are_different_findings() -> None:

@@ -6,31 +6,34 @@ from pathlib import Path
 
 import pytest
 
+from contrib.kernels.agree import compare
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.fetch import Source, cached, fetch, fetch_busybox
+from contrib.kernels.matrix import find_row
+from contrib.kernels.row import boot_row
 from tests.conftest import Cli
 
 
 @pytest.mark.vm
 def test_zones_of_a_booted_kernel_are_those_it_prints(cli: Cli, tmp_path: Path) -> None:
-    errors = pytest.importorskip("contrib.kernels.errors")
-    fetch = pytest.importorskip("contrib.kernels.fetch")
-    matrix = pytest.importorskip("contrib.kernels.matrix")
     for program in ("qemu-system-x86_64", "apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    row = matrix.find_row("amd64-6.12")
+    row = find_row("amd64-6.12")
+    assert isinstance(row.source, Source)
     try:
-        kernel = fetch.cached(row.source) or fetch.fetch(row.source, debug=False)
-        busybox = fetch.fetch_busybox(row.source.suite, row.source.arch)
-    except errors.HarnessError as e:
+        kernel = cached(row.source) or fetch(row.source, debug=False)
+        busybox = fetch_busybox(row.source.suite, row.source.arch)
+    except HarnessError as e:
         pytest.skip(f"the kernel can't be had: {e}")
-    booted = matrix.boot_row(row, tmp_path / "core", kernel, busybox)
+    booted = boot_row(row, tmp_path / "core", kernel, busybox)
 
     done = cli("-c", booted.core, "scan", "--format", "json", "--fail-on", "never")
     assert (done.status, done.err) == (0, "")
     report = done.json()
     assert report["target"]["types_from"] == "btf"
     assert report["target"]["release"] == kernel.release
-    assert matrix.compare(report, booted.truth) == []
+    assert compare(report, booted.truth) == []
     assert report["summary"]["pages_unreadable"] == 0
     assert report["summary"]["by_rule"]["uninitialized"]["findings"] == 0
 

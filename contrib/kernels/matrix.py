@@ -45,6 +45,19 @@ PPC64EL_6_12_64K = Source("trixie", "ppc64el", V6_12 + "powerpc64le-64k")
 
 BLOCK_MIB = 128
 OFFLINE_LAST_BLOCK = "echo offline >$(ls -d /sys/devices/system/memory/memory[0-9]* | sort -V | tail -n 1)/state"
+# 2021's layout in small: the first page of many pageblocks between 32 and 120 MiB is a hole, as E820 has it.
+BLOCK_HOLES = " ".join(f"memmap=4K${mebibytes << 20:#x}" for mebibytes in range(32, 120, 2) if mebibytes % 8)
+# Fill memory with files, take every other away, and ask for huge pages: compaction has to move what is left.
+PROVOKE_COMPACTION = (
+    "echo 8 >/proc/sys/kernel/printk",
+    "mkdir /files; mount -t tmpfs -o size=90% files /files",
+    "for round in 1 2 3 4 5 6; do",
+    "  i=0; while [ $i -lt 700 ] && dd if=/dev/zero of=/files/$i bs=64k count=2 2>/dev/null; do i=$((i + 1)); done",
+    "  j=0; while [ $j -lt $i ]; do rm /files/$j; j=$((j + 2)); done",
+    "  echo 40 >/proc/sys/vm/nr_hugepages; echo 1 >/proc/sys/vm/compact_memory",
+    "  echo 0 >/proc/sys/vm/nr_hugepages; rm -f /files/*",
+    "done",
+)
 HOTPLUG = Row(
     "hotplug",
     AMD64_7_2,
@@ -375,6 +388,15 @@ ROWS: tuple[Row, ...] = (
         append="vm_debug=P",
         shell=HOTPLUG.shell,
         qmp=DIMMS,
+    ),
+    Row(
+        "amd64-5.10-bug",
+        build.BUG_2021,
+        "the bug of 2021: compaction meets a hole that links to zone DMA inside DMA32, and the kernel panics",
+        memory="128M",
+        append=f"oops=panic {BLOCK_HOLES}",
+        after=PROVOKE_COMPACTION,
+        panics=True,
     ),
 )
 

@@ -4,10 +4,11 @@
 Install as sos/report/plugins/mminspect.py. It works with sos 4.0 and later.
 """
 
-from sos.report.plugins import IndependentPlugin, Plugin
+from sos.report.plugins import DebianPlugin, IndependentPlugin, Plugin, RedHatPlugin, UbuntuPlugin
 
 
-class Mminspect(Plugin, IndependentPlugin):
+# sos 4.0 on Debian knows no IndependentPlugin.
+class Mminspect(Plugin, IndependentPlugin, RedHatPlugin, DebianPlugin, UbuntuPlugin):
     """Collects a scan of the kernel's memory map and the kernel's own view of its memory."""
 
     short_desc = "Scan of the kernel's memory map"

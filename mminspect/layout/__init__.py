@@ -49,6 +49,10 @@ def read_memory_map(
         raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
     except (LookupError, AttributeError, TypeError) as e:
         raise LayoutError(f"the type information lacks what describes memory: {_one_line(e)}") from None
+    except (ValueError, OverflowError, ZeroDivisionError) as e:
+        raise LayoutError(
+            f"the kernel's sizes can't be true ({_one_line(e)}); the dump, its VMCOREINFO or the types are damaged"
+        ) from None
     if not any(section.ranges for section in found):
         raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
     if layout.flatmem:

@@ -259,6 +259,8 @@ DEFERRED = 4
 EXCLUDED = 5
 NOT_EXPORTED = 6
 UNMAPPED = 7
+# Not an online page: a hole inside a pageblock.
+OFFLINE = 8
 
 UNINITIALIZED_KINDS = {ZEROED: "zeroed", POISONED: "poisoned", STALE: "stale", DEFERRED: "deferred"}
 UNREADABLE_REASONS = {EXCLUDED: "excluded from the dump", NOT_EXPORTED: "not exported by kcore", UNMAPPED: "unmapped"}
@@ -276,11 +278,6 @@ class Run(NamedTuple):
     end: int
     link: int
     state: int
-
-    @property
-    def readable(self) -> bool:
-        """Whether the target holds the entries."""
-        return self.state < EXCLUDED
 
     @property
     def judged(self) -> bool:

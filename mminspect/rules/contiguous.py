@@ -22,14 +22,14 @@ from typing import Any, Iterator, Sequence, Tuple
 import numpy as np
 
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import DEFERRED, Chunk, MemoryMap, Zone
+from mminspect.layout.records import DEFERRED, OFFLINE, Chunk, MemoryMap, Zone
 from mminspect.rules import Commit, Match, Rule, WhatIs
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find refused blocks of contiguous zones in a chunk."""
     for zone in memory.zones:
-        if zone.contiguous and zone.start_pfn < chunk.end_pfn and chunk.start_pfn < zone.end_pfn:
+        if zone.contiguous and zone.spanned and zone.start_pfn < chunk.end_pfn and chunk.start_pfn < zone.end_pfn:
             yield from _check_zone(chunk, memory, zone)
 
 
@@ -44,9 +44,11 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     whole = (starts >= chunk.start_pfn) & (ends <= chunk.end_pfn)
     first = np.clip(starts, chunk.start_pfn, chunk.end_pfn - 1) - chunk.start_pfn
     last = np.clip(ends - 1, chunk.start_pfn, chunk.end_pfn - 1) - chunk.start_pfn
-    judged = (chunk.state[first] < DEFERRED) & (chunk.state[last] < DEFERRED)
+    first_state, last_state = chunk.state[first], chunk.state[last]
+    offline = (first_state == OFFLINE) | (last_state == OFFLINE)
+    judged = offline | ((first_state < DEFERRED) & (last_state < DEFERRED))
     link = layout.link(zone.node, zone.index)
-    good = (chunk.link[first] == link) & (chunk.link[last] == link)
+    good = ~offline & (chunk.link[first] == link) & (chunk.link[last] == link)
     for index in np.flatnonzero(judged & ~(good & whole)).tolist():
         yield Match(int(starts[index]), int(ends[index]), (zone.node, zone.index))
 
@@ -56,7 +58,7 @@ def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
     nr_pages = memory.layout.pageblock_nr_pages
     for zone in memory.zones:
         low, high = max(start, zone.start_pfn), min(end, zone.end_pfn)
-        if not zone.contiguous or low >= high:
+        if not zone.contiguous or low >= high or not zone.spanned:
             continue
         first = max(low & -nr_pages, zone.start_pfn)
         last = min(-(-high // nr_pages) * nr_pages, zone.end_pfn)

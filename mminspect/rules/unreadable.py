@@ -26,7 +26,7 @@ from mminspect.rules import Match, Rule, WhatIs
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs of one reason."""
     for run in chunk.runs():
-        if not run.readable:
+        if run.state in UNREADABLE_REASONS:
             yield Match(run.start, run.end, run.state)
 
 

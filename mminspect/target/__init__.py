@@ -91,13 +91,32 @@ def from_program(prog: Program) -> Target:
     """
     Make a target of a drgn program that somebody else opened.
 
+    Reads of memory that was left out of an ELF dump fail from then on, instead of returning zeros.
+
     :raises TargetError: if it isn't the Linux kernel.
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError("the program is not a Linux kernel")
-    kind = "live" if prog.flags & ProgramFlags.IS_LIVE else "vmcore"
-    path = getattr(prog, "core_dump_path", None)
-    return Target(prog, kind, str(path) if path else (KCORE if kind == "live" else ""), read_vmcoreinfo(prog))
+    vmcoreinfo = read_vmcoreinfo(prog)
+    if prog.flags & ProgramFlags.IS_LIVE:
+        return Target(prog, "live", KCORE, vmcoreinfo)
+    path = str(getattr(prog, "core_dump_path", None) or "")
+    core = _read_headers(path)
+    if core is not None:
+        overlay.fault_on_excluded(prog, core.segments)
+    return Target(prog, "vmcore", path, vmcoreinfo, core)
+
+
+def _read_headers(path: str) -> Optional[corefile.CoreFile]:
+    """Read the headers of a vmcore that drgn has open, as far as it is a file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return corefile.parse(fd, path)
+    finally:
+        os.close(fd)
 
 
 def open_vmcore(path: str) -> Target:

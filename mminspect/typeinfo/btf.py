@@ -228,7 +228,10 @@ class Btf:
             pass
         if depth > _MAX_DEPTH:
             raise TypeInfoError("corrupt BTF: types refer to each other in a loop")
-        result = self._make_type(type_id, depth + 1)
+        try:
+            result = self._make_type(type_id, depth + 1)
+        except (TypeError, ValueError, IndexError, OverflowError) as e:
+            raise TypeInfoError(f"corrupt BTF: type {type_id} can't be: {e}") from None
         self._types[type_id] = result
         return result
 
@@ -288,9 +291,13 @@ class Btf:
 
     def _lazy_object(self, type_id: int, bit_size: Optional[int]) -> Callable[[], Object]:
         def make() -> Object:
-            if bit_size is None:
-                return Object(self._prog, self.type(type_id))
-            return Object(self._prog, self.type(type_id), bit_field_size=bit_size)
+            type_ = self.type(type_id)
+            try:
+                if bit_size is None:
+                    return Object(self._prog, type_)
+                return Object(self._prog, type_, bit_field_size=bit_size)
+            except (TypeError, ValueError) as e:
+                raise TypeInfoError(f"corrupt BTF: a member can't have its type: {e}") from None
 
         return make
 

@@ -39,7 +39,7 @@ def read_build_id(path: str) -> Optional[str]:
                     build_id = _find_build_id(file.read(size), order)
                     if build_id is not None:
                         return build_id
-    except (OSError, struct.error) as e:
+    except (OSError, struct.error, ValueError, OverflowError) as e:
         reason = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else "damaged ELF file"
         raise TypeInfoError(f"{path}: {reason}") from None
     return None

@@ -36,8 +36,8 @@ running() { cat "$share/pid"; }
 slow() {
   name=$1
   shift
-  told "$name" sh -c 'echo $$ >"$share/pid"; exec env --default-signal=INT mminspect "$@"' sh scan --max-rate 1M --format json --fail-on never \
-    "$@" &
+  told "$name" sh -c 'echo $$ >"$share/pid"; exec env --default-signal=INT mminspect scan "$@"' sh \
+    --max-rate 1M --format json --fail-on never "$@" &
   sleep 1
   until [ "$(awk '/^CapEff/ { print $2 }' "/proc/$(running)/status")" = 0000000000000000 ]; do sleep 0.5; done
   sleep 2

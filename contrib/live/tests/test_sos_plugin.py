@@ -43,7 +43,8 @@ def test_what_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan is collected as JSON, with nothing of stderr in it and a time limit."""
     api: Any = types.ModuleType("sos.report.plugins")
     api.Plugin = StandIn
-    api.IndependentPlugin = type("IndependentPlugin", (), {})
+    for name in ("IndependentPlugin", "RedHatPlugin", "DebianPlugin", "UbuntuPlugin"):
+        setattr(api, name, type(name, (), {}))
     for name in ("sos", "sos.report"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "sos.report.plugins", api)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reading the memmap: what a state is, where chunks end, and how a layout is calibrated."""
+
+import dataclasses
+import struct
+from typing import Any, Dict, List, Optional, Tuple
+
+import pytest
+from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
+
+from mminspect import memmap as memmap_
+from mminspect.errors import LayoutError
+from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Section
+from mminspect.memmap import Memmap, calibrate
+from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
+
+BASE = 0x1000000
+SIZE = 64
+
+
+def program(data: bytes, bad: Tuple[int, int] = (0, 0)) -> Program:
+    """Make a program with a memmap at BASE, part of which faults."""
+    prog = Program(Platform(Architecture.UNKNOWN, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN))
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        if address < bad[1] and bad[0] < address + count:
+            raise FaultError("excluded from the dump", address)
+        return data[address - BASE : address - BASE + count]
+
+    prog.add_memory_segment(BASE, len(data), read)
+    return prog
+
+
+def entry(flags: int, mapcount: int = -1, refcount: int = 1, rest: int = 0) -> bytes:
+    """Make a struct page."""
+    data = bytearray(SIZE)
+    struct.pack_into("<QQ", data, 0, flags, rest)
+    struct.pack_into("<ii", data, 48, mapcount, refcount)
+    return bytes(data)
+
+
+GOOD = entry(page_flags(SPARSE, 0, 1))
+
+
+def with_sections(memory: MemoryMap, *ranges: Tuple[int, int]) -> MemoryMap:
+    """Put one section into a memory map."""
+    return dataclasses.replace(memory, sections=(Section(0, ranges, BASE, 1),))
+
+
+def states(*entries: bytes, memory: Optional[MemoryMap] = None) -> List[int]:
+    """Get the states of entries."""
+    memory = memory or memory_map(zone(0, 0, 4), zone(1, 4, 60))
+    section = Section(0, ((0, len(entries)),), BASE, 1)
+    reader = Memmap(program(b"".join(entries)), memory)
+    return [int(s) for s in reader.chunk(0, len(entries), section).state]
+
+
+NAMES: Dict[str, Any] = {
+    "all zero": (bytes(SIZE), memmap_.ZEROED),
+    "flags zero, count not": (entry(0), INITIALIZED),
+    "flags and _mapcount zero, something else not": (entry(0, 0, 1), INITIALIZED),
+    "zero but for the last byte": (bytes(SIZE - 1) + b"\1", INITIALIZED),
+    "all ones": (b"\xff" * SIZE, memmap_.POISONED),
+    "flags all ones, the rest not": (entry((1 << 64) - 1), memmap_.POISONED),
+    "all ones but one bit of flags": (entry((1 << 64) - 2), INITIALIZED),
+    "no such zone, plausible count": (entry(page_flags(SPARSE, 0, 5)), INITIALIZED),
+    "no such zone, negative count": (entry(page_flags(SPARSE, 0, 5), refcount=-1), memmap_.STALE),
+    "no such zone, absurd count": (entry(page_flags(SPARSE, 0, 5), refcount=(1 << 24) + 1), memmap_.STALE),
+    "no such zone, large count": (entry(page_flags(SPARSE, 0, 5), refcount=1 << 24), INITIALIZED),
+    "good zone, negative count": (entry(page_flags(SPARSE, 0, 1), refcount=-1), INITIALIZED),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_of_an_entry(name: str) -> None:
+    data, state = NAMES[name]
+    assert states(GOOD, data, GOOD) == [INITIALIZED, state, INITIALIZED]
+
+
+def deferred_from(pfn: int, start: int = 0, spanned: int = 64) -> MemoryMap:
+    """Make a map whose node waits for initialisation from a pfn."""
+    return memory_map(zone(0, 0, 4), zone(1, 4, 60), nodes=[Node(0, PGDAT, start, spanned, spanned, pfn)])
+
+
+def test_deferred_entries_begin_at_the_pfn_and_end_with_the_node() -> None:
+    memory = deferred_from(6, 0, 8)
+    expected = [INITIALIZED] * 4 + [memmap_.ZEROED] * 2 + [memmap_.DEFERRED] * 2 + [memmap_.ZEROED]
+    assert states(*[entry(0)] * 4, *[bytes(SIZE)] * 5, memory=memory) == expected
+
+
+def test_entries_initialised_early_are_not_deferred() -> None:
+    assert states(*[GOOD] * 8, memory=deferred_from(4)) == [INITIALIZED] * 8
+
+
+def test_poison_that_waits_is_deferred() -> None:
+    assert states(*[GOOD] * 5, b"\xff" * SIZE, memory=deferred_from(5))[5] == memmap_.DEFERRED
+
+
+def test_chunks_end_at_pageblocks_and_with_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 16)
+    memory = with_sections(memory_map(zone(1, 0, 64)), (3, 40), (48, 50))
+    ranges = [(start, end) for start, end, _ in Memmap(program(bytes(64 * SIZE)), memory).ranges()]
+    assert ranges == [(3, 16), (16, 32), (32, 40), (48, 50)]
+
+
+def test_chunk_is_never_smaller_than_a_pageblock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 2)
+    memory = with_sections(memory_map(zone(1, 0, 64)), (0, 24))
+    ranges = [(start, end) for start, end, _ in Memmap(program(bytes(64 * SIZE)), memory).ranges()]
+    assert ranges == [(0, 8), (8, 16), (16, 24)]
+
+
+def test_calibration_accepts_a_zone_with_one_page_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memmap_, "CALIBRATION_PAGES", 8)
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 16)
+    other = entry(page_flags(SPARSE, 0, 2))
+    memory = with_sections(memory_map(zone(1, 0, 64), zone(2, 0, 64)), (0, 64))
+    calibrate(Memmap(program(other * 30 + GOOD + other * 33), memory), memory)
+
+
+def test_calibration_refuses_a_zone_that_no_page_links_to() -> None:
+    memory = with_sections(memory_map(zone(1, 0, 32), zone(2, 32, 32)), (0, 64))
+    with pytest.raises(LayoutError, match="no page of node 0 zone Normal decodes to it"):
+        calibrate(Memmap(program(GOOD * 64), memory), memory)
+
+
+def test_calibration_needs_no_page_of_a_zone_without_present_pages() -> None:
+    empty = dataclasses.replace(zone(2, 32, 32), present=0)
+    memory = with_sections(memory_map(zone(1, 0, 32), empty), (0, 64))
+    calibrate(Memmap(program(GOOD * 64), memory), memory)
+
+
+def test_calibration_refuses_a_target_without_a_memmap() -> None:
+    memory = with_sections(memory_map(zone(1, 0, 64)), (0, 64))
+    with pytest.raises(LayoutError, match="not one struct page"):
+        calibrate(Memmap(program(GOOD * 64, (BASE, BASE + 64 * SIZE)), memory), memory)
+
+
+def test_calibration_is_content_with_what_can_be_read() -> None:
+    memory = with_sections(memory_map(zone(1, 0, 256)), (0, 256))
+    calibrate(Memmap(program(GOOD * 256, (BASE, BASE + 64 * SIZE)), memory), memory)
+
+
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How the memmap is cut into chunks."""
+
+from mminspect.memmap import join_in_blocks
+
+
+def test_parts_of_one_pageblock_are_one_range() -> None:
+    assert list(join_in_blocks([(0, 3), (5, 8)], 8)) == [(0, 8)]
+
+
+def test_parts_of_different_pageblocks_stay_apart() -> None:
+    assert list(join_in_blocks([(0, 8), (16, 24)], 8)) == [(0, 8), (16, 24)]
+
+
+def test_many_parts_are_joined_one_after_the_other() -> None:
+    assert list(join_in_blocks([(0, 2), (3, 5), (6, 9), (12, 14), (17, 18)], 8)) == [(0, 14), (17, 18)]
