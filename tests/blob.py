@@ -79,7 +79,5 @@ class Blob:
     def data(self) -> bytes:
         """Get the blob."""
         types = b"".join(self.words)
-        header = struct.pack(
-            self.order + "HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(self.strings)
-        )
+        header = struct.pack(self.order + "HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(self.strings))
         return header + types + self.strings

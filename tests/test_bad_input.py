@@ -370,9 +370,7 @@ def test_btf_with_noise_in_it(cli: Cli, unpacked: Unpacked, opened: Opened, smal
 
 
 @pytest.mark.parametrize("size", [0, 1, 60, 1 << 31])
-def test_struct_page_of_an_impossible_size(
-    size: int, cli: Cli, unpacked: Unpacked, opened: Opened, small: Any
-) -> None:
+def test_struct_page_of_an_impossible_size(size: int, cli: Cli, unpacked: Unpacked, opened: Opened, small: Any) -> None:
     data = bytearray(btf_of(opened, AMD64_HEALTHY))
     types = Btf(opened(AMD64_HEALTHY)[0].prog, bytes(data))
     type_id = types.find("page", (4,))
@@ -427,9 +425,7 @@ def test_vmlinux_that_is_not_there(cli: Cli, unpacked: Unpacked, tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["", "Hello, world\n", "xyz T _stext\n", "ffff\n"])
 def test_system_map_that_is_none(cli: Cli, unpacked: Unpacked, small: Any, text: str) -> None:
-    assert "System.map" in complaint(
-        cli("-c", unpacked(AMD64_HEALTHY), "--system-map", small(text.encode()), "scan")
-    )
+    assert "System.map" in complaint(cli("-c", unpacked(AMD64_HEALTHY), "--system-map", small(text.encode()), "scan"))
 
 
 def test_system_map_of_another_build(cli: Cli, unpacked: Unpacked, small: Any) -> None:

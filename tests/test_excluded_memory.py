@@ -63,9 +63,7 @@ def test_nothing_that_is_left_out_is_called_uninitialized(
     assert finding.end_pfn >= 0x3000 - (-(72 + size) // 64)
 
 
-def test_left_out_pages_at_a_mixed_boundary_hide_nothing_else(
-    edited: Edited, opened: Opened, scanned: Scanned
-) -> None:
+def test_left_out_pages_at_a_mixed_boundary_hide_nothing_else(edited: Edited, opened: Opened, scanned: Scanned) -> None:
     core = edited(I386_HOLE)
     mem_map = opened(I386_HOLE)[0].prog["mem_map"].value_()
     # All of the zeroed hole and more.

@@ -21,9 +21,7 @@ def plain(path: object) -> Program:
 
 
 @pytest.mark.parametrize("name", [AMD64_400M, AMD64_NUMA, ARM64, S390X])
-def test_scan_of_a_plain_program_is_that_of_the_command_line(
-    name: str, unpacked: Unpacked, scanned: Scanned
-) -> None:
+def test_scan_of_a_plain_program_is_that_of_the_command_line(name: str, unpacked: Unpacked, scanned: Scanned) -> None:
     report = scan(plain(unpacked(name)))
     assert summary(report.findings) == summary(scanned(name).findings)
     assert without_times(report.as_dict()) == without_times(scanned(name).as_dict())

@@ -11,7 +11,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from mminspect import memmap as memmap_
 from mminspect.errors import LayoutError
 from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Section
-from mminspect.memmap import Memmap, calibrate
+from mminspect.memmap import Memmap, calibrate, join_in_blocks
 from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
 BASE = 0x1000000
@@ -139,12 +139,6 @@ def test_calibration_refuses_a_target_without_a_memmap() -> None:
 def test_calibration_is_content_with_what_can_be_read() -> None:
     memory = with_sections(memory_map(zone(1, 0, 256)), (0, 256))
     calibrate(Memmap(program(GOOD * 256, (BASE, BASE + 64 * SIZE)), memory), memory)
-
-
-# SPDX-License-Identifier: LGPL-2.1-or-later
-"""How the memmap is cut into chunks."""
-
-from mminspect.memmap import join_in_blocks
 
 
 def test_parts_of_one_pageblock_are_one_range() -> None:

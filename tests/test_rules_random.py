@@ -207,9 +207,7 @@ class Maker:
                 pfn += 1
         return made
 
-    def entry(
-        self, layout: Layout, zones: Sequence[Zone], pfn: int, kind: str, fields: Tuple[int, int, bool]
-    ) -> bytes:
+    def entry(self, layout: Layout, zones: Sequence[Zone], pfn: int, kind: str, fields: Tuple[int, int, bool]) -> bytes:
         """Make one struct page."""
         size = layout.page_struct_size
         if kind == "zeroed":

@@ -16,6 +16,8 @@ from .conftest import kernel_or_skip
 
 pytestmark = pytest.mark.vm
 SYSTEMD = Path("/usr/lib/systemd/systemd")
+CAPABILITIES = (1, 6, 7, 17)
+"""CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID, CAP_SYS_RAWIO."""
 METRICS = "/run/textfile/mminspect.prom"
 
 # The interpreter may lie in root's home, so ProtectHome= is off here. systemd runs in a PID namespace, where it needs
@@ -35,7 +37,8 @@ StandardError=append:{SHARE}/err
 ExecStart=
 ExecStart={SHARE}/bin/mminspect scan --format prometheus --fail-on never -o \${{MMINSPECT_TEXTFILE}}
 ExecStartPost=-/bin/sh -c 'ls /sys/class/net >{SHARE}/net'
-ExecStartPost=-/bin/sh -c 'touch /run/outside /sys/kernel/mm/outside; echo 1 >/proc/sys/vm/compact_memory'
+ExecStartPost=-/bin/sh -c 'cat /proc/self/status >{SHARE}/proc'
+ExecStartPost=-/bin/sh -c 'touch /sys/kernel/mm/outside; echo 1 >/proc/sys/vm/compact_memory'
 END
 cat >$units/try.service <<END
 [Unit]
@@ -78,9 +81,11 @@ def test_scan_in_the_sandbox(share: Path) -> None:
 
 
 def test_sandbox(share: Path) -> None:
-    """There is no network, and nothing outside the metrics' directory can be written."""
-    assert not (share / "net").exists()
+    """There is no network, the kernel's settings can't be changed, and only four capabilities are left."""
+    assert (share / "net").read_text().split() == ["lo"]
     refused = (share / "err").read_text()
-    for path in (f"{SHARE}/net", "/run/outside", "/sys/kernel/mm/outside", "/proc/sys/vm/compact_memory"):
-        line = next((line for line in refused.splitlines() if path in line), "")
-        assert line, f"{path} could be written\n{refused}"
+    for path in ("/sys/kernel/mm/outside", "/proc/sys/vm/compact_memory"):
+        assert any(path in line and "Read-only" in line for line in refused.splitlines()), refused
+    process = dict(line.split(":", 1) for line in (share / "proc").read_text().splitlines())
+    assert int(process["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES)
+    assert (process["NoNewPrivs"].strip(), process["Seccomp"].strip()) == ("1", "2")
