@@ -154,18 +154,16 @@ class Maker:
                 start, spanned = self.number(0, total), self.draw(st.sampled_from([0, 0, 1, 2])) * self.number(0, total)
                 bitmap = self.draw(st.sampled_from([0, 0x80000000, 0x80000100])) if layout.flatmem else None
                 spanned = min(spanned, total)
-                contiguous = bool(spanned) and self.draw(st.booleans())
+                contiguous = self.draw(st.booleans())
                 made.append(handmade.zone(index, start, spanned, node, bitmap=bitmap, contiguous=contiguous))
         return made
 
-    def ranges(self, layout: Layout, low: int, high: int) -> Tuple[Tuple[int, int], ...]:
-        """Choose the online pages of a section: all of it, or with a hole, but no block in two parts."""
+    def ranges(self, low: int, high: int) -> Tuple[Tuple[int, int], ...]:
+        """Choose the online pages of a section: all of it, or with holes anywhere, also inside pageblocks."""
         if self.number(0, 2):
             return ((low, high),)
-        start, end = sorted((self.number(low, high), self.number(low, high)))
-        if start > low and (start - 1) >> layout.pageblock_order == end >> layout.pageblock_order:
-            return ((low, start),)
-        return tuple(r for r in ((low, start), (end, high)) if r[0] < r[1]) or ((low, high),)
+        edges = sorted({self.number(low, high) for _ in range(2 * self.number(1, 3))})
+        return tuple(zip(edges[::2], edges[1::2])) or ((low, high),)
 
     def sections(self, layout: Layout, total: int) -> List[Section]:
         """Choose the sections that are online."""
@@ -177,7 +175,7 @@ class Maker:
         made = []
         for nr in chosen:
             bitmap = self.draw(st.sampled_from([0, 1, 1, 1]))
-            made.append(Section(nr, self.ranges(layout, nr * size, nr * size + size), BASE + 8, bitmap))
+            made.append(Section(nr, self.ranges(nr * size, nr * size + size), BASE + 8, bitmap))
         return made
 
     def nodes(self, zones: Sequence[Zone], total: int) -> List[Node]:

@@ -115,7 +115,7 @@ HOLES_TO_ZONE_0 = Edit(
     "__init_single_page(pfn_to_page(pfn), pfn, 0, 0);\n\t\t__SetPageReserved",
 )
 # What 6e2b7044c199 and be21b32afe47 put right in compaction, where the crash of 2021 was seen: the first page of
-# a pageblock was taken for a page of the zone without a look at it. Here it is as it was in 5.10.
+# a pageblock was taken for a page of the zone without a look at it.
 COMPACTION_TRUSTS_BLOCKS = (
     Edit(
         "mm/compaction.c",
@@ -127,12 +127,6 @@ COMPACTION_TRUSTS_BLOCKS = (
         "\tpage = pageblock_pfn_to_page(start_pfn, end_pfn, cc->zone);\n\tif (!page)\n\t\treturn;\n\n"
         "\tisolate_freepages_block(cc, &start_pfn",
         "\tpage = pfn_to_page(pfn);\n\n\tisolate_freepages_block(cc, &start_pfn",
-    ),
-    Edit(
-        "mm/compaction.c",
-        "page = pageblock_pfn_to_page(min_pfn,\n\t\t\t\t\t\tmin(pageblock_end_pfn(min_pfn),\n"
-        "\t\t\t\t\t\t    zone_end_pfn(cc->zone)),\n\t\t\t\t\t\tcc->zone);",
-        "page = pfn_to_page(min_pfn);",
     ),
 )
 

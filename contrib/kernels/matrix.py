@@ -45,17 +45,20 @@ PPC64EL_6_12_64K = Source("trixie", "ppc64el", V6_12 + "powerpc64le-64k")
 
 BLOCK_MIB = 128
 OFFLINE_LAST_BLOCK = "echo offline >$(ls -d /sys/devices/system/memory/memory[0-9]* | sort -V | tail -n 1)/state"
-# 2021's layout in small: the first page of many pageblocks between 32 and 120 MiB is a hole, as E820 has it.
-BLOCK_HOLES = " ".join(f"memmap=4K${mebibytes << 20:#x}" for mebibytes in range(32, 120, 2) if mebibytes % 8)
-# Fill memory with files, take every other away, and ask for huge pages: compaction has to move what is left.
+# 2021's layout in small: the first page of each pageblock between 40 and 126 MiB is a hole, as E820 has it.
+BLOCK_HOLES = " ".join(f"memmap=4K${mebibytes << 20:#x}" for mebibytes in range(40, 126, 2))
+# Fill memory from below with files. Free pages that can be moved to are then few, and all in one pageblock, whose
+# first page is a hole. The huge pages asked for after each file make compaction look for a free page.
 PROVOKE_COMPACTION = (
     "echo 8 >/proc/sys/kernel/printk",
-    "mkdir /files; mount -t tmpfs -o size=90% files /files",
-    "for round in 1 2 3 4 5 6; do",
-    "  i=0; while [ $i -lt 700 ] && dd if=/dev/zero of=/files/$i bs=64k count=2 2>/dev/null; do i=$((i + 1)); done",
-    "  j=0; while [ $j -lt $i ]; do rm /files/$j; j=$((j + 2)); done",
-    "  echo 40 >/proc/sys/vm/nr_hugepages; echo 1 >/proc/sys/vm/compact_memory",
-    "  echo 0 >/proc/sys/vm/nr_hugepages; rm -f /files/*",
+    "mkdir /files; mount -t tmpfs -o size=95% files /files",
+    "for round in 1 2 3 4; do",
+    "  i=0; while [ $i -lt 300 ]; do dd if=/dev/zero of=/files/$i bs=64k count=1 2>/dev/null; i=$((i + 1)); done",
+    "  while [ $i -lt 1200 ]; do",
+    "    dd if=/dev/zero of=/files/$i bs=16k count=1 2>/dev/null; i=$((i + 1))",
+    "    for pages in 40 0; do echo $pages >/proc/sys/vm/nr_hugepages; done",
+    "  done",
+    "  rm /files/*",
     "done",
 )
 HOTPLUG = Row(

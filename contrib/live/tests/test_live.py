@@ -15,13 +15,14 @@ from contrib.live.trials import LAYOUTS, guest_with, hotplug, refused, scan_and_
 from .conftest import kernel_or_skip
 
 pytestmark = pytest.mark.vm
+slow = pytest.mark.slow
 NOTHING = Job("")
 USER = 1000
 SOAK_VARIABLE = "MMINSPECT_SOAK_SCANS"
 SOAK_SCANS = 10
 
 
-@pytest.mark.parametrize("version", ["6.1", "6.12", "7.2"])
+@pytest.mark.parametrize("version", [pytest.param("6.1", marks=slow), "6.12", pytest.param("7.2", marks=slow)])
 def test_live_equals_dump(version: str, tmp_path: Path) -> None:
     """The scan of a running kernel says what the scan of its dump says."""
     guest = guest_with(kernel_or_skip(version), LAYOUTS["plain"], NOTHING)
@@ -33,6 +34,7 @@ def test_live_equals_dump(version: str, tmp_path: Path) -> None:
     assert pair.live["findings"]
 
 
+@slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "plain"])
 def test_layouts(layout: str, tmp_path: Path) -> None:
     """Holes, nodes and zones look the same from inside and in the dump."""
@@ -62,6 +64,7 @@ def test_lockdown() -> None:
     assert "lockdown=confidentiality" in one_line_of(refusal.stderr)
 
 
+@slow
 def test_root_without_capability() -> None:
     """Root whose CAP_SYS_RAWIO was taken away gets one line that names it."""
     script = (
@@ -75,6 +78,7 @@ def test_root_without_capability() -> None:
         assert "CAP_SYS_RAWIO" in one_line_of((session.share / "stderr").read_text())
 
 
+@slow
 def test_soak() -> None:
     """Scans under memory pressure find nothing that the quiet guest doesn't have."""
     scans = int(os.environ.get(SOAK_VARIABLE, SOAK_SCANS))
@@ -84,6 +88,7 @@ def test_soak() -> None:
     assert (series.failures, series.strangers) == ([], [])
 
 
+@slow
 @pytest.mark.parametrize(
     ("version", "online", "remove"),
     [("7.2", "online", False), ("6.12", "offline", False), ("6.12", "online_movable", True)],

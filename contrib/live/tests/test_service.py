@@ -14,7 +14,7 @@ from contrib.live.session import LiveGuest, started
 
 from .conftest import kernel_or_skip
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.slow]
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 CAPABILITIES = (1, 6, 7, 17)
 """CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID, CAP_SYS_RAWIO."""
