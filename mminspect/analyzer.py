@@ -3,7 +3,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from mminspect import memmap as memmap_
 from mminspect.findings import SEVERITIES, Finding, Report
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from mminspect.live.rescan import Prepared
 
 Progress = Callable[[int], None]
+
+
+def sort_key(finding: Finding) -> Tuple[int, int, str, int, str]:
+    """Get what findings are sorted by. Zones that overlap can have findings of one rule on the same pages."""
+    node = -1 if finding.node is None else finding.node
+    return finding.start_pfn, finding.end_pfn, finding.rule, node, finding.zone or ""
 
 
 class Scan:
@@ -70,7 +76,7 @@ class Scan:
         :param chunks: Ascending. Gaps between them count as holes.
         """
         found = list(self._walk(chunks, progress))
-        found.sort(key=lambda f: (f.start_pfn, f.end_pfn, f.rule))
+        found.sort(key=sort_key)
         return found
 
     def _walk(self, chunks: Iterable[Chunk], progress: Optional[Progress]) -> Iterator[Finding]:

@@ -269,12 +269,13 @@ def maps(draw: Any) -> Made:
 @settings(max_examples=500)
 @given(maps(), st.sampled_from([1, 2, 8, 64, 1 << 15]))
 def test_random_maps_are_judged_as_by_the_reference(made: Made, chunk_pages: int) -> None:
-    assert scan(made, chunk_pages) == reference.findings(world(made))
+    # Zones may have the same span here; which of their findings comes first says nothing.
+    assert sorted(scan(made, chunk_pages), key=repr) == sorted(reference.findings(world(made)), key=repr)
 
 
 @settings(max_examples=100)
 @given(maps())
 def test_findings_do_not_depend_on_the_size_of_chunks(made: Made) -> None:
     sizes = (1, made.memory.layout.pageblock_nr_pages, 1 << 15)
-    first, *others = (scan(made, size) for size in sizes)
+    first, *others = (sorted(scan(made, size), key=repr) for size in sizes)
     assert all(other == first for other in others)

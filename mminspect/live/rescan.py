@@ -13,7 +13,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from drgn import FaultError
 
-from mminspect.analyzer import Progress, Scan
+from mminspect.analyzer import Progress, Scan, sort_key
 from mminspect.errors import LayoutError
 from mminspect.findings import Finding
 from mminspect.layout import read_memory_map
@@ -133,7 +133,7 @@ def scan_live(
         if same_map(memory, after) or scan.stopped:
             if any(rule.id == RULE_ID for rule in rules) and same_map(memory, prepared.memory):
                 kept += disagreements(memory, prepared.files)
-                kept.sort(key=lambda f: (f.start_pfn, f.end_pfn, f.rule))
+                kept.sort(key=sort_key)
             return LiveScan(memory, scan, kept, len(found) - sum(f.rule != RULE_ID for f in kept))
         memory = after
     raise LayoutError(f"memory was plugged or unplugged during each of {MAX_ATTEMPTS} scans; try again later")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import shutil
 import stat
 import struct
@@ -15,19 +16,24 @@ from typing import Any
 import pytest
 
 from contrib.kernels import elfcore
-from contrib.kernels.agree import compare
+from contrib.kernels.agree import compare, compare_last_words, compare_reports
 from contrib.kernels.boot import ELF, MACHINES, Guest, check, kernel_parameters, qemu_command
+from contrib.kernels.build import Edit, apply, missing_options
 from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import newest_first, release_of
 from contrib.kernels.initrd import (
     MARK,
+    PageFlags,
     Truth,
     collect_modules,
     cpio_archive,
     init_script,
     parse_console,
+    parse_kpageflags,
 )
+from contrib.kernels.layouts import MemoryRange, srat
 from contrib.kernels.matrix import ROWS
+from contrib.kernels.run import Result, agreement, details
 
 ZONEINFO = """Node 0, zone      DMA
   per-node stats
@@ -257,7 +263,7 @@ def guest(**options: Any) -> Guest:
 
 def test_command_lines() -> None:
     """The kernel's and QEMU's parameters follow the guest."""
-    assert kernel_parameters(guest()) == "console=ttyS0 panic=-1 nokaslr"
+    assert kernel_parameters(guest()) == "console=ttyS0 panic=-1 nokaslr no_timer_check"
     assert "nokaslr" not in kernel_parameters(guest(kaslr=True))
     command = qemu_command(guest(qemu_args=("-smp", "2")), Path("/a,b"), Path("/m"))
     assert command[-2:] == ["-smp", "2"]
@@ -280,3 +286,80 @@ def test_rows() -> None:
     for row in ROWS:
         assert row.source.arch in MACHINES
         assert row.format == ELF or not row.paging
+
+
+def test_kpageflags_runs_become_pfn_ranges() -> None:
+    runs = parse_kpageflags("      1 01\n     15 00\n     16 10\n")
+    assert runs == (PageFlags(0, 1, False, True), PageFlags(1, 16, False, False), PageFlags(16, 32, True, False))
+
+
+def test_init_runs_lines_after_the_print() -> None:
+    script = init_script([], ["before"], after=["after"])
+    printed = script.index("show zoneinfo")
+    assert script.index("before\n") < printed < script.index("after\n")
+
+
+def test_the_checksum_of_an_acpi_table_is_right() -> None:
+    table = srat((0, 1), (MemoryRange(0, 512, 1), MemoryRange(512, 512, 0)))
+    assert sum(table) % 256 == 0
+    assert len(table) == struct.unpack_from("<I", table, 4)[0] == 36 + 12 + 2 * 16 + 2 * 40
+
+
+def test_kconfig_options_that_were_refused_are_named() -> None:
+    config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=y\n"
+    assert missing_options(("CONFIG_A=y", "CONFIG_B=n", "CONFIG_D=n"), config) == []
+    assert missing_options(("CONFIG_B=y", "CONFIG_C=n"), config) == ["CONFIG_B=y", "CONFIG_C=n"]
+
+
+def test_an_edit_must_match_once_and_leaves_hard_links_alone(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    for directory in (original, copy):
+        directory.mkdir()
+    (original / "file.c").write_text("one two")
+    os.link(original / "file.c", copy / "file.c")
+    apply([Edit("file.c", "two", "three")], copy)
+    assert (copy / "file.c").read_text() == "one three"
+    assert (original / "file.c").read_text() == "one two"
+    with pytest.raises(HarnessError, match="has not the text"):
+        apply([Edit("file.c", "four", "five")], copy)
+
+
+WORDS = "[   15.7] page:(____ptrval____) refcount:1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x2a00\n"
+
+
+def test_last_words_must_have_a_finding() -> None:
+    found = {"rule": "zone-span", "start_pfn": 0x2A00, "end_pfn": 0x2A01}
+    assert compare_last_words(WORDS, {"findings": [found]}) == []
+    missing = compare_last_words(WORDS, {"findings": []})
+    assert missing is not None and "0x2a00" in missing[0]
+    with pytest.raises(HarnessError, match="named no page"):
+        compare_last_words("", {"findings": []})
+
+
+def report_with(**changes: Any) -> dict[str, Any]:
+    finding = {"rule": "bitmap-bounds", "start_pfn": 1, "message": "hits: x", "detail": {"there": "x", "index": 4}}
+    return {
+        "target": {"types_from": "btf", "release": "1"},
+        "zones": [],
+        "summary": {"elapsed_seconds": 1.0},
+        "findings": [{**finding, **changes}],
+    }
+
+
+def test_reports_may_differ_in_symbols_only() -> None:
+    other = report_with(message="hits: y", detail={"there": "y", "index": 4})
+    assert compare_reports(report_with(), other) == []
+    other = report_with(detail={"there": "y", "index": 5})
+    assert compare_reports(report_with(), other) == ["findings differ between the sources of types"]
+
+
+def test_a_result_says_what_disagrees() -> None:
+    result = Result(ROWS[0], reports={"btf": {}}, checks={"zones": [], "ram": ["pfn 3 is missing"]})
+    assert agreement(result) == "DISAGREES: ram"
+    assert not result.agrees
+    assert details([result]) == [f"{ROWS[0].name}: ram: pfn 3 is missing"]
+    assert agreement(Result(ROWS[0], problem="no mirror")) == "FAILED"
+
+
+def test_row_names_are_unique() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
