@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,10 @@ ROOT_TAG = "hostroot"
 SHARE_TAG = "share"
 SHARE = "/run/share"
 """Where the guest sees the directory that it shares with the machine."""
+SNAPSHOT = "/run/checkout"
+"""Where the guest has its copy of this checkout. What changes on the machine meanwhile must not reach a guest, which
+would see new and old parts of a file mixed."""
+COPIED = ("mminspect", "contrib")
 
 MODULES = ("virtio_pci", "9pnet_virtio", "9p")
 NINE_P = "trans=virtio,version=9p2000.L,msize=1048576"
@@ -108,6 +113,7 @@ def mount_lines(paths: Sequence[Path], open_all: bool) -> list[str]:
         "mount -t devtmpfs dev /new/dev",
         f"mkdir /new{SHARE}",
         f"mount -t 9p -o {NINE_P},cache=none {SHARE_TAG} /new{SHARE}",
+        f"cp -r /new{SHARE}/checkout /new{SNAPSHOT}",
     ]
 
 
@@ -131,7 +137,7 @@ def job_environment(job: Job) -> dict[str, str]:
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": SNAPSHOT,
         "python": sys.executable,
         **job.environment,
     }
@@ -160,12 +166,14 @@ def init_lines(job: Job) -> list[str]:
 
 
 def fill_share(share: Path, job: Job, files: Mapping[str, str]) -> None:
-    """Put the script, the command mminspect and more files into the directory that the guest shares."""
+    """Put the script, the command mminspect, a copy of the checkout and more files into the shared directory."""
     (share / SCRIPT).write_text(job.text())
     (share / "bin").mkdir()
     command = share / "bin" / "mminspect"
     command.write_text(COMMAND)
     command.chmod(0o755)
+    for name in COPIED:
+        shutil.copytree(CHECKOUT / name, share / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in files.items():
         (share / name).write_text(text)
 

@@ -17,10 +17,10 @@ from contrib.kernels.initrd import Truth
 from contrib.kernels.layouts import dimm, numa
 
 from .compare import Key, Report, differences, scan_dump, strangers
-from .rootfs import CHECKOUT, Job
+from .rootfs import SNAPSHOT, Job
 from .session import LiveGuest, Session, started
 
-INSIDE = CHECKOUT / "contrib" / "live" / "inside"
+INSIDE = f"{SNAPSHOT}/contrib/live/inside"
 SCAN = 'mminspect scan --format json --fail-on never -o "$share/live.json" || exit 3\n'
 REFUSAL_FILES = ("stdout", "stderr", "status")
 

@@ -91,11 +91,12 @@ def test_lines_of_init() -> None:
 
 
 def test_share_is_filled(tmp_path: Path) -> None:
-    """The script, the command and more files are in the shared directory."""
+    """The script, the command, the checkout and more files are in the shared directory."""
     rootfs.fill_share(tmp_path, rootfs.Job("mminspect scan"), {"more": "text"})
     assert (tmp_path / rootfs.SCRIPT).read_text().endswith("mminspect scan\n")
     assert (tmp_path / "bin" / "mminspect").stat().st_mode & 0o111
     assert (tmp_path / "more").read_text() == "text"
+    assert (tmp_path / "checkout" / "mminspect" / "cli.py").exists()
 
 
 def test_qemu_arguments(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.live.rootfs import CHECKOUT, SHARE, Job
+from contrib.live.rootfs import SHARE, SNAPSHOT, Job
 from contrib.live.session import LiveGuest, started
 
 from .conftest import kernel_or_skip
@@ -26,7 +26,7 @@ SCRIPT = rf"""
 units=/run/systemd/system
 mkdir -p $units/mminspect.service.d /run/textfile
 mount -t cgroup2 none /sys/fs/cgroup
-cp {CHECKOUT}/contrib/systemd/mminspect.service $units
+cp {SNAPSHOT}/contrib/systemd/mminspect.service $units
 cat >$units/mminspect.service.d/try.conf <<END
 [Service]
 Environment=MMINSPECT_TEXTFILE={METRICS} python=$python PYTHONPATH=$PYTHONPATH
