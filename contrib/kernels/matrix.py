@@ -393,6 +393,12 @@ ROWS: tuple[Row, ...] = (
         qmp=DIMMS,
     ),
     Row(
+        "amd64-5.10-debug-vm",
+        build.BUG_2021,
+        "CONFIG_DEBUG_VM, and holes that link to zone 0: memory for struct pages is poisoned, and all is initialised",
+        append="vm_debug=P",
+    ),
+    Row(
         "amd64-5.10-bug",
         build.BUG_2021,
         "the bug of 2021: compaction meets a hole that links to zone DMA inside DMA32, and the kernel panics",

@@ -79,7 +79,7 @@ RULE = Rule(
         Commit(
             "907ec5fca3dc",
             "mm: zero remaining unavailable struct pages",
-            "zeroes what f7f99100d8d9 left as it was (v4.20)",
+            "zeroes entries that were left as they were (v4.20)",
         ),
         Commit(
             "e822969cab48",
