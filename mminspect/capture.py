@@ -212,7 +212,7 @@ def _compressed(file: IO[bytes], path: str) -> Iterator[IO[bytes]]:
         with lzma.LZMAFile(file, "wb", preset=6) as out:
             yield out
     elif path.endswith(".zst"):
-        with zstandard.ZstdCompressor(level=19).stream_writer(file, closefd=False) as out:
+        with zstandard.ZstdCompressor(level=10).stream_writer(file, closefd=False) as out:
             yield cast(IO[bytes], out)
     else:
         yield file
