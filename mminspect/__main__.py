@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python -m mminspect``."""
+"""The start of the program."""
 
-from mminspect.cli import run
+from typing import NoReturn
 
-run()
+from mminspect import signals
+
+
+def main() -> NoReturn:
+    """Run the command line. An interrupt while it is still being imported leaves no traceback."""
+    signals.quit_at_once()
+    from mminspect.cli import run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ Memory that nothing read isn't in it, not even the rest of a page.
 import contextlib
 import gzip
 import lzma
+import os
 import struct
 from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
@@ -40,6 +41,9 @@ BTF_ADDRESS = 0x10000
 
 # Ranges are merged when there are more than this many, to keep the memory flat.
 MAX_RECORDED = 1 << 16
+
+# Endings of compressed files that a capture can't be.
+_OTHER_ENDINGS = (".7z", ".bz2", ".lz4", ".lzma", ".lzo", ".rar", ".tgz", ".z", ".zip", ".zstd")
 
 _NT_VMCOREINFO = 0
 
@@ -202,16 +206,28 @@ def _use_helpers(prog: Program) -> None:
                 pass
 
 
+def check_ending(path: str) -> None:
+    """
+    Check that the ending of a path doesn't ask for a compression that a capture can't have.
+
+    :raises MminspectError: if it does.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in _OTHER_ENDINGS:
+        raise MminspectError(f"{path}: {ending} files can't be written; a capture is compressed as .gz, .xz or .zst")
+
+
 @contextlib.contextmanager
 def _compressed(file: IO[bytes], path: str) -> Iterator[IO[bytes]]:
     """Compress by the ending of the path. The same data gives the same file."""
-    if path.endswith(".gz"):
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".gz":
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out:
             yield cast(IO[bytes], out)
-    elif path.endswith(".xz"):
+    elif ending == ".xz":
         with lzma.LZMAFile(file, "wb", preset=6) as out:
             yield out
-    elif path.endswith(".zst"):
+    elif ending == ".zst":
         with zstandard.ZstdCompressor(level=10).stream_writer(file, closefd=False) as out:
             yield cast(IO[bytes], out)
     else:

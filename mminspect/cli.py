@@ -4,7 +4,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -13,15 +12,12 @@ from typing import IO, Any, Callable, NoReturn, Optional, Tuple
 
 import click
 
-from mminspect import __version__
+from mminspect import __version__, signals
 from mminspect.errors import MminspectError, Stopped
-from mminspect.output import check_writable, open_output
+from mminspect.output import check_writable, open_output, stdout
 
 EXIT_FINDINGS = 1
 EXIT_FAILED = 2
-
-# What a signal makes of the program.
-SIGNALS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,11 @@ class Options:
     system_map: Optional[str]
     pageblock_order: Optional[int]
 
+    @property
+    def inputs(self) -> Tuple[Optional[str], ...]:
+        """The files that are read."""
+        return (self.core, *self.symbols, self.btf, self.system_map)
+
 
 class Commands(click.Group):
     """A group of commands that notices when its output can't be written. click alone would exit with status 1."""
@@ -41,19 +42,20 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             result = super().invoke(context)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return result
         except BrokenPipeError:
-            _discard_stdout()
+            _discard(1)
             raise MminspectError("the output was closed before all of it was written") from None
         except OSError as e:
-            _discard_stdout()
+            _discard(1)
             raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None
 
 
-def _discard_stdout() -> None:
+def _discard(fd: int) -> None:
     """Keep Python from writing at exit what could not be written now."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,9 +67,16 @@ def _discard_stdout() -> None:
     multiple=True,
     help="File with the kernel's DWARF. May be given more than once. Not needed if the kernel has BTF.",
 )
-@click.option("--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory.")
+@click.option(
+    "--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given."
+)
 @click.option("--system-map", metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF.")
-@click.option("--pageblock-order", metavar="N", type=click.IntRange(1, 30), help="Override the order of a pageblock.")
+@click.option(
+    "--pageblock-order",
+    metavar="N",
+    type=click.IntRange(1, 30),
+    help="Override the order of a pageblock. A capture can lack the bitmap of a smaller one.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 @click.version_option(__version__, prog_name="mminspect")
 @click.pass_context
@@ -88,12 +97,8 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
     """Run the command line; no exception but SystemExit leaves it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-
-    def stop(signum: int, frame: Any) -> None:
-        raise Stopped(*SIGNALS[signal.Signals(signum)])
-
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    _open_standard_files()
+    signals.raise_stopped()
     try:
         status = main.main(arguments, prog_name="mminspect", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -103,6 +108,7 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
         e.show()
         sys.exit(e.exit_code)
     except Stopped as e:
+        signals.stopped()
         _die(str(e), e.status)
     except MminspectError as e:
         if debug:
@@ -117,8 +123,26 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
         _die(f"{type(e).__name__}: {message} (--debug shows where; please report it)")
 
 
+def _open_standard_files() -> None:
+    """Keep the numbers of standard files that the caller closed from files that are opened later."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _say(message: str) -> None:
+    try:
+        click.echo(f"mminspect: {message}", err=True)
+    except OSError:
+        _discard(2)
+
+
 def _die(message: str, status: int = EXIT_FAILED) -> NoReturn:
-    click.echo(f"mminspect: {message}", err=True)
+    _say(message)
     sys.exit(status)
 
 
@@ -137,7 +161,8 @@ def _style(out: IO[str]) -> "Any":
 
     if not out.isatty():
         return Style()
-    return Style(shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR"))
+    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Style(shutil.get_terminal_size().columns, color)
 
 
 class ProgressBar:
@@ -180,8 +205,11 @@ class ProgressBar:
         return f"{done / seconds / 1e6:.1f} M pages/s" if done and seconds else None
 
 
-def _rule_list(context: click.Context, parameter: click.Parameter, value: Optional[str]) -> Tuple[str, ...]:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
+def _rule_list(context: click.Context, parameter: click.Parameter, value: Tuple[str, ...]) -> Tuple[str, ...]:
+    chosen = tuple(name.strip() for names in value for name in names.split(",") if name.strip())
+    if value and not chosen:
+        raise click.BadParameter("names no rule")
+    return chosen
 
 
 def _rate(context: click.Context, parameter: click.Parameter, value: Optional[str]) -> Optional[int]:
@@ -194,8 +222,21 @@ def _rate(context: click.Context, parameter: click.Parameter, value: Optional[st
     return int(number) * unit
 
 
-_select = click.option("--select", metavar="RULE,...", callback=_rule_list, help="Apply these rules only.")
-_ignore = click.option("--ignore", metavar="RULE,...", callback=_rule_list, help="Leave these rules out.")
+def _interval(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    from mminspect.live.watch import parse_interval
+
+    try:
+        return parse_interval(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from None
+
+
+_select = click.option(
+    "--select", metavar="RULE,...", multiple=True, callback=_rule_list, help="Apply these rules only."
+)
+_ignore = click.option(
+    "--ignore", metavar="RULE,...", multiple=True, callback=_rule_list, help="Leave these rules out."
+)
 _max_rate = click.option(
     "--max-rate", metavar="BYTES", callback=_rate, help="Read no more memmap a second than this, e.g. 100M."
 )
@@ -206,21 +247,6 @@ _user = click.option(
     show_default=True,
     help="User to become once the running kernel's files are open; root keeps the user ID.",
 )
-
-
-class Stopper:
-    """Ends a walk early when the process is interrupted or terminated."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-        for number in SIGNALS:
-            signal.signal(number, self._stop)
-
-    def _stop(self, signum: int, frame: Any) -> None:
-        self._stopped = True
-
-    def __call__(self) -> bool:
-        return self._stopped
 
 
 class Session:
@@ -320,16 +346,28 @@ def scan(
     from mminspect.rules import select_rules
 
     rules = select_rules(select, ignore)
-    check_writable(output)
+    check_writable(output, options.inputs)
     with Session(options, output, user) as session:
-        report = session.scan(rules, Gentleness(max_rate, Stopper() if partial else None))
+        stopper = signals.Stopper() if partial else None
+        report = session.scan(rules, Gentleness(max_rate, stopper))
         with session.output() as out:
             REPORT_FORMATS[format_](report, out, _style(out))
-    return EXIT_FINDINGS if fail_on != "never" and report.count(fail_on) else 0
+    found = fail_on != "never" and report.count(fail_on)
+    if stopper is not None and stopper.status is not None:
+        _say(f"{stopper.message}: the report is of the part that was walked")
+        return EXIT_FINDINGS if found else stopper.status
+    return EXIT_FINDINGS if found else 0
 
 
 @main.command()
-@click.option("--interval", metavar="TIME", default="5m", show_default=True, help="Time between scans: 30s, 5m, 1h.")
+@click.option(
+    "--interval",
+    metavar="TIME",
+    default="5m",
+    show_default=True,
+    callback=_interval,
+    help="Time between the starts of scans: 30s, 5m, 1h.",
+)
 @click.option("--count", metavar="N", type=click.IntRange(1), help="End after N scans.")
 @click.option(
     "--format", "format_", type=click.Choice(["table", "ndjson", "prometheus"]), default="table", show_default=True
@@ -342,7 +380,7 @@ def scan(
 @click.pass_obj
 def watch(
     options: Options,
-    interval: str,
+    interval: float,
     count: Optional[int],
     format_: str,
     select: Tuple[str, ...],
@@ -354,18 +392,18 @@ def watch(
     """
     Scan again and again; report what is new or gone since the last scan.
 
-    With --format prometheus, the whole state is written after each scan.
+    With --format prometheus, the whole state is written after each scan. The exit status is 0 after --count scans,
+    whatever they found.
     """
     from mminspect.analyzer import Gentleness
-    from mminspect.live.watch import changes, parse_interval
+    from mminspect.live.watch import changes
     from mminspect.render import REPORT_FORMATS, json_, table
     from mminspect.rules import select_rules
 
-    seconds = parse_interval(interval)
     rules = select_rules(select, ignore)
     if output is not None and format_ != "prometheus":
         raise click.UsageError("-o goes with --format prometheus; the other formats are streams on stdout")
-    check_writable(output)
+    check_writable(output, options.inputs)
     with Session(options, output, user) as session:
         before: Any = []
         done = 0
@@ -378,17 +416,18 @@ def watch(
             else:
                 events = changes(before, report.findings)
                 if format_ == "ndjson":
-                    json_.write_lines((change.as_dict() for change in events), sys.stdout)
+                    json_.write_lines((change.as_dict() for change in events), stdout())
                 elif events:
-                    style = _style(sys.stdout)
+                    style = _style(stdout())
                     rows = [(change.event, change.finding) for change in events]
-                    table.write_changes(rows, sys.stdout, style.width, style.color)
+                    table.write_changes(rows, stdout(), style.width, style.color)
                 before = report.findings
-            sys.stdout.flush()
+            if output is None:
+                stdout().flush()
             done += 1
             if count is not None and done >= count:
                 return
-            time.sleep(max(0.0, seconds - (time.monotonic() - begin)))
+            time.sleep(max(0.0, interval - (time.monotonic() - begin)))
 
 
 @main.command()
@@ -403,9 +442,9 @@ def zones(options: Options, format_: str) -> None:
     target, _ = _open(options)
     data = overview(read_memory_map(target, options.pageblock_order))
     if format_ == "json":
-        json_.write(data, sys.stdout)
+        json_.write(data, stdout())
     else:
-        table.write_overview(data, sys.stdout, _style(sys.stdout).width)
+        table.write_overview(data, stdout(), _style(stdout()).width)
 
 
 @main.command()
@@ -433,9 +472,9 @@ def page(options: Options, pages: str, format_: str) -> None:
     start, end, meaning = inspector.parse(pages)
     data = {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": inspector.inspect(start, end)}
     if format_ == "json":
-        json_.write(data, sys.stdout)
+        json_.write(data, stdout())
     else:
-        table.write_pages(data, sys.stdout, _style(sys.stdout).width)
+        table.write_pages(data, stdout(), _style(stdout()).width)
 
 
 @main.command()
@@ -449,11 +488,11 @@ def rules(rule: Optional[str], format_: str) -> None:
     chosen = select_rules([rule] if rule else [])
     data = catalogue(chosen)
     if format_ == "json":
-        json_.write(data, sys.stdout)
+        json_.write(data, stdout())
     elif rule:
-        table.write_rule(data[0], sys.stdout)
+        table.write_rule(data[0], stdout())
     else:
-        table.write_rules(data, sys.stdout, _style(sys.stdout).width)
+        table.write_rules(data, stdout(), _style(stdout()).width)
 
 
 @main.command()
@@ -462,8 +501,12 @@ def rules(rule: Optional[str], format_: str) -> None:
 def capture(options: Options, output: str) -> None:
     """Write a small vmcore that holds just what an analysis reads."""
     from mminspect.capture import capture as write_capture
+    from mminspect.capture import check_ending
 
+    check_ending(output)
+    check_writable(output, options.inputs)
     size = write_capture(
         options.core, options.symbols, options.btf, options.system_map, options.pageblock_order, output
     )
-    click.echo(f"{output}: {size:,} bytes", err=True)
+    written = os.stat(output).st_size if os.path.isfile(output) else size
+    click.echo(f"{output}: {written:,} bytes", err=True)

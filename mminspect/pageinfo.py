@@ -3,7 +3,7 @@
 
 import re
 from dataclasses import asdict
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import FaultError, Object
@@ -38,6 +38,12 @@ from mminspect.whatis import virtual_to_pfn
 # Pages of a range that are shown one by one.
 MAX_PAGES = 4096
 
+_NUMBER = r"0[xX][0-9a-fA-F]+|[0-9]+"
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text[:2].lower() == "0x" else 10)
+
 
 class PageInspector:
     """
@@ -60,39 +66,51 @@ class PageInspector:
         Find out which pages are meant.
 
         :param text: A pfn, a physical address, the address of a struct page, a kernel virtual address, or a range
-            ``START-END`` (half-open) of these. A number that is an online pfn is one.
+            ``START-END`` (half-open) of two of a kind. The first of these kinds that fits is taken.
         :return: (first pfn, pfn behind the last, how it was understood).
         :raises MminspectError: if it is none of these.
         """
-        start_text, dash, end_text = text.partition("-")
-        start, how = self._parse_one(start_text)
-        if not dash:
-            return start, start + 1, how
-        end, _ = self._parse_one(end_text, last=True)
-        if end <= start or end - start > MAX_PAGES:
-            raise MminspectError(f"{text}: a range is START-END, END behind START, of {MAX_PAGES} pages at most")
-        return start, end, how
+        match = re.fullmatch(rf"({_NUMBER})(?:-({_NUMBER}))?", text.strip())
+        if match is None:
+            raise MminspectError(
+                f"{text!r}: neither a number nor a range START-END; give pfns or addresses, hexadecimal with 0x"
+            )
+        first = _number(match.group(1))
+        # A range is half-open: its end can lie behind all memory, its last byte or page can't.
+        last = first if match.group(2) is None else _number(match.group(2)) - 1
+        if last < first:
+            raise MminspectError(f"{text}: a range is START-END, END behind START")
+        if self.section(first) is not None and self.section(last) is None:
+            raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
+        kinds: Sequence[Tuple[str, Callable[[int], Optional[int]]]] = (
+            ("pfn", lambda value: value),
+            ("struct page address", self._page_to_pfn),
+            ("physical address", lambda value: value // self._memory.layout.page_size),
+            ("virtual address", lambda value: virtual_to_pfn(self._target, self._memory, value)),
+        )
+        for kind, to_pfn in kinds:
+            start, end = to_pfn(first), to_pfn(last)
+            if start is None or end is None or self.section(start) is None or self.section(end) is None:
+                continue
+            if kind == "virtual address" and end - start != (last >> self._page_shift) - (first >> self._page_shift):
+                raise MminspectError(f"{text}: these addresses are not next to each other in physical memory")
+            if end - start >= MAX_PAGES:
+                raise MminspectError(f"{text}: {end - start + 1} pages; {MAX_PAGES} can be shown at once")
+            return start, end + 1, kind
+        raise MminspectError(f"{text}: no pfn of online memory, and no address that leads to one")
 
-    def _parse_one(self, text: str, last: bool = False) -> Tuple[int, str]:
-        if not re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", text.strip()):
-            raise MminspectError(f"{text}: not a number; give a pfn or an address, hexadecimal with 0x")
-        value = int(text.strip(), 0)
-        # The end of a range lies behind its last page.
-        if self.section(value - 1 if last else value) is not None:
-            return value, "pfn"
+    @property
+    def _page_shift(self) -> int:
+        return self._memory.layout.page_size.bit_length() - 1
+
+    def _page_to_pfn(self, address: int) -> Optional[int]:
+        """Get the pfn of the struct page that an address lies in."""
         size = self._memory.layout.page_struct_size
         for section in self._memory.sections:
             for start, end in section.ranges:
-                if section.mem_map + start * size <= value < section.mem_map + end * size:
-                    return (value - section.mem_map) // size, "struct page address"
-        pfn: Optional[int] = value // self._memory.layout.page_size
-        assert pfn is not None
-        if self.section(pfn) is not None:
-            return pfn, "physical address"
-        pfn = virtual_to_pfn(self._target, value)
-        if pfn is not None and self.section(pfn) is not None:
-            return pfn, "virtual address"
-        raise MminspectError(f"{text}: no pfn of online memory, and no address that leads to one")
+                if section.mem_map + start * size <= address < section.mem_map + end * size:
+                    return (address - section.mem_map) // size
+        return None
 
     def section(self, pfn: int) -> Optional[Section]:
         """Get the section of an online pfn, or ``None``."""

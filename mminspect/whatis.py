@@ -4,11 +4,12 @@
 from typing import Callable, Dict, Optional
 
 from drgn import Architecture, FaultError, Object, Program
-from drgn.helpers.linux.mm import PageSlab, decode_page_flags, virt_to_pfn
+from drgn.helpers.linux.mm import PageSlab, decode_page_flags, follow_pfn, virt_to_pfn
 from drgn.helpers.linux.slab import slab_object_info
 
+from mminspect.errors import TargetError
 from mminspect.layout.records import MemoryMap, Section
-from mminspect.target import Target
+from mminspect.target import Target, riscv
 from mminspect.target.overlay import i386_page_offset
 from mminspect.typeinfo.symbols import best_symbol
 
@@ -38,7 +39,7 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
             prog.read(address, memory.layout.word_bits // 8)
         except FaultError:
             return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
-        pfn = virtual_to_pfn(target, address)
+        pfn = virtual_to_pfn(target, memory, address)
         if pfn is None:
             return dict(_UNKNOWN)
         return _what_page(prog, memory, pfn, address)
@@ -46,18 +47,46 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
     return look
 
 
-def virtual_to_pfn(target: Target, address: int) -> Optional[int]:
-    """Translate a kernel virtual address, or return ``None``."""
+def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+    """
+    Translate a kernel virtual address: of the direct mapping, else of any other, through the page tables.
+
+    :return: A pfn that has a struct page, or ``None``. A capture has no page tables.
+    """
+    for translate in (_direct_mapping_to_pfn, _follow_pfn):
+        try:
+            pfn = translate(target, memory, address)
+        except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
+            continue
+        if pfn is not None and _section_of(memory, pfn) is not None:
+            return pfn
+    return None
+
+
+def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
     prog = target.prog
     assert prog.platform is not None
-    try:
-        if prog.platform.arch == Architecture.I386:
-            # drgn can't translate i386 addresses; the direct mapping is linear.
-            offset: int = address - i386_page_offset(target.vmcoreinfo)
-            return offset >> 12 if offset >= 0 else None
-        return int(virt_to_pfn(prog, address).value_())
-    except (LookupError, FaultError, NotImplementedError, ValueError):
+    if prog.platform.arch == Architecture.I386:
+        # drgn can't translate i386 addresses; the direct mapping is linear.
+        pfn = (address - i386_page_offset(target.vmcoreinfo)) >> 12
+    else:
+        pfn = int(virt_to_pfn(prog, address).value_())
+    # The direct mapping ends where high memory begins; other mappings follow.
+    highmem = min((zone.start_pfn for zone in memory.populated_zones if zone.name == "HighMem"), default=None)
+    return pfn if pfn >= 0 and (highmem is None or pfn < highmem) else None
+
+
+def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+    """Walk the kernel's page tables."""
+    prog = target.prog
+    if prog.platform is not None and prog.platform.arch == Architecture.RISCV64:
+        tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
+        return tables.translate(address)[0] >> riscv.PAGE_SHIFT
+    root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
+    if root is None:
         return None
+    mm = Object(prog, "struct mm_struct", value={"pgd": root})
+    return int(follow_pfn(mm, address).value_())
 
 
 def _section_of(memory: MemoryMap, pfn: int) -> Optional[Section]:

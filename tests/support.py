@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 from mminspect import analyzer, target, typeinfo
 from mminspect.cli import run
 from mminspect.findings import Finding, Report
+from mminspect.signals import SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
 VMCORES = ROOT / "fixtures" / "vmcores"
@@ -57,13 +58,14 @@ def python(*arguments: str, **options: Any) -> Done:
 
 def run_here(arguments: Sequence[str]) -> int:
     """Run the command line in this process and return its exit status."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     try:
         run(tuple(arguments))
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 1
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def open_core(path: "os.PathLike[str]") -> Tuple[target.Target, typeinfo.TypeSource]:

@@ -379,7 +379,7 @@ def test_struct_page_of_an_impossible_size(size: int, cli: Cli, unpacked: Unpack
     assert struct.unpack_from("<I", data, at + 8) == (64,)
     struct.pack_into("<I", data, at + 8, size)
     message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "--btf", small(bytes(data)), "scan"))
-    assert f"struct page has {size} bytes" in message or f"struct page of {size} bytes" in message
+    assert f"SIZE(page) is {size} there" in message
 
 
 def vmlinux(build_id: bytes) -> bytes:
@@ -433,6 +433,44 @@ def test_system_map_of_another_build(cli: Cli, unpacked: Unpacked, small: Any) -
     assert "of another build" in complaint(cli("-c", unpacked(AMD64_HEALTHY), "--system-map", path, "scan"))
 
 
+@pytest.mark.parametrize("option", ["-s", "--btf", "--system-map"])
+def test_file_that_would_block_or_never_end(option: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        message = complaint(cli("-c", unpacked(AMD64_HEALTHY), option, path, "scan"))
+        assert message.startswith(f"{path}: not a regular file")
+
+
+@pytest.mark.parametrize("option", ["-c", "-s", "--btf", "--system-map"])
+def test_empty_name(option: str, cli: Cli, unpacked: Unpacked) -> None:
+    assert "empty name" in complaint(cli("-c", unpacked(AMD64_HEALTHY), option, "", "scan"))
+
+
+@pytest.mark.parametrize("option", ["-s", "--btf", "--system-map"])
+def test_huge_file_is_not_read_as_a_whole(option: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    complaint(cli("-c", unpacked(AMD64_HEALTHY), option, path, "scan"))
+
+
+def test_btf_of_a_sibling_build(cli: Cli, unpacked: Unpacked, opened: Opened, small: Any) -> None:
+    # A 686 kernel has structures of the same sizes as a 686-pae kernel; a page table entry has not.
+    target, types = opened(I386_HOLE)
+    header = target.prog.read(types.btf_address, 24)
+    type_len, str_off, str_len = struct.unpack_from("<III", header, 12)
+    data = bytearray(target.prog.read(types.btf_address, 24 + max(type_len, str_off + str_len)))
+    btf = Btf(target.prog, bytes(data))
+    typedef = btf.find("pte_t", (8,))
+    assert typedef is not None
+    words = struct.unpack_from("<III", data, 24 + 4 * btf._starts[typedef])
+    at = 24 + 4 * btf._starts[words[2]]
+    assert struct.unpack_from("<I", data, at + 8) == (8,)
+    struct.pack_into("<I", data, at + 8, 4)
+    message = complaint(cli("-c", unpacked(I386_HOLE), "--btf", small(bytes(data)), "scan"))
+    assert "not the types of this kernel: sizeof(pte_t) is 4 there" in message
+
+
 def test_no_types_names_what_would_help(refused: Any, small: Any) -> None:
     symbols = {"swapper_pg_dir": 0xFFFFFFFF82610000, "init_top_pgt": 0xFFFFFFFF82610000, "_stext": 0xFFFFFFFF81000000}
     lines = ["OSRELEASE=6.1.0-99-cloud-amd64", "PAGESIZE=4096", "NUMBER(phys_base)=0", "NUMBER(pgtable_l5_enabled)=0"]
@@ -465,6 +503,38 @@ def test_output_to_a_full_device(cli: Cli, unpacked: Unpacked) -> None:
     assert message == "/dev/full: can't be written: No space left on device"
 
 
+@pytest.mark.parametrize("command", ["scan", "capture", "watch"])
+@pytest.mark.parametrize("how", ["itself", "link", "hard link", "other path"])
+def test_output_onto_the_input(how: str, command: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(unpacked(AMD64_HEALTHY).read_bytes())
+    output = core if how == "itself" else tmp_path / "out"
+    if how == "link":
+        output.symlink_to(core)
+    elif how == "hard link":
+        output.hardlink_to(core) if sys.version_info >= (3, 10) else os.link(core, output)
+    elif how == "other path":
+        output = tmp_path / "." / ".." / tmp_path.name / "core"
+    more = ("--format", "prometheus", "--count", "1") if command == "watch" else ()
+    before = core.read_bytes()
+    message = complaint(cli("-c", core, command, "-o", output, *more))
+    assert "is a file that is read" in message
+    assert core.read_bytes() == before
+
+
+def test_output_onto_a_btf_file(cli: Cli, unpacked: Unpacked, small: Any) -> None:
+    path = small(b"x")
+    assert "is a file that is read" in complaint(cli("-c", unpacked(AMD64_HEALTHY), "--btf", path, "scan", "-o", path))
+
+
+@pytest.mark.parametrize("ending", [".bz2", ".lz4", ".zip", ".ZIP"])
+def test_capture_with_an_ending_that_it_can_not_have(ending: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    output = tmp_path / f"core{ending}"
+    message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", output))
+    assert ".gz, .xz or .zst" in message
+    assert not output.exists()
+
+
 def test_capture_in_a_directory_that_is_not_there(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     complaint(cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", tmp_path / "missing" / "core"))
 
@@ -489,6 +559,11 @@ def test_rule_that_is_none(option: str, cli: Cli, unpacked: Unpacked) -> None:
     assert "mixed-zone" in message
 
 
+def test_no_rule_left(cli: Cli, unpacked: Unpacked) -> None:
+    message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "scan", "--select", "zone-id", "--ignore", "zone-id"))
+    assert "no rule is left" in message
+
+
 def test_rules_of_a_rule_that_is_none(cli: Cli) -> None:
     assert "'banana'" in complaint(cli("rules", "banana"))
 
@@ -504,6 +579,10 @@ def test_rules_of_a_rule_that_is_none(cli: Cli) -> None:
         ("scan", "extra"),
         ("--core",),
         ("capture",),
+        ("watch", "--interval", "0s"),
+        ("watch", "--interval", "99999999999999h"),
+        ("watch", "--interval", "soon"),
+        ("scan", "--select", ","),
     ],
 )
 def test_bad_usage_has_status_2(arguments: Any, cli: Cli) -> None:

@@ -303,8 +303,13 @@ def test_ignore_leaves_rules_out(cli: Cli, unpacked: Unpacked) -> None:
 
 
 def test_ignore_wins_over_select(cli: Cli, unpacked: Unpacked) -> None:
-    done = cli("-c", unpacked(I386_HOLE), "scan", "--select", "mixed-zone", "--ignore", "mixed-zone")
-    assert done.status == 0
+    report = scan_json(cli, unpacked(I386_HOLE), "--select", "mixed-zone,zone-id", "--ignore", "mixed-zone")
+    assert set(report["summary"]["by_rule"]) == {"zone-id"}
+
+
+def test_select_can_be_given_again(cli: Cli, unpacked: Unpacked) -> None:
+    report = scan_json(cli, unpacked(I386_HOLE), "--select", "mixed-zone", "--select", "zone-id")
+    assert set(report["summary"]["by_rule"]) == {"mixed-zone", "zone-id"}
 
 
 def test_status_counts_selected_rules_only(cli: Cli, unpacked: Unpacked) -> None:

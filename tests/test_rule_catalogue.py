@@ -7,7 +7,8 @@ import re
 import pytest
 
 from mminspect.rules import all_rules
-from tests.conftest import Cli
+from tests.conftest import Cli, Scanned
+from tests.support import NAMES
 
 CORE = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
 
@@ -53,6 +54,14 @@ def test_rule_says_what_it_means_with_an_example(rule: str) -> None:
     assert "Example: " in found.documentation
     module = importlib.import_module(f"mminspect.rules.{rule.replace('-', '_')}")
     assert found.documentation == module.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rule_describes_each_detail(name: str, scanned: Scanned) -> None:
+    for finding in scanned(name).findings:
+        documentation = all_rules()[finding.rule].documentation
+        for key in finding.detail:
+            assert f"``{key}``" in documentation or f"``detail.{key}``" in documentation, (finding.rule, key)
 
 
 @pytest.mark.parametrize("rule", sorted(all_rules()))

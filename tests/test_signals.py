@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Interrupts and closed pipes: the right status, one line, nothing left behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import importlib, os, signal, sys
 module, name, number = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
 original = getattr(module, name)
 def hit(*arguments, **options):
+    setattr(module, name, original)
     os.kill(os.getpid(), number)
     return original(*arguments, **options)
 setattr(module, name, hit)
@@ -44,7 +46,9 @@ def signalled(place: str, number: int, directory: Path, *arguments: object) -> D
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("number", "status", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(1, 129, "hung up"), (2, 130, "interrupted"), (15, 143, "terminated")]
+)
 def test_signal_ends_it_with_one_line(number: int, status: int, word: str, place: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
@@ -59,6 +63,67 @@ def test_interrupted_capture_leaves_nothing(tmp_path: Path) -> None:
     done = signalled("during the scan", 2, tmp_path, "-c", core, "capture", "-o", tmp_path / "out" / "core.zst")
     assert (done.status, done.out, done.err) == (130, "", "mminspect: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + SCRIPT
+    command = [sys.executable, "-c", script, *PLACES["while it opens the dump"], "1", "-c", str(core), "scan"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interrupt_before_anything_is_imported(tmp_path: Path) -> None:
+    script = """
+import builtins, os, signal
+original = builtins.__import__
+def hit(name, *rest):
+    if name == "mminspect.cli":
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(name, *rest)
+builtins.__import__ = hit
+from mminspect.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mminspect: interrupted\n")
+
+
+def test_interrupt_that_gets_lost_in_a_callback_comes_again() -> None:
+    script = """
+import os, signal, time
+from mminspect import cli
+class Dropping:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+def lose(*arguments):
+    Dropping()
+    time.sleep(30)
+cli._open = lose
+cli.run(("zones",))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mminspect: interrupted\n")
+
+
+@pytest.mark.parametrize("format_", ["table", "json", "ndjson", "csv", "prometheus"])
+def test_partial_scan_does_not_say_that_all_is_well(format_: str, tmp_path: Path) -> None:
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    done = signalled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--format", format_)
+    assert (done.status, done.err) == (130, "mminspect: interrupted: the report is of the part that was walked\n")
+    if format_ == "json":
+        assert json.loads(done.out)["summary"]["partial"] is True
+    if format_ == "prometheus":
+        assert "mminspect_partial 1\n" in done.out
+        assert "last_success" not in done.out
+
+
+def test_partial_scan_with_errors_has_their_status(tmp_path: Path) -> None:
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    done = signalled("during the scan", 15, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "note")
+    assert done.status == 1
+    assert "terminated: the report is of the part that was walked" in done.err
 
 
 def write_to(file: Any, *arguments: str) -> Done:

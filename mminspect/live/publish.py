@@ -15,6 +15,7 @@ from typing import IO, Iterator
 
 from mminspect.errors import MminspectError
 from mminspect.output import open_output
+from mminspect.signals import SIGNALS
 
 _LENGTH = struct.Struct("<Q")
 _END_OF_FILE = 0
@@ -61,8 +62,8 @@ class Publisher:
             os.close(self._data)
             os.close(self._status)
             # The worker decides when to end.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             with contextlib.suppress(BaseException):
                 _publish(path, data_out, status_in)
             os._exit(0)

@@ -5,8 +5,10 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
-from mminspect.errors import MminspectError
 from mminspect.findings import Finding
+
+# The longest interval, in seconds: a year.
+MAX_INTERVAL = 365 * 86400
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
@@ -16,11 +18,11 @@ def parse_interval(text: str) -> float:
     Parse a time such as ``30s``, ``5m``, ``2h`` or ``1d``.
 
     :return: Seconds.
-    :raises MminspectError: if it is none.
+    :raises ValueError: if it is none, or longer than a year.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if match is None or float(match.group(1)) <= 0:
-        raise MminspectError(f"{text!r} is no interval; give for example 30s, 5m or 1h")
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if match is None or not 0 < float(match.group(1)) * _UNITS[match.group(2)] <= MAX_INTERVAL:
+        raise ValueError(f"{text!r} is no interval up to a year; give for example 30s, 5m or 1h")
     return float(match.group(1)) * _UNITS[match.group(2)]
 
 

@@ -43,6 +43,9 @@ def write_report(report: Report, out: IO[str]) -> None:
     _write_metric(out, "mminspect_pages_unreadable", "Struct pages not readable.", {"": summary["pages_unreadable"]})
     _write_metric(out, "mminspect_transient_findings", "Findings not confirmed.", {"": summary.get("transient", 0)})
     _write_metric(out, "mminspect_scan_seconds", "Duration of the last scan.", {"": summary["elapsed_seconds"]})
-    _write_metric(
-        out, "mminspect_last_success_timestamp_seconds", "When the last scan ended.", {"": round(time.time(), 3)}
-    )
+    partial = bool(summary.get("partial"))
+    _write_metric(out, "mminspect_partial", "Whether the last scan was ended early.", {"": int(partial)})
+    if not partial:
+        _write_metric(
+            out, "mminspect_last_success_timestamp_seconds", "When the last scan ended.", {"": round(time.time(), 3)}
+        )

@@ -145,6 +145,8 @@ def write_rule(data: Dict[str, Any], out: IO[str]) -> None:
 
 def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
     """Write what ``mminspect page`` shows: a block per page."""
+    if data["understood_as"] != "pfn":
+        out.write(f"There is no such online pfn: taken for a {data['understood_as']}.\n\n")
     for number, page in enumerate(data["pages"]):
         if number:
             out.write("\n")

@@ -98,13 +98,16 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> List
 
     :param select: IDs to use; all if empty.
     :param ignore: IDs to leave out of these.
-    :raises MminspectError: for an ID that is no rule's.
+    :raises MminspectError: for an ID that is no rule's, and if no rule is left.
     """
     rules = all_rules()
     for name in (*select, *ignore):
         if name not in rules:
             raise MminspectError(f"there is no rule {name!r}; the rules are {', '.join(rules)}")
-    return [r for r in rules.values() if (not select or r.id in select) and r.id not in ignore]
+    chosen = [r for r in rules.values() if (not select or r.id in select) and r.id not in ignore]
+    if not chosen:
+        raise MminspectError("no rule is left to apply: each one that is selected is ignored")
+    return chosen
 
 
 def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match]) -> Iterator[Match]:

@@ -14,8 +14,11 @@ on SPARSEMEM, and checks neither.
 A read there returns what happens to lie there as a migratetype, or faults. A write changes a word of
 somebody else's memory.
 
-``detail`` has the ``index`` and ``address`` for the first pfn and the ``last_index`` and ``last_address`` for the last,
-the ``limit`` in bits, how many bytes outside the first address is (``outside``), and what lives there (``there``).
+``detail`` has ``linked``, the node and zone ID that the pages link to, and ``missing``, whether there is no bitmap.
+Where there is one, ``bitmap`` is its address and ``limit`` its size in bits; ``index`` and ``address`` are those of
+the first pfn, ``last_index`` and ``last_address`` those of the last; ``outside`` says how many bytes behind the end
+the first address is (negative: before the start), ``there`` what lives at it: its ``kind`` (symbol, slab, free,
+reserved, page, unmapped or unknown) and ``text``.
 
 Always an error.
 

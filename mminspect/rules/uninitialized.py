@@ -15,6 +15,8 @@ look like an unused page of node 0 and the first zone, which is the wrong zone a
 - ``stale``: the link is impossible and the reference count is no count: old data.
 - ``deferred``: deferred initialisation has not come this far yet (``pgdat->first_deferred_pfn``).
 
+``detail.spanned_by`` lists the zones, ``[node, zone ID]``, that span any of the pages.
+
 Inside a zone's span this is an error, since walkers of the zone reach the entry. Outside every span
 nothing but pfn walkers (``/proc/kpageflags``, hotplug) does: a warning. Deferred is a note.
 

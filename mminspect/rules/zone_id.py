@@ -6,8 +6,9 @@ Pages whose zone ID is not below ``MAX_NR_ZONES``, or whose node has no pgdat.
 whatever follows ``node_zones`` in ``struct pglist_data``, taken for a ``struct zone``: its lock, its free lists,
 its counters. A node without a pgdat yields an address near zero, and the first access faults.
 
-``detail.zone_struct`` is the address that ``page_zone()`` returns, ``detail.member`` the member of ``struct
-pglist_data`` that lies there.
+``detail`` has the ``node`` and ``zone_id`` that the first page links to, ``max_nr_zones``, and its raw ``flags`` word;
+``zone_struct`` is the address that ``page_zone()`` returns (null where the node has no pgdat), ``member`` the member of
+``struct pglist_data`` that lies there. ``stale`` is true for a run of old data, where every page may link elsewhere.
 
 Always an error. What keeps kernels alive is that such pages are PG_reserved and nothing frees or
 isolates them.

@@ -18,7 +18,8 @@ are PG_reserved. Severity:
 - error: otherwise. A page that isn't reserved can be freed or isolated into the wrong zone; with
   FLATMEM the bitmap index is wrong.
 
-``detail.linked`` is the zone that the pages link to, ``detail.spanned_by`` the zones that span any of them.
+``detail.linked`` is the zone that the pages link to, ``detail.spanned_by`` the zones that span any of them, each
+``[node, zone ID]``; ``detail.reserved`` says whether all are PG_reserved.
 
 Example: QEMU with ``-m 203M -M pc,max-ram-below-4g=128M``: reserved pages at the end of low RAM link to Normal,
 which starts at 4 GiB, inside the span of DMA32.

@@ -89,6 +89,8 @@ def check_readable(path: str) -> None:
 
     :raises TargetError: if it doesn't.
     """
+    if not path:
+        raise TargetError("an empty name is no vmcore")
     try:
         st = os.stat(path)
     except OSError as e:

@@ -86,17 +86,13 @@ class PageTables:
         return b"".join(pieces)
 
 
-def map_kernel(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Segment]) -> None:
+def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Tuple[PageTables, int]:
     """
-    Map the kernel's half of the address space.
+    Get the kernel's page tables.
 
-    A dump that has virtual addresses only, such as a capture, is left as it is.
-
-    :param segments: The segments of an ELF dump.
-    :raises TargetError: if VMCOREINFO doesn't say where the page tables are or what they look like.
+    :return: They, and VA_BITS.
+    :raises TargetError: if VMCOREINFO doesn't say where they are or what they look like.
     """
-    if any(segment.paddr in NO_PADDR for segment in segments):
-        return
     # NUMBER(VA_BITS) is 39, 48 or 57 by satp's mode, and 32 for Sv32.
     va_bits = vmcoreinfo.number("NUMBER(VA_BITS)")
     # swapper_pg_dir is in the kernel image, whose offset this is; the linear mapping has another.
@@ -107,6 +103,20 @@ def map_kernel(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Segment
             f"RISC-V page tables with VA_BITS {va_bits} can't be read: mminspect knows Sv39, Sv48 and Sv57 of kernels "
             "whose VMCOREINFO has swapper_pg_dir and va_kernel_pa_offset"
         )
-    tables = PageTables(prog, root - offset, va_bits)
+    return PageTables(prog, root - offset, va_bits), va_bits
+
+
+def map_kernel(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Segment]) -> None:
+    """
+    Map the kernel's half of the address space.
+
+    A dump that has virtual addresses only, such as a capture, is left as it is.
+
+    :param segments: The segments of an ELF dump.
+    :raises TargetError: if the page tables can't be found.
+    """
+    if any(segment.paddr in NO_PADDR for segment in segments):
+        return
+    tables, va_bits = kernel_page_tables(prog, vmcoreinfo)
     start = (1 << 64) - (1 << (va_bits - 1))
     prog.add_memory_segment(start, (1 << 64) - start, tables.read)

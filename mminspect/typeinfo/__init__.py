@@ -25,8 +25,9 @@ from drgn import (
 )
 
 from mminspect.errors import TypeInfoError
+from mminspect.inputs import open_input
 from mminspect.target import Target
-from mminspect.typeinfo import buildid, declarations
+from mminspect.typeinfo import agreement, buildid, declarations
 from mminspect.typeinfo.btf import HEADER_SIZE, Btf, btf_size
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, SymbolTable
 
@@ -92,10 +93,8 @@ def load(
     prog = target.prog
     if symbols:
         _load_dwarf(target, symbols)
-        return TypeSource("dwarf", ("elf",))
-    if has_types(prog):
-        return TypeSource("dwarf", ("elf",))
-    if btf is None and _find_dwarf(prog):
+    if has_types(prog) or (btf is None and _find_dwarf(prog)):
+        agreement.check(prog, target.vmcoreinfo, symbols[0] if symbols else "the DWARF that drgn found")
         return TypeSource("dwarf", ("elf",))
 
     table = SymbolTable(prog, target.vmcoreinfo)
@@ -112,6 +111,7 @@ def load(
         raise TypeInfoError(
             f"the BTF from {location} has no struct page and struct zone; give the BTF of {target.vmcoreinfo.release}"
         )
+    agreement.check(prog, target.vmcoreinfo, "the BTF in the target's memory" if location == "memory" else location)
     return TypeSource("btf", tuple(table.sources), location, address)
 
 
@@ -138,7 +138,7 @@ def _load_dwarf(target: Target, paths: Sequence[str]) -> None:
             continue
         if wanted and found and found != wanted:
             raise TypeInfoError(
-                f"{path}: of another build: its build ID is {found}, "
+                f"{path}: of another build, or no kernel: its build ID is {found}, "
                 f"the target's ({target.vmcoreinfo.release}) is {wanted}"
             )
         with _quiet_drgn():
@@ -178,10 +178,9 @@ def _find_btf(target: Target, table: SymbolTable, path: Optional[str]) -> Tuple[
         path = SYSFS_BTF
     if path is not None:
         try:
-            with open(path, "rb") as file:
-                return file.read(), path, None
-        except OSError as e:
-            raise TypeInfoError(f"{path}: {e.strerror}") from None
+            return _read_btf(path), path, None
+        except TypeInfoError as e:
+            raise TypeInfoError(str(e) if str(e).startswith(path) else f"{path}: {e}") from None
     # A capture names it. Otherwise looking for the data is faster than reading the symbols.
     start = table.address("__start_BTF") if "capture" in table.sources else None
     if start is None:
@@ -200,9 +199,16 @@ def _find_btf(target: Target, table: SymbolTable, path: Optional[str]) -> Tuple[
     release = target.vmcoreinfo.release
     raise TypeInfoError(
         f"no type information for {release}: no DWARF found and no BTF in the kernel's memory; "
-        f"install linux-image-{release}-dbg (or the debuginfo package of your distribution) or give "
-        "its vmlinux with -s, or BTF with --btf"
+        f"install the kernel's debug package (on Debian linux-image-{release}-dbg), or give the vmlinux of the "
+        "kernel's build with -s, or its BTF with --btf"
     )
+
+
+def _read_btf(path: str) -> bytes:
+    """Read a file as far as its BTF header says."""
+    with open_input(path, "raw BTF, as /sys/kernel/btf/vmlinux has it") as file:
+        header = file.read(HEADER_SIZE)
+        return header + file.read(btf_size(header) - len(header))
 
 
 def _search_btf(target: Target) -> Optional[int]:

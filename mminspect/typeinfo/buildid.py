@@ -6,6 +6,7 @@ import struct
 from typing import Optional
 
 from mminspect.errors import TypeInfoError
+from mminspect.inputs import open_input
 
 NT_GNU_BUILD_ID = 3
 SHT_NOTE = 7
@@ -19,7 +20,7 @@ def read_build_id(path: str) -> Optional[str]:
     :raises TypeInfoError: if the file can't be read or is no ELF file.
     """
     try:
-        with open(path, "rb") as file:
+        with open_input(path, "a vmlinux with DWARF") as file:
             ident = file.read(64)
             if len(ident) < 52 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
                 raise TypeInfoError(f"{path}: not an ELF file; -s takes a vmlinux with DWARF (not a vmlinuz)")
@@ -27,9 +28,11 @@ def read_build_id(path: str) -> Optional[str]:
             order = "<" if ident[5] == 1 else ">"
             (shoff,) = struct.unpack_from(order + ("Q" if is_64_bit else "I"), ident, 40 if is_64_bit else 32)
             entsize, count = struct.unpack_from(order + "HH", ident, 58 if is_64_bit else 46)
+            if entsize != (64 if is_64_bit else 40):
+                return None
             file.seek(shoff)
             table = file.read(entsize * count)
-            for pos in range(0, len(table) - entsize + 1, max(entsize, 1)):
+            for pos in range(0, len(table) - entsize + 1, entsize):
                 if is_64_bit:
                     _, kind, _, _, offset, size = struct.unpack_from(order + "IIQQQQ", table, pos)
                 else:

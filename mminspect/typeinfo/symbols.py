@@ -8,7 +8,11 @@ from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolIndex, Symbol
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from mminspect.errors import TypeInfoError
+from mminspect.inputs import open_input
 from mminspect.target.vmcoreinfo import Vmcoreinfo
+
+# More than ten times what the largest kernels have.
+MAX_SYSTEM_MAP_SIZE = 128 << 20
 
 # The name of the ELF note in which a capture keeps symbols that its memory doesn't hold. Its text is that of
 # "nm -S": address, size, type letter and name.
@@ -45,15 +49,18 @@ def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> List[Symbol]:
     :param vmcoreinfo: Tells the KASLR offset, and whether the file belongs to this kernel.
     :raises TypeInfoError: if it can't be read or is of another build.
     """
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            entries = parse_system_map(file.read(), path)
-    except OSError as e:
-        raise TypeInfoError(f"{path}: {e.strerror}") from None
+    with open_input(path, "a System.map") as file:
+        data = file.read(MAX_SYSTEM_MAP_SIZE + 1)
+    if len(data) > MAX_SYSTEM_MAP_SIZE:
+        raise TypeInfoError(f"{path}: too large for a System.map")
+    entries = parse_system_map(data.decode("ascii", "replace"), path)
     addresses = {name: address for address, _, name in entries}
-    for name in ("_stext", "swapper_pg_dir", "init_uts_ns"):
+    common = [name for name in ("_stext", "swapper_pg_dir", "init_uts_ns") if name in addresses]
+    if not common:
+        raise TypeInfoError(f"{path}: no System.map of a kernel: it has no _stext")
+    for name in common:
         actual = vmcoreinfo.symbols.get(name)
-        if actual is None or name not in addresses:
+        if actual is None:
             continue
         expected = addresses[name] + vmcoreinfo.kaslr_offset
         if actual != expected:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that the user names beside the vmcore."""
+
+import contextlib
+import os
+import stat
+from typing import IO, Iterator
+
+from mminspect.errors import TypeInfoError
+
+
+@contextlib.contextmanager
+def open_input(path: str, what: str) -> Iterator[IO[bytes]]:
+    """
+    Open a regular file for reading. Others could block, or never end.
+
+    :param what: What the file should be, for messages, e.g. ``a System.map``.
+    :raises TypeInfoError: if it can't be opened, or is something else.
+    """
+    if not path:
+        raise TypeInfoError(f"an empty name is no file; give {what}")
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise TypeInfoError(f"{path}: is a directory; give {what}")
+        if not stat.S_ISREG(mode):
+            raise TypeInfoError(f"{path}: not a regular file; give {what}")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as e:
+        raise TypeInfoError(f"{path}: {e.strerror or e}") from None

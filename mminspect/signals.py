@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Interrupts and the like: one line, the right exit status, nothing left behind."""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn, Optional
+
+from mminspect.errors import Stopped
+
+# What a signal makes of the program, and the exit status that a shell would give.
+SIGNALS = {
+    signal.SIGHUP: ("hung up", 129),
+    signal.SIGINT: ("interrupted", 130),
+    signal.SIGTERM: ("terminated", 143),
+}
+
+# Seconds after which Stopped is raised again, if it did not end the program.
+AGAIN_AFTER = 0.5
+
+
+def _handle(handler: Any) -> None:
+    for number in SIGNALS:
+        # nohup(1) has it ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def quit_at_once() -> None:
+    """Let a signal end the program as long as there is nothing to clean up."""
+
+    def leave(signum: int, frame: Any) -> NoReturn:
+        message, status = SIGNALS[signal.Signals(signum)]
+        os.write(2, f"mminspect: {message}\n".encode())
+        os._exit(status)
+
+    _handle(leave)
+
+
+def raise_stopped() -> None:
+    """Let a signal raise :class:`~mminspect.errors.Stopped`."""
+    received: Optional[int] = None
+
+    def stop(signum: int, frame: Any) -> NoReturn:
+        nonlocal received
+        if signum != signal.SIGALRM:
+            received = signum
+        assert received is not None
+        # drgn drops what is raised while it loads plugins or logs.
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER)
+        raise Stopped(*SIGNALS[signal.Signals(received)])
+
+    def unraisable(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, Stopped):
+            sys.__unraisablehook__(dropped)
+
+    sys.unraisablehook = unraisable
+    signal.signal(signal.SIGALRM, stop)
+    _handle(stop)
+
+
+def stopped() -> None:
+    """Say that :class:`~mminspect.errors.Stopped` has arrived."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Stopper:
+    """
+    Ends a walk early when a signal comes. A second signal ends the program.
+
+    :ivar status: The exit status for the signal, ``None`` if there was none.
+    :ivar message: What it did.
+    """
+
+    def __init__(self) -> None:
+        self.status: Optional[int] = None
+        self.message = ""
+        _handle(self._stop)
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        self.message, self.status = SIGNALS[signal.Signals(signum)]
+        raise_stopped()
+
+    def __call__(self) -> bool:
+        return self.status is not None

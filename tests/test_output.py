@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where output goes: descriptors, links, closed standard files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from mminspect.output import open_output
+from tests.conftest import Cli, Unpacked
+from tests.support import AMD64_HEALTHY
+
+
+def shell(command: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a line of shell; ``$M`` is mminspect, ``$1`` and so on are the arguments."""
+    script = f'M() {{ "{sys.executable}" -m mminspect "$@"; }}; {command}'
+    words: List[str] = ["bash", "-c", script, "bash", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["fd/1", "self/fd/1", "thread-self/fd/1"])
+def test_link_to_stdout_is_written_through(name: str, unpacked: Unpacked, tmp_path: Path) -> None:
+    # A link of the test's own: as root, a mistake would replace the machine's /dev/stdout.
+    link, report = tmp_path / "stdout", tmp_path / "report"
+    link.symlink_to("/dev/fd/1" if name == "fd/1" else f"/proc/{name}")
+    report.write_text("before\n")
+    done = shell('M -c "$1" scan -o "$2" >>"$3"', unpacked(AMD64_HEALTHY), link, report)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert link.is_symlink()
+    assert report.read_text().startswith("before\n6.1.0-")
+
+
+def test_other_descriptor_is_written_through(unpacked: Unpacked, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    done = shell('M -c "$1" scan -o /dev/fd/7 7>"$2"', unpacked(AMD64_HEALTHY), report)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert report.read_text().startswith("6.1.0-")
+
+
+def test_descriptor_that_is_not_open(unpacked: Unpacked) -> None:
+    done = shell('M -c "$1" scan -o /dev/fd/7', unpacked(AMD64_HEALTHY))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_link_to_a_file_is_replaced(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("kept")
+    link.symlink_to(victim)
+    with open_output(str(link)) as out:
+        out.write("new")
+    assert victim.read_text() == "kept"
+    assert not link.is_symlink()
+    assert link.read_text() == "new"
+
+
+def test_links_in_a_circle_are_no_endless_loop(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with open_output(str(tmp_path / "a")) as out:
+        out.write("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("arguments", [("scan",), ("scan", "--format", "json"), ("zones",), ("page", "0x1000")])
+def test_closed_stdout_is_one_line(arguments: Any, unpacked: Unpacked) -> None:
+    done = shell('M -c "$1" "${@:2}" >&-', unpacked(AMD64_HEALTHY), *arguments)
+    assert done.returncode == 2
+    assert done.stderr == "mminspect: the standard output is closed; open it, or give a file with -o\n"
+
+
+def test_closed_stdout_is_no_matter_with_an_output_file(unpacked: Unpacked, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    done = shell('M -c "$1" scan -o "$2" >&-', unpacked(AMD64_HEALTHY), report)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert report.read_text().startswith("6.1.0-")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "<&- 2>&-"])
+def test_other_closed_standard_files_are_no_matter(closed: str, unpacked: Unpacked) -> None:
+    done = shell(f'M -c "$1" scan {closed}', unpacked(AMD64_HEALTHY))
+    assert done.returncode == 0
+    assert done.stdout.startswith("6.1.0-")
+
+
+def test_all_streams_into_a_pipe_that_is_closed(unpacked: Unpacked) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mminspect", "-c", str(unpacked(AMD64_HEALTHY)), "scan"]
+    try:
+        assert subprocess.run(command, stdout=write, stderr=write, check=False, timeout=60).returncode == 2
+    finally:
+        os.close(write)
+
+
+def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mminspect import cli
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli._style(Terminal()).color  # type: ignore[arg-type]
+    monkeypatch.setenv("TERM", "dumb")
+    assert not cli._style(Terminal()).color  # type: ignore[arg-type]
+
+
+def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    output = tmp_path / "core.XZ"
+    done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", output)
+    assert done.err == f"{output}: {output.stat().st_size:,} bytes\n"
+    assert output.read_bytes().startswith(b"\xfd7zXZ\0")
