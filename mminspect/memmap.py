@@ -6,7 +6,9 @@ Whole chunks are read at once and decoded by stride. This is the last place that
 comes out is arrays.
 """
 
-from typing import Iterator, List, Optional, Sequence, Tuple
+import sys
+from bisect import bisect_right
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from mminspect.layout.records import (
     Layout,
     Links,
     MemoryMap,
+    Run,
     Section,
     States,
 )
@@ -78,6 +81,16 @@ class Memmap:
         self._word = np.dtype(f"{'<' if layout.byteorder == 'little' else '>'}u{layout.word_bits // 8}")
         self._invalid_link = _invalid_links(memory)
         self._section_nodes = _section_to_node_table(prog, layout)
+        self._link_shift, self._link_mask = _link_bits(layout)
+        # Struct pages behind these are to be looked at one by one; see _states().
+        self._deferred = [
+            (node.first_deferred_pfn, node.start_pfn + node.spanned, node.nid)
+            for node in memory.nodes
+            if node.first_deferred_pfn is not None
+        ]
+        self._link_columns: Dict[int, Links] = {}
+        self._initialized = _constant(INITIALIZED, np.uint8, 0)
+        self._scratch = np.empty(0, self._word.newbyteorder("="))
 
     def ranges(self) -> Iterator[Tuple[int, int, Section]]:
         """
@@ -112,6 +125,10 @@ class Memmap:
         data, unread = self._read(section.mem_map + start * size, (end - start) * size)
         words = np.frombuffer(data, self._word).reshape(end - start, size // self._word.itemsize)
         flags = words[:, layout.flags_offset // self._word.itemsize]
+        if not unread and _is_inside(start, end, section):
+            only = self._only_link(words, flags, start, end)
+            if only is not None:
+                return self._uniform_chunk(start, flags, only, section)
         # One copy in native order makes everything after it faster than strided access.
         flags = flags.astype(self._word.newbyteorder("="))
         link = self._links(flags)
@@ -124,6 +141,45 @@ class Memmap:
                 state[low - start : high - start] = OFFLINE
         link[state >= EXCLUDED] = 0
         return Chunk(start, flags, link, state, section)
+
+    def _only_link(
+        self, words: npt.NDArray[np.unsignedinteger], flags: npt.NDArray[np.unsignedinteger], start: int, end: int
+    ) -> Optional[int]:
+        """
+        Get the link of pages that all have the same, and that an initialiser wrote for certain.
+
+        Nearly all chunks of nearly all kernels are such. One pass over ``flags`` tells; to decode every page takes
+        many.
+
+        :return: The link, or ``None`` if the pages are to be looked at one by one.
+        """
+        if self._link_mask is None or any(start < high and low < end for low, high, _ in self._deferred):
+            return None
+        if len(self._scratch) < len(flags):
+            self._scratch = np.empty(len(flags), self._word.newbyteorder("="))
+        different = np.bitwise_xor(flags, flags[0], out=self._scratch[: len(flags)])
+        if int(np.bitwise_or.reduce(different)) & self._link_mask:
+            return None
+        link = (int(flags[0]) & self._link_mask) >> self._link_shift
+        # Each of these may hide entries that no initialiser wrote: an impossible link stale data, a link with all
+        # bits set poison, a link of 0 zeros.
+        if self._invalid_link[link] or link == self._link_mask >> self._link_shift:
+            return None
+        if link == 0 and not (flags | words[:, self._memory.layout.mapcount_offset // self._word.itemsize]).all():
+            return None
+        return link
+
+    def _uniform_chunk(self, start: int, flags: npt.NDArray[np.unsignedinteger], link: int, section: Section) -> Chunk:
+        """Make a chunk of initialised pages with one link. Its columns are shared with others like it."""
+        size = len(flags)
+        links = self._link_columns.get(link)
+        if links is None or len(links) < size:
+            links = self._link_columns[link] = _constant(link, np.uint32, size)
+        if len(self._initialized) < size:
+            self._initialized = _constant(INITIALIZED, np.uint8, size)
+        chunk = Chunk(start, flags, links[:size], self._initialized[:size], section)
+        chunk.set_runs([Run(start, start + size, link, INITIALIZED)])
+        return chunk
 
     def entry(self, pfn: int, section: Section) -> bytes:
         """
@@ -173,21 +229,16 @@ class Memmap:
         return NOT_EXPORTED if self._live else UNMAPPED
 
     def _links(self, flags: npt.NDArray[np.unsignedinteger]) -> Links:
-        layout = self._memory.layout.flags
         kind = flags.dtype.type
-        if layout.node_not_in_page_flags:
+        if self._link_mask is None:
+            layout = self._memory.layout.flags
             zone = (flags >> kind(layout.zone.shift)) & kind(layout.zone.mask)
             nr = (flags >> kind(layout.section.shift)) & kind(layout.section.mask)
             assert self._section_nodes is not None
             nodes = self._section_nodes[nr.astype(np.intp)].astype(np.uint32)
             link: Links = nodes << np.uint32(layout.zone.width) | zone.astype(np.uint32)
             return link
-        # The node is right above the zone.
-        width = layout.node.width + layout.zone.width
-        if width == 0:
-            return np.zeros(len(flags), np.uint32)
-        shift = layout.zone.shift if layout.zone.width else layout.node.shift
-        fields: Links = ((flags >> kind(shift)) & kind((1 << width) - 1)).astype(np.uint32)
+        fields: Links = ((flags & kind(self._link_mask)) >> kind(self._link_shift)).astype(np.uint32)
         return fields
 
     def _states(
@@ -216,17 +267,14 @@ class Memmap:
             order = "<" if layout.byteorder == "little" else ">"
             counts = np.ascontiguousarray(refcounts).view(f"{order}i4")[:, 0]
             state[invalid[(counts < 0) | (counts > MAX_REFCOUNT)]] = STALE
-        for node in self._memory.nodes:
+        for first_deferred_pfn, node_end, nid in self._deferred:
             # Deferred initialisation runs from here to the end of the node. Struct pages there are as they
             # were allocated: poisoned, or with whatever was in that memory. Only reserved pages were
             # initialised early; they link to a zone of the node that spans them.
-            if node.first_deferred_pfn is None:
-                continue
-            low = max(start, node.first_deferred_pfn)
-            high = min(end, node.start_pfn + node.spanned)
+            low, high = max(start, first_deferred_pfn), min(end, node_end)
             if low < high:
                 part = slice(low - start, high - start)
-                state[part][~self._in_zone_of(node.nid, link[part], low)] = DEFERRED
+                state[part][~self._in_zone_of(nid, link[part], low)] = DEFERRED
         return state
 
     def _in_zone_of(self, nid: int, link: Links, start: int) -> npt.NDArray[np.bool_]:
@@ -238,6 +286,36 @@ class Memmap:
                 part = slice(low, high)
                 result[part] |= link[part] == self._memory.layout.link(nid, zone.index)
         return result
+
+
+def _link_bits(layout: Layout) -> Tuple[int, Optional[int]]:
+    """
+    Get where ``page->flags`` has node and zone.
+
+    :return: (lowest bit, mask in place); the mask is ``None`` if the node is not in it.
+    """
+    flags = layout.flags
+    if flags.node_not_in_page_flags:
+        return 0, None
+    # The node is right above the zone.
+    width = flags.node.width + flags.zone.width
+    shift = flags.zone.shift if flags.zone.width else flags.node.shift
+    return (shift, ((1 << width) - 1) << shift) if width else (0, 0)
+
+
+def _constant(value: int, kind: "type[np.unsignedinteger]", size: int) -> npt.NDArray[np.unsignedinteger]:
+    """Make a column of one value that nobody can change."""
+    column = np.full(size, value, kind)
+    column.flags.writeable = False
+    return column
+
+
+def _is_inside(start: int, end: int, section: Section) -> bool:
+    """Tell whether pages are all in one range of a section, with no hole among them."""
+    if len(section.ranges) == 1:
+        return True
+    index = bisect_right(section.ranges, (start, sys.maxsize)) - 1
+    return index >= 0 and end <= section.ranges[index][1]
 
 
 def _invalid_links(memory: MemoryMap) -> npt.NDArray[np.bool_]:

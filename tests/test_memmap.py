@@ -4,13 +4,16 @@
 import dataclasses
 import struct
 from typing import Any, Dict, List, Optional, Tuple
+from unittest import mock
 
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mminspect import memmap as memmap_
 from mminspect.errors import LayoutError
-from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Section
+from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Section, Zone
 from mminspect.memmap import Memmap, calibrate, join_in_blocks
 from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
@@ -151,3 +154,45 @@ def test_parts_of_different_pageblocks_stay_apart() -> None:
 
 def test_many_parts_are_joined_one_after_the_other() -> None:
     assert list(join_in_blocks([(0, 2), (3, 5), (6, 9), (12, 14), (17, 18)], 8)) == [(0, 14), (17, 18)]
+
+
+# What a page can be, the first two most of all: then the whole chunk has one link.
+ENTRIES = (
+    GOOD,
+    entry(page_flags(SPARSE, 0, 1, True), 0, 0),
+    entry(page_flags(SPARSE, 0, 0)),
+    entry(page_flags(SPARSE, 0, 5)),
+    entry(page_flags(SPARSE, 0, 5), refcount=-1),
+    entry(page_flags(SPARSE, 15, 7)),
+    bytes(SIZE),
+    entry(0, 0, 1),
+    b"\xff" * SIZE,
+)
+
+
+def of_one_kind(kind: int) -> "st.SearchStrategy[List[bytes]]":
+    """Make pages of one kind with a few others among them."""
+    pages = st.lists(st.sampled_from([ENTRIES[kind]] * 12 + list(ENTRIES)), min_size=1, max_size=40)
+    return pages | st.integers(1, 40).map(lambda size: [ENTRIES[kind]] * size)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, len(ENTRIES) - 1).flatmap(of_one_kind), st.sampled_from((None, 0, 8, 30)), st.integers(0, 3))
+def test_a_chunk_of_one_link_is_what_page_by_page_decoding_makes(
+    entries: List[bytes], deferred: Optional[int], hole: int
+) -> None:
+    # Zone 7 of node 15 exists, and its link has the same bits as poison.
+    layout = dataclasses.replace(SPARSE, max_nr_zones=8)
+    memory = deferred_from(deferred, 0, 64) if deferred is not None else memory_map(zone(0, 0, 4), zone(1, 4, 60))
+    last = Zone(15, 7, "Device", 0, 64, 64, 64)
+    memory = dataclasses.replace(memory, layout=layout, zones=(*memory.zones, last))
+    size = len(entries)
+    ranges = ((0, size),) if not hole or size < 4 else ((0, size - hole), (size - hole + 1, size + 8))
+    section = Section(0, ranges, BASE, 1)
+    fast = Memmap(program(b"".join(entries)), memory).chunk(0, size, section)
+    with mock.patch.object(Memmap, "_only_link", return_value=None):
+        slow = Memmap(program(b"".join(entries)), memory).chunk(0, size, section)
+    assert fast.runs() == slow.runs()
+    for column in ("flags", "link", "state"):
+        one, other = getattr(fast, column), getattr(slow, column)
+        assert one.dtype == other.dtype and one.tolist() == other.tolist()

@@ -236,6 +236,15 @@ class MemoryMap:
         """The zones that span pages, by node and zone ID."""
         return [z for z in self.zones if z.spanned]
 
+    @property
+    def contiguous_zones(self) -> List[Zone]:
+        """The zones that span pages and are marked contiguous, by node and zone ID. Cached."""
+        cached: Optional[List[Zone]] = self.__dict__.get("_contiguous")
+        if cached is None:
+            cached = [z for z in self.zones if z.contiguous and z.spanned]
+            self.__dict__["_contiguous"] = cached
+        return cached
+
     def zones_spanning(self, start: int, end: int) -> List[Zone]:
         """Get the zones that span any pfn of ``[start, end)``, by node and zone ID."""
         return [z for z in self.zones if z.spanned and z.start_pfn < end and start < z.end_pfn]
@@ -313,10 +322,14 @@ class Chunk:
         """Get the chunk as runs of equal link and state. Cached."""
         cached = self.__dict__.get("_runs")
         if cached is None:
-            cached = list(self._find_runs())
+            cached = self._find_runs()
             self.__dict__["_runs"] = cached
         result: List[Run] = cached
         return result
+
+    def set_runs(self, runs: List[Run]) -> None:
+        """Tell the runs, where they are known without looking at every page."""
+        self.__dict__["_runs"] = runs
 
     def _find_runs(self) -> List[Run]:
         link, state = self.link, self.state

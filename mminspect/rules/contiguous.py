@@ -28,15 +28,23 @@ from mminspect.rules import Commit, Match, Rule, WhatIs
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find refused blocks of contiguous zones in a chunk."""
-    for zone in memory.zones:
-        if zone.contiguous and zone.spanned and zone.start_pfn < chunk.end_pfn and chunk.start_pfn < zone.end_pfn:
+    for zone in memory.contiguous_zones:
+        if zone.start_pfn < chunk.end_pfn and chunk.start_pfn < zone.end_pfn:
             yield from _check_zone(chunk, memory, zone)
 
 
 def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     layout = memory.layout
     nr_pages = layout.pageblock_nr_pages
+    link = layout.link(zone.node, zone.index)
     low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
+    runs = chunk.runs()
+    # Whole blocks of nothing but pages of the zone, as nearly every chunk is.
+    if len(runs) == 1 and runs[0].link == link and runs[0].state != OFFLINE:
+        first_block = max(low & -nr_pages, zone.start_pfn)
+        last_block = min(-(-high // nr_pages) * nr_pages, zone.end_pfn)
+        if chunk.start_pfn <= first_block and last_block <= chunk.end_pfn:
+            return
     starts = np.arange(low & -nr_pages, high, nr_pages)
     ends = np.minimum(starts + nr_pages, zone.end_pfn)
     starts = np.maximum(starts, zone.start_pfn)
@@ -47,7 +55,6 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     first_state, last_state = chunk.state[first], chunk.state[last]
     offline = (first_state == OFFLINE) | (last_state == OFFLINE)
     judged = offline | ((first_state < DEFERRED) & (last_state < DEFERRED))
-    link = layout.link(zone.node, zone.index)
     good = ~offline & (chunk.link[first] == link) & (chunk.link[last] == link)
     for index in np.flatnonzero(judged & ~(good & whole)).tolist():
         yield Match(int(starts[index]), int(ends[index]), (zone.node, zone.index))
@@ -56,9 +63,9 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
 def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of contiguous zones in a range without online pages."""
     nr_pages = memory.layout.pageblock_nr_pages
-    for zone in memory.zones:
+    for zone in memory.contiguous_zones:
         low, high = max(start, zone.start_pfn), min(end, zone.end_pfn)
-        if not zone.contiguous or low >= high or not zone.spanned:
+        if low >= high:
             continue
         first = max(low & -nr_pages, zone.start_pfn)
         last = min(-(-high // nr_pages) * nr_pages, zone.end_pfn)
