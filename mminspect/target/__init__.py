@@ -19,6 +19,10 @@ from mminspect.target.vmcoreinfo import Vmcoreinfo
 
 KCORE = "/proc/kcore"
 
+# libkdumpfile looks through the records of a flattened dump one by one for every page that it reads. With this many it
+# is faster to put them in order first.
+MANY_RECORDS = 1 << 14
+
 _ARCHITECTURES = {
     "i386": Architecture.I386,
     "x86_64": Architecture.X86_64,
@@ -138,6 +142,12 @@ def open_vmcore(path: str) -> Target:
             os.close(fd)
             fd = unpacked
         core = corefile.parse(fd, path)
+        if core.records > MANY_RECORDS:
+            # Without room for it the dump can still be read as it is.
+            with contextlib.suppress(OSError):
+                rearranged = unpack.rearrange(fd, path)
+                os.close(fd)
+                fd = rearranged
         return _open_core(fd, path, core)
     finally:
         os.close(fd)

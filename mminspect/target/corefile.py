@@ -10,7 +10,7 @@ file, whose utsname is empty. Those need the headers that are decoded here.
 import os
 import stat
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -67,6 +67,7 @@ class CoreFile:
     :ivar utsname_machine: The machine name of a kdump header. Empty in QEMU's.
     :ivar segments: ELF only: the loadable segments.
     :ivar notes: ELF notes by name, first one of each.
+    :ivar records: Flattened only: number of records.
     """
 
     format: str
@@ -76,6 +77,7 @@ class CoreFile:
     utsname_machine: str = ""
     segments: Tuple[Segment, ...] = ()
     notes: Dict[str, bytes] = field(default_factory=dict)
+    records: int = 0
 
     @property
     def vmcoreinfo(self) -> Optional[bytes]:
@@ -291,29 +293,41 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     return _kdump_core("kdump", header, os.pread(fd, header.sub_hdr_size * block_size, block_size))
 
 
-def _parse_flattened(fd: int, path: str) -> CoreFile:
-    # Records of offset and size (both big-endian, signed) and data; offset -1 ends the file. Records
-    # come in any order and overwrite each other.
+def flattened_records(fd: int, path: str) -> Iterator[Tuple[int, int, int]]:
+    """
+    Go through the records of a flattened dump. They come in any order and overwrite each other.
+
+    :return: Iterator of (offset in the dump, offset in the file, length).
+    :raises TargetError: if the file is cut short or damaged.
+    """
     size = _file_size(fd)
-    inner = bytearray(FLATTENED_HEADERS_SIZE)
     pos = FLATTENED_HEADER_SIZE
     while True:
+        # Offset and length, both big-endian and signed; offset -1 ends the file.
         record = os.pread(fd, 16, pos)
         if len(record) < 16:
             raise TargetError(f"{path}: truncated: the flattened dump has no end mark; copy the dump again")
         offset, length = struct.unpack(">qq", record)
         if offset == -1:
-            break
+            return
         if offset < 0 or length <= 0:
             raise TargetError(f"{path}: the flattened dump is damaged at byte {pos}; copy the dump again")
         if pos + 16 + length > size:
             raise _truncated(path, size, pos + 16 + length)
-        if offset < len(inner):
-            data = os.pread(fd, min(length, len(inner) - offset), pos + 16)
-            inner[offset : offset + len(data)] = data
+        yield offset, pos + 16, length
         pos += 16 + length
+
+
+def _parse_flattened(fd: int, path: str) -> CoreFile:
+    inner = bytearray(FLATTENED_HEADERS_SIZE)
+    records = 0
+    for offset, pos, length in flattened_records(fd, path):
+        records += 1
+        if offset < len(inner):
+            data = os.pread(fd, min(length, len(inner) - offset), pos)
+            inner[offset : offset + len(data)] = data
     if inner[:8] not in KDUMP_SIGNATURES:
-        return CoreFile("flattened")
+        return CoreFile("flattened", records=records)
     header = _kdump_header(bytes(inner[:512]), path)
     end = (1 + header.sub_hdr_size) * header.block_size
-    return _kdump_core("flattened", header, bytes(inner[header.block_size : end]))
+    return replace(_kdump_core("flattened", header, bytes(inner[header.block_size : end])), records=records)

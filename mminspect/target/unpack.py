@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compressed vmcores: unpacked to a temporary file that has no name."""
+"""Compressed and flattened vmcores: unpacked to a temporary file that has no name."""
 
+import errno
 import gzip
 import lzma
 import os
@@ -11,6 +12,7 @@ from typing import IO, Callable, Dict, Optional, Tuple, cast
 import zstandard
 
 from mminspect.errors import TargetError
+from mminspect.target import corefile
 
 PIECE = 1 << 20
 
@@ -84,3 +86,21 @@ def unpack(fd: int, path: str, name: str) -> int:
         raise TargetError(f"{path}: the {name} data is damaged or cut short ({e}); copy the dump again") from None
     except OSError as e:
         raise TargetError(f"{path}: can't be unpacked to {tempfile.gettempdir()}: {e.strerror or e}") from None
+
+
+def rearrange(fd: int, path: str) -> int:
+    """
+    Write a flattened dump as makedumpfile -R does: each record at its place.
+
+    :param fd: The flattened dump.
+    :param path: Its name for messages.
+    :return: File descriptor of the result; the caller closes it.
+    :raises OSError: if there is no room for it.
+    """
+    with tempfile.TemporaryFile(prefix="mminspect-") as target:
+        for offset, pos, length in corefile.flattened_records(fd, path):
+            for done in range(0, length, PIECE):
+                piece = os.pread(fd, min(PIECE, length - done), pos + done)
+                if os.pwrite(target.fileno(), piece, offset + done) < len(piece):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.dup(target.fileno())

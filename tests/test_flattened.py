@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Flattened dumps are put in order before they are read, where that pays."""
+
+import os
+import struct
+import tempfile
+from pathlib import Path
+from typing import List, Tuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mminspect import target
+from mminspect.errors import TargetError
+from mminspect.target import unpack
+
+
+def flattened(records: List[Tuple[int, bytes]]) -> bytes:
+    """Make a flattened file."""
+    head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+    parts = [struct.pack(">qq", offset, len(data)) + data for offset, data in records]
+    return head + bytes(4096 - len(head)) + b"".join(parts) + struct.pack(">qq", -1, -1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=50)), max_size=20), st.integers(1, 60))
+def test_records_land_at_their_offsets(records: List[Tuple[int, bytes]], piece: int) -> None:
+    expected = bytearray()
+    for offset, data in records:
+        expected.extend(bytes(max(0, offset + len(data) - len(expected))))
+        expected[offset : offset + len(data)] = data
+    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpack, "PIECE", piece)
+        file.write(flattened(records))
+        file.flush()
+        fd = unpack.rearrange(file.fileno(), "dump")
+        try:
+            assert os.pread(fd, 1000, 0) == expected
+        finally:
+            os.close(fd)
+
+
+def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Get what drgn is given of a dump."""
+    given_to_drgn = []
+    monkeypatch.setattr(target, "_open_core", lambda fd, path, core: given_to_drgn.append(os.pread(fd, 1 << 20, 0)))
+    target.open_vmcore(str(path))
+    (data,) = given_to_drgn
+    return data
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """Make a flattened dump of three records."""
+    path = tmp_path / "dump"
+    path.write_bytes(flattened([(4, b"5678"), (0, b"1234"), (8, b"9")]))
+    return path
+
+
+def test_dump_of_many_records_is_put_in_order(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "MANY_RECORDS", 2)
+    assert opened(dump, monkeypatch) == b"123456789"
+
+
+def test_dump_of_few_records_is_read_as_it_is(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "MANY_RECORDS", 3)
+    assert opened(dump, monkeypatch) == dump.read_bytes()
+
+
+def test_dump_is_read_as_it_is_where_there_is_no_room(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "MANY_RECORDS", 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: open("/dev/full", "w+b", buffering=0))  # noqa: SIM115
+    assert opened(dump, monkeypatch) == dump.read_bytes()
+
+
+def test_damage_is_told_before_anything_is_written(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "MANY_RECORDS", 0)
+    dump.write_bytes(dump.read_bytes()[:-16])
+    with pytest.raises(TargetError, match="no end mark"):
+        target.open_vmcore(str(dump))
