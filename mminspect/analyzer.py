@@ -1,16 +1,33 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The scan: memmap chunks through the rules to findings."""
 
+import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from mminspect import memmap as memmap_
-from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect import parallel
+from mminspect.findings import SEVERITIES, Finding, Report, sort_key
 from mminspect.layout import read_memory_map
-from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap
+from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap, Section
 from mminspect.memmap import Memmap
 from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
+from mminspect.spill import Findings
 from mminspect.target import Target
 from mminspect.typeinfo import TypeSource
 from mminspect.whatis import what_is
@@ -20,11 +37,24 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
+# Pages from which on more than one process is faster: 32 GiB of 4 KiB pages.
+MANY_PAGES = 1 << 23
 
-def sort_key(finding: Finding) -> Tuple[int, int, str, int, str]:
-    """Get what findings are sorted by. Zones that overlap can have findings of one rule on the same pages."""
-    node = -1 if finding.node is None else finding.node
-    return finding.start_pfn, finding.end_pfn, finding.rule, node, finding.zone or ""
+
+class Checked(NamedTuple):
+    """
+    What the rules matched in one chunk.
+
+    :ivar examined: Pages whose entries were read.
+    :ivar unreadable: Pages whose entries the target doesn't hold.
+    :ivar matches: Matches by rule, in the order of the scan's rules.
+    """
+
+    start_pfn: int
+    end_pfn: int
+    examined: int
+    unreadable: int
+    matches: Tuple[List[Match], ...]
 
 
 class Scan:
@@ -60,14 +90,31 @@ class Scan:
         self.pages_unreadable = 0
         self.pageblocks = 0
 
-    def findings(self, progress: Optional[Progress] = None) -> List[Finding]:
+    def findings(self, progress: Optional[Progress] = None, jobs: int = 1) -> Findings:
         """
         Walk the memmap.
 
         :param progress: Called with the number of pages after each chunk.
+        :param jobs: Number of processes that read and check. The findings are the same for any.
         :return: Findings, sorted by start pfn, end pfn and rule.
         """
-        return self.findings_in(self._memmap.chunks(), progress)
+        found = Findings()
+        with contextlib.closing(self.walk(progress, jobs)) as walk:
+            for finding in walk:
+                found.add(finding)
+        return found
+
+    def walk(self, progress: Optional[Progress] = None, jobs: int = 1) -> Generator[Finding, None, None]:
+        """Walk the memmap; as :meth:`findings`, but the findings come as they are found."""
+        if jobs <= 1:
+            yield from self._walk(map(self.check, self._memmap.chunks()), progress)
+            return
+
+        def work(part: Tuple[int, int, Section]) -> Checked:
+            return self.check(self._memmap.chunk(*part))
+
+        with contextlib.closing(parallel.run(work, self._memmap.ranges, jobs)) as results:
+            yield from self._walk(results, progress)
 
     def findings_in(self, chunks: Iterable[Chunk], progress: Optional[Progress] = None) -> List[Finding]:
         """
@@ -75,38 +122,43 @@ class Scan:
 
         :param chunks: Ascending. Gaps between them count as holes.
         """
-        found = list(self._walk(chunks, progress))
-        found.sort(key=sort_key)
-        return found
+        return sorted(self._walk(map(self.check, chunks), progress), key=sort_key)
 
-    def _walk(self, chunks: Iterable[Chunk], progress: Optional[Progress]) -> Iterator[Finding]:
+    def check(self, chunk: Chunk) -> Checked:
+        """Apply the rules to one chunk."""
+        examined = unreadable = 0
+        for run in chunk.runs():
+            if run.state < EXCLUDED:
+                examined += run.end - run.start
+            elif run.state != OFFLINE:
+                unreadable += run.end - run.start
+        matches = tuple(list(rule.check(chunk, self._memory)) for rule in self._rules)
+        return Checked(chunk.start_pfn, chunk.end_pfn, examined, unreadable, matches)
+
+    def _walk(self, results: Iterable[Checked], progress: Optional[Progress]) -> Iterator[Finding]:
         pending: Dict[str, Dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
         gathered: Dict[str, Dict[Hashable, List[Match]]] = {rule.id: {} for rule in self._rules}
         order = self._memory.layout.pageblock_order
         end = 0
         last_block = -1
-        for chunk in self._until_stopped(chunks):
-            if chunk.start_pfn > end:
-                self._gather_gap(gathered, end, chunk.start_pfn)
-            end = chunk.end_pfn
-            for rule in self._rules:
-                matches = rule.check(chunk, self._memory)
+        for result in self._until_stopped(results):
+            if result.start_pfn > end:
+                self._gather_gap(gathered, end, result.start_pfn)
+            end = result.end_pfn
+            for rule, matches in zip(self._rules, result.matches):
                 if rule.describe_all is not None:
                     self._gather(gathered[rule.id], matches)
                     continue
-                if rule.join:
-                    matches = join_matches(matches, pending[rule.id])
-                for match in matches:
+                joined = join_matches(matches, pending[rule.id], result.start_pfn) if rule.join else matches
+                for match in joined:
                     yield rule.describe(match, self._memory, self._look)
-            pages = chunk.end_pfn - chunk.start_pfn
-            unreadable = int(((chunk.state >= EXCLUDED) & (chunk.state != OFFLINE)).sum())
-            self.pages_examined += pages - unreadable - int((chunk.state == OFFLINE).sum())
-            self.pages_unreadable += unreadable
-            first_block = chunk.start_pfn >> order
-            self.pageblocks += ((chunk.end_pfn - 1) >> order) - max(first_block, last_block + 1) + 1
-            last_block = (chunk.end_pfn - 1) >> order
+            self.pages_examined += result.examined
+            self.pages_unreadable += result.unreadable
+            first_block = result.start_pfn >> order
+            self.pageblocks += ((end - 1) >> order) - max(first_block, last_block + 1) + 1
+            last_block = (end - 1) >> order
             if progress is not None:
-                progress(pages)
+                progress(end - result.start_pfn)
         highest = max((zone.end_pfn for zone in self._memory.zones), default=0)
         if highest > end and not self.stopped:
             self._gather_gap(gathered, end, highest)
@@ -117,15 +169,15 @@ class Scan:
                 assert rule.describe_all is not None
                 yield rule.describe_all(key, matches, self._memory)
 
-    def _until_stopped(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """Pass chunks on, at the pace that was asked for, until somebody says that it's enough."""
-        for chunk in chunks:
-            yield chunk
+    def _until_stopped(self, results: Iterable[Checked]) -> Iterator[Checked]:
+        """Pass results on, at the pace that was asked for, until somebody says that it's enough."""
+        for result in results:
+            yield result
             if self._stop is not None and self._stop():
                 self.stopped = True
                 return
             if self._pace is not None:
-                self._pace(len(chunk.link) * self._memory.layout.page_struct_size)
+                self._pace((result.end_pfn - result.start_pfn) * self._memory.layout.page_struct_size)
 
     @staticmethod
     def _gather(by_key: Dict[Hashable, List[Match]], matches: Iterable[Match]) -> None:
@@ -142,10 +194,14 @@ def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], se
     """Count pages and findings, as the report's ``summary`` has it."""
     by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
     by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
-    for finding in findings:
-        by_rule[finding.rule]["findings"] += 1
-        by_rule[finding.rule]["pages"] += finding.pages
-        by_severity[finding.severity] += 1
+    if not isinstance(findings, Findings):
+        counted = Findings()
+        for finding in findings:
+            counted.add(finding)
+        findings = counted
+    for rule_id, (number, pages) in findings.by_rule.items():
+        by_rule[rule_id] = {"findings": number, "pages": pages}
+    by_severity.update(findings.by_severity)
     return {
         "pages_examined": scan.pages_examined,
         "pages_unreadable": scan.pages_unreadable,
@@ -239,6 +295,7 @@ def scan_target(
     progress: Optional[Callable[[int], Progress]] = None,
     gentleness: Gentleness = NO_LIMITS,
     prepared: Optional["Prepared"] = None,
+    jobs: Optional[int] = 1,
 ) -> Report:
     """
     Scan a target that has types.
@@ -249,6 +306,8 @@ def scan_target(
     :param progress: Called with the number of pages before the walk; returns a function that is called with the
         number of pages after each chunk.
     :param prepared: For the running kernel: what was read while privileged.
+    :param jobs: Number of processes that read and check a vmcore, ``None`` for what helps. The running kernel is read
+        by one, and so is what is read at a limited rate.
     :raises mminspect.errors.MminspectError: if the target can't be analysed.
     """
     start = time.monotonic()
@@ -260,7 +319,11 @@ def scan_target(
     memmap_.calibrate(memmap, memory)
     scan = Scan(memory, memmap, rules, what_is(target, memory), gentleness.pace(), gentleness.stop)
     total = sum(end - first for first, end, _ in memmap.ranges())
-    findings = scan.findings(progress(total) if progress is not None else None)
+    if jobs is None:
+        jobs = parallel.usable_cpus() if total >= MANY_PAGES else 1
+    if gentleness.max_rate is not None:
+        jobs = 1
+    findings = scan.findings(progress(total) if progress is not None else None, jobs)
     return _report(target, memory, types, scan, rules, findings, start)
 
 
@@ -299,7 +362,7 @@ def _report(
     types: TypeSource,
     scan: Scan,
     rules: Sequence[Rule],
-    findings: List[Finding],
+    findings: Sequence[Finding],
     start: float,
 ) -> Report:
     summary = summarize(scan, rules, findings, time.monotonic() - start)

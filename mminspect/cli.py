@@ -290,14 +290,13 @@ class Session:
         if self._publisher is not None:
             self._publisher.close()
 
-    def scan(self, rules: Any, gentleness: Any) -> Any:
+    def scan(self, rules: Any, gentleness: Any, jobs: Optional[int] = 1) -> Any:
         """Scan once; see :func:`mminspect.analyzer.scan_target`."""
         from mminspect.analyzer import scan_target
 
+        order = self._options.pageblock_order
         with ProgressBar() as bar:
-            return scan_target(
-                self.target, self.types, rules, self._options.pageblock_order, bar.start, gentleness, self.prepared
-            )
+            return scan_target(self.target, self.types, rules, order, bar.start, gentleness, self.prepared, jobs)
 
     def output(self) -> "contextlib.AbstractContextManager[IO[str]]":
         """Open the place where a report goes; it is replaced as a whole."""
@@ -328,6 +327,12 @@ class Session:
 @_max_rate
 @_user
 @click.option("--partial", is_flag=True, help="When interrupted, report what was found so far.")
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory on.",
+)
 @click.pass_obj
 def scan(
     options: Options,
@@ -339,6 +344,7 @@ def scan(
     max_rate: Optional[int],
     user: str,
     partial: bool,
+    jobs: Optional[int],
 ) -> int:
     """Walk every pageblock and report what is wrong."""
     from mminspect.analyzer import Gentleness
@@ -349,7 +355,7 @@ def scan(
     check_writable(output, options.inputs)
     with Session(options, output, user) as session:
         stopper = signals.Stopper() if partial else None
-        report = session.scan(rules, Gentleness(max_rate, stopper))
+        report = session.scan(rules, Gentleness(max_rate, stopper), jobs)
         with session.output() as out:
             REPORT_FORMATS[format_](report, out, _style(out))
     found = fail_on != "never" and report.count(fail_on)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Findings and reports: plain data, as the JSON report has it."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Optional
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 SCHEMA = "mminspect.report/1"
 
@@ -47,6 +47,16 @@ class Finding:
         """Number of pfns in the finding."""
         return self.end_pfn - self.start_pfn
 
+    def as_dict(self) -> Dict[str, Any]:
+        """Get the finding as the JSON contract has it."""
+        return dict(vars(self))
+
+
+def sort_key(finding: Finding) -> Tuple[int, int, str, int, str]:
+    """Get what findings are sorted by. Zones that overlap can have findings of one rule on the same pages."""
+    node = -1 if finding.node is None else finding.node
+    return finding.start_pfn, finding.end_pfn, finding.rule, node, finding.zone or ""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -62,17 +72,15 @@ class Report:
     target: Dict[str, Any]
     zones: List[Dict[str, Any]]
     summary: Dict[str, Any]
-    findings: List[Finding]
+    findings: Sequence[Finding]
+
+    def head(self) -> Dict[str, Any]:
+        """Get all but the findings as the JSON contract has it."""
+        return {"schema": SCHEMA, "target": self.target, "zones": self.zones, "summary": self.summary}
 
     def as_dict(self) -> Dict[str, Any]:
         """Get the report as the JSON contract has it."""
-        return {
-            "schema": SCHEMA,
-            "target": self.target,
-            "zones": self.zones,
-            "summary": self.summary,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+        return {**self.head(), "findings": [finding.as_dict() for finding in self.findings]}
 
     def count(self, severity: str) -> int:
         """Count the findings of a severity or worse."""

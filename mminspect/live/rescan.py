@@ -13,9 +13,9 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from drgn import FaultError
 
-from mminspect.analyzer import Progress, Scan, sort_key
+from mminspect.analyzer import Progress, Scan
 from mminspect.errors import LayoutError
-from mminspect.findings import Finding
+from mminspect.findings import Finding, sort_key
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import MemoryMap
 from mminspect.live.proc import RULE_ID, ProcFiles, disagreements, read_proc_files

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables for people."""
 
+from itertools import islice
 from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
 import click
@@ -9,6 +10,9 @@ from tabulate import tabulate
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
+
+# Nobody reads more findings than this in a table.
+MAX_FINDINGS = 1000
 
 # A message column narrower than this is no longer readable; then the lines are longer than the terminal.
 MIN_MESSAGE_WIDTH = 24
@@ -57,10 +61,13 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
     )
     if report.findings:
         rows = []
-        for finding in report.findings:
+        for finding in islice(report.findings, MAX_FINDINGS):
             pfns = hex_range(finding.start_pfn, finding.end_pfn)
             rows.append((_severity(finding, color), finding.rule, pfns, finding.message))
         write_table(rows, ("severity", "rule", "pfns", "message"), out, width)
+        more = len(report.findings) - MAX_FINDINGS
+        if more > 0:
+            out.write(f"{_plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
         out.write("\n")
     counts = ", ".join(_plural(number, severity) for severity, number in summary["by_severity"].items())
     unread = summary["pages_unreadable"]

@@ -110,14 +110,17 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> List
     return chosen
 
 
-def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match]) -> Iterator[Match]:
+def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match], start: int = 0) -> Iterator[Match]:
     """
     Join matches of equal key that touch.
 
     :param matches: Matches of one chunk, ascending.
     :param pending: The last match of each key so far; kept between calls.
+    :param start: First pfn of the chunk. A pending match that ends before it is complete.
     :return: Iterator of matches that nothing can be joined to any more.
     """
+    for key in [key for key, match in pending.items() if match.end < start]:
+        yield pending.pop(key)
     for match in matches:
         last = pending.get(match.key)
         if last is not None and last.end == match.start:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The walk over the memmap in several processes.
+
+Each process is a fork: it has the open target, and reads every so-manieth unit of work through it. drgn reads a file by
+pread(), libkdumpfile too, so no process moves another's position. Threads would wait for each other, as drgn keeps the
+interpreter's lock while it reads.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+from itertools import islice
+from typing import IO, Any, Callable, Generator, Iterable, Iterator, List, Sequence, TypeVar
+
+from mminspect.errors import MminspectError
+
+# Items of a unit of work: with chunks, 32 MiB of memmap.
+UNIT = 16
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def usable_cpus() -> int:
+    """Get the number of CPUs that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return os.cpu_count() or 1
+
+
+def units(items: Iterable[T]) -> Iterator[List[T]]:
+    """Cut items into units of work."""
+    iterator = iter(items)
+    while True:
+        unit = list(islice(iterator, UNIT))
+        if not unit:
+            return
+        yield unit
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let no signal come between a process and the note of it: its handler raises wherever the program is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Worker:
+    """
+    A process that does every so-manieth unit of work. Signals must be blocked while it is started.
+
+    :param work: Does one item.
+    :param items: All items; the same in every process.
+    :param number: Which of the workers this is.
+    :param jobs: How many there are.
+    :param others: Read ends of workers that were started before, to be closed in this one.
+    """
+
+    def __init__(
+        self, work: Callable[[T], R], items: Iterable[T], number: int, jobs: int, others: "Sequence[Worker]"
+    ) -> None:
+        read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(work, items, number, jobs, write, [read, *(w.results.fileno() for w in others)])
+        os.close(write)
+        self.results: IO[bytes] = open(read, "rb")  # noqa: SIM115
+
+    @staticmethod
+    def _child(
+        work: Callable[[T], R],
+        items: Iterable[T],
+        number: int,
+        jobs: int,
+        write: int,
+        unneeded: Sequence[int],
+    ) -> None:
+        """Work until nothing is left, or until nobody reads the results; never return."""
+        status = 1
+        try:
+            # The terminal's interrupt goes to all; the parent ends the others.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for fd in unneeded:
+                os.close(fd)
+            with open(write, "wb") as out:
+                try:
+                    for index, unit in enumerate(units(items)):
+                        if index % jobs == number:
+                            pickle.dump([work(item) for item in unit], out, pickle.HIGHEST_PROTOCOL)
+                            out.flush()
+                except MminspectError as e:
+                    pickle.dump(e, out)
+                except MemoryError:
+                    pickle.dump(MminspectError("out of memory in a worker process; use --jobs 1"), out)
+                except BrokenPipeError:
+                    raise
+                except Exception as e:
+                    pickle.dump(MminspectError(f"a worker process failed: {type(e).__name__}: {e}"), out)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def unit(self) -> "List[Any]":
+        """
+        Get the results of this worker's next unit.
+
+        :raises MminspectError: if it failed.
+        """
+        try:
+            result: Any = pickle.load(self.results)
+        except (EOFError, pickle.UnpicklingError):
+            status = self._wait()
+            why = f"killed by signal {-status}" if status < 0 else f"status {status}"
+            raise MminspectError(f"a worker process ended unexpectedly ({why}); use --jobs 1") from None
+        if isinstance(result, MminspectError):
+            raise result
+        return list(result)
+
+    def _wait(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self) -> None:
+        """Make sure that it is gone."""
+        self.results.close()
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._wait()
+
+
+def run(work: Callable[[T], R], items: Callable[[], Iterable[T]], jobs: int) -> Generator[R, None, None]:
+    """
+    Do work in several processes.
+
+    :param work: Does one item; a pure function of it and of what was there before.
+    :param items: Gets all items, the same at every call.
+    :param jobs: Number of processes.
+    :return: Iterator of results, in the order of the items, whatever the number of processes.
+    :raises MminspectError: if a process fails.
+    """
+    workers: List[Worker] = []
+    try:
+        with _signals_wait():
+            for number in range(jobs):
+                workers.append(Worker(work, items(), number, jobs, workers))
+        for index, _ in enumerate(units(items())):
+            yield from workers[index % jobs].unit()
+    finally:
+        with _signals_wait():
+            for worker in workers:
+                worker.end()

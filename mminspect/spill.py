@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Findings in order, however many there are: beyond a number they are kept in a temporary file."""
+
+import heapq
+import pickle
+import tempfile
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union, overload
+
+from mminspect.errors import MminspectError
+from mminspect.findings import Finding, sort_key
+
+# Findings that are kept in memory. One takes about 1.5 KB.
+MAX_IN_MEMORY = 10000
+# Findings that are read from the file at once, of each of its sorted parts.
+BATCH = 128
+
+
+class Findings(Sequence[Finding]):
+    """
+    Findings, sorted by start pfn, end pfn and rule.
+
+    Add all with :meth:`add` before anything is read.
+
+    :ivar by_rule: Number of findings and of their pages, by rule.
+    :ivar by_severity: Number of findings by severity.
+    """
+
+    def __init__(self) -> None:
+        self._recent: List[Finding] = []
+        self._file: Optional[IO[bytes]] = None
+        # Offsets in the file at which sorted parts start and end.
+        self._parts: List[Tuple[int, int]] = []
+        self._length = 0
+        self._sorted = True
+        self.by_rule: Dict[str, Tuple[int, int]] = {}
+        self.by_severity: Dict[str, int] = {}
+
+    def add(self, finding: Finding) -> None:
+        """
+        Add a finding.
+
+        :raises MminspectError: if there is no room for a temporary file.
+        """
+        number, pages = self.by_rule.get(finding.rule, (0, 0))
+        self.by_rule[finding.rule] = number + 1, pages + finding.pages
+        self.by_severity[finding.severity] = self.by_severity.get(finding.severity, 0) + 1
+        self._length += 1
+        self._recent.append(finding)
+        self._sorted = False
+        if len(self._recent) >= MAX_IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        """Write what is in memory to the file, as one sorted part."""
+        self._recent.sort(key=sort_key)
+        try:
+            if self._file is None:
+                # It has no name, so it is gone on every way out.
+                self._file = tempfile.TemporaryFile(prefix="mminspect-")  # noqa: SIM115
+            start = self._file.seek(0, 2)
+            for first in range(0, len(self._recent), BATCH):
+                pickle.dump(self._recent[first : first + BATCH], self._file, pickle.HIGHEST_PROTOCOL)
+            self._file.flush()
+        except OSError as e:
+            raise MminspectError(
+                f"{self._length:,} findings so far, and no room for them in {tempfile.gettempdir()}: {e.strerror}"
+            ) from None
+        self._parts.append((start, self._file.tell()))
+        self._recent.clear()
+
+    def _part(self, position: int, end: int) -> Iterator[Finding]:
+        """Read one sorted part. Others are read in between."""
+        file: Any = self._file
+        while position < end:
+            file.seek(position)
+            # What is read is this process's own, from a file that no other can open.
+            batch: List[Finding] = pickle.load(file)
+            position = file.tell()
+            yield from batch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Finding]:
+        if not self._sorted:
+            self._recent.sort(key=sort_key)
+            self._sorted = True
+        if not self._parts:
+            return iter(self._recent)
+        parts = [self._part(start, end) for start, end in self._parts]
+        return heapq.merge(*parts, iter(self._recent), key=sort_key)
+
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> List[Finding]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[Finding, List[Finding]]:
+        if self._parts:
+            # Only tests and people in a shell index so many.
+            return list(self)[index]
+        iter(self)
+        return self._recent[index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return NotImplemented if not isinstance(other, Sequence) else False
+        return all(one == two for one, two in zip(self, other))
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Several processes find what one finds, end with it, and say one line when one of them dies."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from mminspect import parallel
+from mminspect.errors import LayoutError, MminspectError
+from tests.conftest import Cli, Unpacked
+from tests.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
+
+
+def children() -> List[str]:
+    """Get the processes that this one has started and not waited for."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 7])
+@pytest.mark.parametrize("number", [0, 1, 15, 16, 17, 100])
+def test_results_come_in_order(number: int, jobs: int) -> None:
+    assert list(parallel.run(lambda n: (n, n * n), lambda: range(number), jobs)) == [(n, n * n) for n in range(number)]
+    assert children() == []
+
+
+@pytest.mark.parametrize("name", [AMD64_400M, AMD64_NUMA, I386_HOLE])
+def test_findings_are_the_same_for_any_number_of_processes(name: str, cli: Cli, unpacked: Unpacked) -> None:
+    core = unpacked(name)
+    reports = []
+    for jobs in ("1", "2", "5"):
+        done = cli("-c", core, "scan", "--format", "json", "--fail-on", "never", "--jobs", jobs)
+        assert (done.status, done.err) == (0, "")
+        reports.append(without_times(json.loads(done.out)))
+    assert reports[0]["findings"]
+    assert reports[0] == reports[1] == reports[2]
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+def test_an_error_in_a_process_is_the_error_of_the_whole() -> None:
+    with pytest.raises(MminspectError, match=r"^the memory is gone$"):
+        list(parallel.run(lambda n: fail(LayoutError("the memory is gone")), lambda: range(40), 2))
+    with pytest.raises(MminspectError, match="a worker process failed: ZeroDivisionError: "):
+        list(parallel.run(lambda n: 1 // (20 - n), lambda: range(40), 2))
+    with pytest.raises(MminspectError, match="out of memory"):
+        list(parallel.run(lambda n: fail(MemoryError()), lambda: range(40), 2))
+    assert children() == []
+
+
+def test_a_process_that_is_killed_is_one_clear_error() -> None:
+    def work(number: int) -> int:
+        if number == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    with pytest.raises(
+        MminspectError, match=r"a worker process ended unexpectedly \(killed by signal 9\); use --jobs 1"
+    ):
+        list(parallel.run(work, lambda: range(100), 2))
+    assert children() == []
+
+
+def test_processes_end_when_nobody_wants_their_results() -> None:
+    with contextlib.closing(parallel.run(lambda n: bytes(1 << 20), lambda: range(1000), 3)) as results:
+        assert len(next(results)) == 1 << 20
+        assert len(children()) == 3
+    assert children() == []
+
+
+SCRIPT = """
+import sys, time
+from mminspect import analyzer, cli
+analyzer.Scan.check = lambda self, chunk: time.sleep(1000)
+cli.run(tuple(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_signal_ends_all_processes(number: int, status: int, word: str, unpacked: Unpacked) -> None:
+    arguments = ["-c", str(unpacked(AMD64_400M)), "scan", "--jobs", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        while len(workers := listing.read_text().split()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(workers) == 2
+        # A terminal sends it to all of them.
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (status, "", f"mminspect: {word}\n")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

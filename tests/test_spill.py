@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Findings stay sorted and counted, whether they fit into memory or not."""
+
+import io
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mminspect import spill
+from mminspect.errors import MminspectError
+from mminspect.findings import SEVERITIES, Finding, Report, sort_key
+from mminspect.render import REPORT_FORMATS, Style
+from mminspect.spill import Findings
+
+FINDING = st.tuples(st.integers(0, 50), st.integers(1, 5), st.sampled_from(("a", "b")), st.sampled_from(SEVERITIES))
+
+
+def make(start: int, pages: int, rule: str, severity: str, number: int = 0) -> Finding:
+    """Make a finding whose detail tells it from others of the same pages."""
+    return Finding(rule, severity, start, start + pages, 0, "Normal", f"{pages} pages", {"number": number})
+
+
+@given(st.lists(FINDING, max_size=60), st.integers(1, 20), st.integers(1, 5))
+def test_order_and_counts_do_not_depend_on_the_memory(parts: List[Tuple[Any, ...]], limit: int, batch: int) -> None:
+    made = [make(*part, number) for number, part in enumerate(parts)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spill, "MAX_IN_MEMORY", limit)
+        patch.setattr(spill, "BATCH", batch)
+        found = Findings()
+        for finding in made:
+            found.add(finding)
+        # Findings that compare equal stay in the order in which they came.
+        expected = sorted(made, key=sort_key)
+        assert list(found) == expected
+        assert list(found) == expected, "a second look"
+        assert list(zip(found, found)) == list(zip(expected, expected)), "two looks at once"
+        assert found == expected
+        assert found[:3] == expected[:3]
+    assert len(found) == len(made)
+    assert found.by_severity == Counter(f.severity for f in made)
+    assert found.by_rule == {
+        rule: (sum(f.rule == rule for f in made), sum(f.pages for f in made if f.rule == rule))
+        for rule in {f.rule for f in made}
+    }
+
+
+def test_nothing_is_left_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spill, "MAX_IN_MEMORY", 2)
+    found = Findings()
+    for start in range(5):
+        found.add(make(start, 1, "a", "note"))
+    assert len(list(found)) == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: open("/dev/full", "w+b", buffering=1 << 16))  # noqa: SIM115
+    monkeypatch.setattr(spill, "MAX_IN_MEMORY", 2)
+    found = Findings()
+    found.add(make(0, 1, "a", "note"))
+    with pytest.raises(MminspectError, match=r"no room for them in .*: No space left on device"):
+        found.add(make(1, 1, "a", "note"))
+
+
+def report(number: int) -> Report:
+    """Make a report with so many findings."""
+    found = Findings()
+    for start in reversed(range(number)):
+        found.add(make(start, 1, "zone-span", "note"))
+    target = dict.fromkeys(
+        ("release", "machine", "memory_model", "page_size", "pageblock_order", "pageblock_order_from", "types_from")
+    )
+    by_severity = {**dict.fromkeys(reversed(SEVERITIES), 0), **found.by_severity}
+    counts = {"pages_examined": number, "pages_unreadable": 0, "pageblocks": 1, "elapsed_seconds": 0.0}
+    return Report(target, [], {**counts, "by_severity": by_severity}, found)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 25])
+def test_json_is_written_as_it_comes(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "MAX_IN_MEMORY", 10)
+    made = report(number)
+    out = io.StringIO()
+    REPORT_FORMATS["json"](made, out, Style())
+    assert json.loads(out.getvalue()) == made.as_dict()
+    assert len(made.as_dict()["findings"]) == number
+    out = io.StringIO()
+    REPORT_FORMATS["ndjson"](made, out, Style())
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == made.as_dict()["findings"]
+
+
+def test_table_shows_the_first_and_counts_the_rest() -> None:
+    out = io.StringIO()
+    REPORT_FORMATS["table"](report(1003), out, Style())
+    lines = out.getvalue().splitlines()
+    assert sum(line.startswith("note") for line in lines) == 1000
+    assert "0x3e7-0x3e8" in out.getvalue() and "0x3e8-0x3e9" not in out.getvalue()
+    assert "3 more findings not shown; --format json, ndjson or csv has all of them" in lines
+    assert lines[-1].startswith("0 errors, 0 warnings, 1,003 notes; ")
+
+
+def test_table_of_as_many_as_it_shows_says_nothing_of_more() -> None:
+    out = io.StringIO()
+    REPORT_FORMATS["table"](report(1000), out, Style())
+    assert "not shown" not in out.getvalue()
