@@ -25,10 +25,11 @@ from mminspect import typeinfo
 from mminspect.analyzer import Scan
 from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.layout import read_memory_map
+from mminspect.layout.records import MemoryMap
 from mminspect.layout.sections import Range, merge, subtract
 from mminspect.memmap import Memmap
 from mminspect.output import open_output
-from mminspect.rules import select_rules
+from mminspect.rules import WhatIs, select_rules
 from mminspect.target import Target, corefile
 from mminspect.typeinfo import declarations
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
@@ -123,10 +124,9 @@ def capture(
         source = typeinfo.load(target, symbols, btf, system_map)
         embedded = _read_file(btf) if btf is not None else b""
         known = _symbols(target, source.btf_address, len(embedded))
-        known.update(_symbols_in_findings(target, pageblock_order))
-        note = format_note(known.values())
         vmcoreinfo = target.prog["VMCOREINFO"].string_()
-        recorder = _record(target, note, vmcoreinfo, symbols, btf, pageblock_order)
+        recorder = _record(target, known, vmcoreinfo, symbols, btf, pageblock_order)
+        note = format_note(known.values())
         with _compressed(file, output) as out:
             return _write(target, recorder, {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}, embedded, out)
 
@@ -151,36 +151,41 @@ def _symbols(target: Target, btf_address: Optional[int], embedded: int) -> Dict[
     return found
 
 
-def _symbols_in_findings(target: Target, pageblock_order: Optional[int]) -> Dict[str, Symbol]:
-    """Scan once to learn which symbols the findings name."""
-    prog = target.prog
-    found: Dict[str, Symbol] = {}
-    memory = read_memory_map(target, pageblock_order)
-    look = what_is(target, memory)
+def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: Dict[str, Symbol]) -> WhatIs:
+    """
+    Make a function that says what lives at an address, and keeps the symbols that it names.
+
+    :param known: Symbols of the capture by name; those that findings name are added.
+    """
+    look = what_is(shadow, memory)
 
     def remember(address: int) -> Dict[str, Any]:
-        symbol = best_symbol(prog.symbols(address))
+        symbol = best_symbol(target.prog.symbols(address))
         if symbol is not None:
-            found[symbol.name] = symbol
+            known[symbol.name] = symbol
+            if symbol.address <= address < symbol.address + symbol.size:
+                # In a capture with this symbol nothing more is asked, so nothing more is to be recorded.
+                return {}
         return look(address)
 
-    memmap = Memmap(prog, memory, live=target.kind == "live")
-    memmap_.calibrate(memmap, memory)
-    Scan(memory, memmap, select_rules(), remember).findings()
-    return found
+    return remember
 
 
 def _record(
     target: Target,
-    note: bytes,
+    known: Dict[str, Symbol],
     vmcoreinfo: bytes,
     symbols: Sequence[str],
     btf: Optional[str],
     pageblock_order: Optional[int],
 ) -> Recorder:
-    """Do what a scan of the capture will do, and record what it reads."""
+    """
+    Do what a scan of the capture will do, and record what it reads.
+
+    :param known: Symbols of the capture by name; those that findings name are added.
+    """
     recorder = Recorder(target.prog, vmcoreinfo)
-    core = corefile.CoreFile("elf", notes={CAPTURE_NOTE: note})
+    core = corefile.CoreFile("elf", notes={CAPTURE_NOTE: format_note(known.values())})
     shadow = Target(recorder.prog, "vmcore", target.path, target.vmcoreinfo, core)
     try:
         typeinfo.load(shadow, btf=btf)
@@ -192,7 +197,9 @@ def _record(
     memory = read_memory_map(shadow, pageblock_order)
     memmap = Memmap(recorder.prog, memory)
     memmap_.calibrate(memmap, memory)
-    Scan(memory, memmap, select_rules(), what_is(shadow, memory)).findings()
+    look = _remember_symbols(target, shadow, memory, known)
+    for _ in Scan(memory, memmap, select_rules(), look).walk():
+        pass
     _use_helpers(recorder.prog)
     return recorder
 

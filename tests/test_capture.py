@@ -221,3 +221,11 @@ def test_drgn_finds_struct_pages_and_flags(name: str, opened: Opened, scanned: S
     if name != I386_HOLE:
         nr = pfn_to_section_nr(prog, finding.start_pfn)
         assert online_section(nr_to_section(prog, nr))
+
+
+def test_capture_walks_its_target_once(cli: Cli, unpacked: Unpacked, tmp_path: Path, monkeypatch: Any) -> None:
+    walks = []
+    original = capture_.Scan.walk
+    monkeypatch.setattr(capture_.Scan, "walk", lambda *arguments: walks.append(1) or original(*arguments))
+    capture(cli, unpacked(AMD64_NUMA), tmp_path / "capture.elf")
+    assert walks == [1]
