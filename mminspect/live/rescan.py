@@ -112,28 +112,32 @@ def scan_live(
 
     :param pace: Called with the bytes of memmap after each chunk; may sleep.
     :param stop: Asked after each chunk whether to end the walk there.
-    :raises LayoutError: if memory changes all the time.
+    :raises LayoutError: if memory changes all the time, or can't be read at any attempt.
     """
+    failure: Optional[Exception] = None
     # What was read while privileged is old by now where scans are repeated.
-    memory = read_memory_map(target, layout=prepared.memory.layout)
+    known: Optional[MemoryMap] = None
     for _ in range(MAX_ATTEMPTS):
-        memmap = Memmap(target.prog, memory, live=True)
-        look = make_look(memory)
-        scan = Scan(memory, memmap, rules, look, pace, stop)
         try:
+            memory = known if known is not None else read_memory_map(target, layout=prepared.memory.layout)
+            memmap = Memmap(target.prog, memory, live=True)
+            look = make_look(memory)
+            scan = Scan(memory, memmap, rules, look, pace, stop)
             total = sum(end - start for start, end, _ in memmap.ranges())
             found = scan.findings(progress(total) if progress is not None else None)
             kept = confirm(memory, memmap, rules, look, found)
             after = read_memory_map(target, layout=prepared.memory.layout)
-        except (FaultError, LayoutError):
-            # Memory that went away while it was read.
+        except (FaultError, LayoutError) as e:
+            # Memory that went away while it was read, or the tables that describe it.
+            failure, known = e, None
             time.sleep(RETRY_SECONDS)
-            memory = read_memory_map(target, layout=prepared.memory.layout)
             continue
         if same_map(memory, after) or scan.stopped:
             if any(rule.id == RULE_ID for rule in rules) and same_map(memory, prepared.memory):
                 kept += disagreements(memory, prepared.files)
                 kept.sort(key=sort_key)
             return LiveScan(memory, scan, kept, len(found) - sum(f.rule != RULE_ID for f in kept))
-        memory = after
+        failure, known = None, after
+    if failure is not None:
+        raise LayoutError(f"the memory map could not be read in {MAX_ATTEMPTS} attempts: {failure}") from failure
     raise LayoutError(f"memory was plugged or unplugged during each of {MAX_ATTEMPTS} scans; try again later")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Scans of a kernel whose memory comes and goes, on a stored vmcore whose tables fail to be read now and then."""
+
+import dataclasses
+from typing import Any, Tuple, Union
+
+import pytest
+from drgn import FaultError
+
+from mminspect import analyzer
+from mminspect.errors import LayoutError
+from mminspect.findings import Report
+from mminspect.layout import read_memory_map
+from mminspect.layout.records import MemoryMap
+from mminspect.live import rescan
+from mminspect.live.proc import ProcFiles
+from mminspect.live.rescan import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
+from mminspect.rules import select_rules
+from mminspect.whatis import what_is
+from tests.conftest import Opened, Scanned
+from tests.support import AMD64_400M
+
+GONE = FaultError("could not find memory segment", 0xFFFF888000000000)
+ODD = LayoutError("a section has no memmap")
+Outcome = Union[None, Exception, MemoryMap]
+
+
+class Reader:
+    """
+    Stands for read_memory_map().
+
+    :param outcomes: What the reads give, in their order: None for the truth, an exception, or another map. The last
+        one repeats.
+    """
+
+    def __init__(self, memory: MemoryMap, *outcomes: Outcome) -> None:
+        self.memory = memory
+        self.outcomes = outcomes
+        self.calls = 0
+
+    def __call__(self, *_: Any, **__: Any) -> MemoryMap:
+        outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
+        self.calls += 1
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or self.memory
+
+
+@pytest.fixture(name="memory")
+def memory_fixture(opened: Opened) -> MemoryMap:
+    """Give the memory map of a stored vmcore."""
+    return read_memory_map(opened(AMD64_400M)[0])
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr(rescan, "RETRY_SECONDS", 0)
+
+
+def rescanned(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap, *outcomes: Outcome
+) -> Tuple[Reader, LiveScan]:
+    """Scan the vmcore as if it were the running kernel."""
+    target = opened(AMD64_400M)[0]
+    reader = Reader(memory, *outcomes)
+    monkeypatch.setattr(rescan, "read_memory_map", reader)
+    prepared = Prepared(memory, ProcFiles("", "", ""))
+    rules = [rule for rule in select_rules() if rule.id != rescan.RULE_ID]
+    return reader, scan_live(target, prepared, rules, lambda m: what_is(target, m), None, None, None)
+
+
+def same_findings(result: LiveScan, report: Report) -> bool:
+    """Tell whether a scan found what a report has."""
+    return [dataclasses.asdict(f) for f in result.findings] == [dataclasses.asdict(f) for f in report.findings]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reads"),
+    [
+        ((None,), 2),
+        ((GONE, None), 3),
+        ((None, GONE, None), 4),
+        ((None, GONE, GONE, None), 5),
+        ((None, GONE, ODD, GONE, None), 6),
+        ((GONE, GONE, GONE, GONE, None), 6),
+    ],
+    ids=["still", "first", "after", "after and again", "many", "all but one"],
+)
+def test_a_read_that_fails_is_tried_again(
+    outcomes: Tuple[Outcome, ...],
+    reads: int,
+    opened: Opened,
+    scanned: Scanned,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: MemoryMap,
+) -> None:
+    reader, result = rescanned(opened, monkeypatch, memory, *outcomes)
+    assert reader.calls == reads
+    assert same_findings(result, scanned(AMD64_400M))
+    assert result.transient == 0
+
+
+@pytest.mark.parametrize("failure", [GONE, ODD], ids=["fault", "layout"])
+def test_reads_that_always_fail_end_with_the_reason(
+    failure: Exception, opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+) -> None:
+    with pytest.raises(LayoutError, match=str(failure)):
+        rescanned(opened, monkeypatch, memory, failure)
+    with pytest.raises(LayoutError, match=str(failure)):
+        rescanned(opened, monkeypatch, memory, None, failure)
+
+
+def test_memory_that_changes_is_scanned_again(
+    opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+) -> None:
+    fewer = dataclasses.replace(memory, sections=memory.sections[:-1])
+    reader, result = rescanned(opened, monkeypatch, memory, fewer, None)
+    assert reader.calls == 3
+    assert same_findings(result, scanned(AMD64_400M))
+
+
+def test_memory_that_changes_all_the_time_ends_the_scan(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+) -> None:
+    fewer = dataclasses.replace(memory, sections=memory.sections[:-1])
+    outcomes = [None if number % 2 else fewer for number in range(MAX_ATTEMPTS + 1)]
+    with pytest.raises(LayoutError, match="plugged or unplugged"):
+        rescanned(opened, monkeypatch, memory, *outcomes)
+
+
+def test_the_running_kernel_is_scanned_so(
+    opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+) -> None:
+    target, types = opened(AMD64_400M)
+    monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None, GONE, GONE, None))
+    live = dataclasses.replace(target, kind="live")
+    rules = [rule for rule in select_rules() if rule.id != rescan.RULE_ID]
+    report = analyzer.scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles("", "", "")))
+    assert report.findings == scanned(AMD64_400M).findings
+    assert report.summary["transient"] == 0
