@@ -15,11 +15,10 @@ from itertools import islice
 from typing import IO, Any, Callable, Generator, Iterable, Iterator, List, Sequence, TypeVar
 
 from mminspect.errors import MminspectError
+from mminspect.signals import SIGNALS
 
 # Items of a unit of work: with chunks, 32 MiB of memmap.
 UNIT = 16
-
-SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,7 +85,8 @@ class Worker:
         """Work until nothing is left, or until nobody reads the results; never return."""
         status = 1
         try:
-            # The terminal's interrupt goes to all; the parent ends the others.
+            # What the terminal sends goes to all; the parent ends the others.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
