@@ -16,10 +16,13 @@ from tests.conftest import Scanned
 Expected = Tuple[str, int, int, str, int, Tuple[int, int], Tuple[int, int], Tuple[int, int]]
 
 MACHINES: Dict[str, Expected] = {
+    "amd64-6.1-poisoned": ("sparsemem", 4096, 9, "formula", 64, (45, 19), (39, 6), (37, 2)),
+    "amd64-6.1-sparse": ("sparsemem", 4096, 9, "formula", 64, (45, 19), (39, 6), (37, 2)),
     "arm64-6.12": ("sparsemem_vmemmap", 4096, 9, "formula", 64, (0, 0), (60, 4), (57, 3)),
     "arm64-6.12-16k": ("sparsemem_vmemmap", 16384, 11, "formula", 64, (0, 0), (60, 4), (57, 3)),
     "armhf-6.12": ("flatmem", 4096, 11, "formula", 36, (0, 0), (0, 0), (30, 2)),
     "i386-5.10-hole": ("flatmem", 4096, 9, "formula", 40, (0, 0), (0, 0), (30, 2)),
+    "i386-6.1-numa": ("sparsemem", 4096, 9, "formula", 32, (25, 7), (0, 0), (23, 2)),
     "ppc64el-6.12": ("sparsemem_vmemmap", 4096, 9, "variable", 64, (0, 0), (56, 8), (54, 2)),
     "ppc64el-6.12-64k": ("sparsemem_vmemmap", 65536, 5, "variable", 64, (0, 0), (56, 8), (54, 2)),
     "riscv64-6.12": ("sparsemem_vmemmap", 4096, 9, "formula", 64, (0, 0), (62, 2), (60, 2)),
@@ -58,6 +61,31 @@ def test_section_is_in_page_flags_without_vmemmap(scanned: Scanned) -> None:
     assert layout["zone"]["shift"] + layout["zone"]["width"] == layout["node"]["shift"]
     boundary = [f for f in report.findings if f.rule == "mixed-zone"]
     assert [(f.severity, f.start_pfn) for f in boundary] == [("note", 0x20200)]
+
+
+def test_node_is_in_a_table_where_page_flags_have_no_room(scanned: Scanned) -> None:
+    """Each section of 512 MiB is a node; page->flags hold the section, and section_to_node_table the node."""
+    report = scanned("i386-6.1-numa")
+    assert report.target["page_flags_layout"]["node_not_in_page_flags"] is True
+    populated = [(z["node"], z["name"], z["start_pfn"], z["end_pfn"]) for z in report.zones if z["present"]]
+    assert populated == [
+        (0, "DMA", 0x1, 0x1000),
+        (0, "Normal", 0x1000, 0x20000),
+        (1, "Normal", 0x20000, 0x36FFE),
+        (1, "HighMem", 0x36FFE, 0x3FFE0),
+    ]
+    boundary = [f for f in report.findings if f.rule == "mixed-zone"]
+    assert [(f.severity, f.start_pfn) for f in boundary] == [("note", 0x36E00)]
+    assert report.summary["by_severity"]["error"] == 0
+
+
+def test_poison_is_uninitialized(scanned: Scanned) -> None:
+    """memmap=0x40000$0xa17b000, and what is behind the last zone: their struct pages are as memblock left them."""
+    findings = [f for f in scanned("amd64-6.1-poisoned").findings if f.rule == "uninitialized"]
+    assert [(f.severity, f.start_pfn, f.end_pfn, f.detail["kind"]) for f in findings] == [
+        ("error", 0xA17B, 0xA1BB, "poisoned"),
+        ("warning", 0x18FE2, 0x20000, "poisoned"),
+    ]
 
 
 def test_bug_of_2021_is_found_where_the_kernel_died(scanned: Scanned) -> None:

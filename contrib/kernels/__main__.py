@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from .errors import HarnessError
 from .fetch import Kernel, busybox_in, kernel_from_trees
+from .fixtures import FIXTURES, VMCORES, make_fixture
 from .initrd import Truth
 from .matrix import ROWS, find_row
 from .row import boot_row, describe, fetch_row
@@ -119,6 +120,27 @@ def run_command(rows: tuple[str, ...], debug: bool, dumps: Path | None, again: b
     if page:
         page.write_text(markdown(results))
     if not all(result.agrees for result in results):
+        sys.exit(1)
+
+
+@main.command("capture")
+@click.argument("names", nargs=-1)
+@click.option("--dumps", required=True, type=click.Path(file_okay=False, path_type=Path), help="As for 'run'.")
+@click.option("-o", "--output", default=VMCORES, show_default="fixtures/vmcores", type=DIRECTORY)
+def capture_command(names: tuple[str, ...], dumps: Path, output: Path) -> None:
+    """Make the fixtures NAMES anew, or all, from the dumps of their rows. Rows without a dump are booted."""
+    dumps.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name in names or FIXTURES:
+        try:
+            captured = make_fixture(name, dumps, output)
+        except HarnessError as error:
+            failed = True
+            click.echo(f"error: {name}: {error}", err=True)
+        else:
+            click.echo(captured)
+            click.echo(f"  {captured.command}")
+    if failed:
         sys.exit(1)
 
 

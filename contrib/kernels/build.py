@@ -130,12 +130,41 @@ COMPACTION_TRUSTS_BLOCKS = (
     ),
 )
 
+# A word on the kernel's command line leaves holes above zone DMA as they were allocated.
+POISONED_HOLES = "mminspect=poisoned-holes"
+HOLES_STAY = Edit(
+    "mm/page_alloc.c",
+    "\tu64 pgcnt = 0;\n\n\tfor (pfn = spfn; pfn < epfn; pfn++) {\n\t\tif (!pfn_valid(pageblock_start_pfn(pfn))) {",
+    f'\tu64 pgcnt = 0;\n\n\tif (zone && strstr(boot_command_line, "{POISONED_HOLES}"))\n\t\treturn;\n\n'
+    "\tfor (pfn = spfn; pfn < epfn; pfn++) {\n\t\tif (!pfn_valid(pageblock_start_pfn(pfn))) {",
+)
+# What firmware would say of memory that is mirrored; only kernelcore=mirror looks at it. The second range begins and
+# ends inside pageblocks.
+MIRRORED_MEMORY = Edit(
+    "arch/x86/kernel/e820.c",
+    "\tmemblock_trim_memory(PAGE_SIZE);\n\n\tmemblock_dump_all();\n",
+    "\tmemblock_trim_memory(PAGE_SIZE);\n\tmemblock_mark_mirror(0, 0x120000000ULL);\n"
+    "\tmemblock_mark_mirror(0x140100000ULL, 0x10200000ULL);\n\n\tmemblock_dump_all();\n",
+)
+
 SPARSE_AMD64 = Recipe(
     "amd64-6.1-sparse",
     "bookworm",
     "amd64",
     "6.1",
     (*COMMON, *WIDE, *NUMA, *DWARF_6_1, "CONFIG_SPARSEMEM_VMEMMAP=n"),
+)
+DEBUG_VM = Recipe(
+    "amd64-6.1-debug-vm",
+    "bookworm",
+    "amd64",
+    "6.1",
+    (
+        *(*COMMON, *WIDE, *NUMA, *DWARF_6_1),
+        *("CONFIG_DEBUG_VM=y", "CONFIG_DEBUG_VM_PGFLAGS=y"),
+        *("CONFIG_MEMORY_HOTPLUG=y", "CONFIG_MEMORY_HOTREMOVE=y", "CONFIG_ACPI_HOTPLUG_MEMORY=y"),
+        "CONFIG_DEFERRED_STRUCT_PAGE_INIT=y",
+    ),
 )
 SPARSE_NO_NUMA = Recipe(
     "amd64-6.1-sparse-no-numa",
@@ -155,6 +184,7 @@ DEBUG_VM = Recipe(
         *("CONFIG_MEMORY_HOTPLUG=y", "CONFIG_MEMORY_HOTREMOVE=y", "CONFIG_ACPI_HOTPLUG_MEMORY=y"),
         "CONFIG_DEFERRED_STRUCT_PAGE_INIT=y",
     ),
+    (HOLES_STAY, MIRRORED_MEMORY),
 )
 I386_NUMA = Recipe(
     "i386-6.1-numa",
@@ -164,6 +194,7 @@ I386_NUMA = Recipe(
     (
         *(*COMMON, *DWARF_6_1),
         *("CONFIG_64BIT=n", "CONFIG_M686=y", "CONFIG_X86_BIGSMP=y", "CONFIG_HIGHMEM64G=y", "CONFIG_NUMA=y"),
+        "CONFIG_ACPI_NUMA=y",
     ),
 )
 BUG_2021 = Recipe(
