@@ -19,6 +19,9 @@ from mminspect.output import check_writable, open_output, stdout
 EXIT_FINDINGS = 1
 EXIT_FAILED = 2
 
+# Plugins that drgn would load which are commands for its interactive session. They take longer to load than all else.
+SESSION_PLUGINS = ("mminspect", "builtin_commands", "crash_commands")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -99,6 +102,7 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
     debug = "--debug" in arguments
     _open_standard_files()
     signals.raise_stopped()
+    _start_fast()
     try:
         status = main.main(arguments, prog_name="mminspect", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -139,6 +143,15 @@ def _say(message: str) -> None:
         click.echo(f"mminspect: {message}", err=True)
     except OSError:
         _discard(2)
+
+
+def _start_fast() -> None:
+    """Keep libraries from preparing what is not used here."""
+    disabled = os.environ.get("DRGN_DISABLE_PLUGINS")
+    if disabled != "*":
+        os.environ["DRGN_DISABLE_PLUGINS"] = ",".join((*SESSION_PLUGINS, *(disabled.split(",") if disabled else ())))
+    # numpy's linear algebra starts a thread for each CPU.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _die(message: str, status: int = EXIT_FAILED) -> NoReturn:
@@ -258,11 +271,6 @@ class Session:
     """
 
     def __init__(self, options: Options, output: Optional[str], user: str) -> None:
-        # What is imported later could be unreadable for the user that the process becomes.
-        from mminspect import pageinfo as _  # noqa: F401
-        from mminspect.rules import all_rules
-
-        all_rules()
         self._options = options
         self._output = output
         self._publisher: Any = None
@@ -272,10 +280,16 @@ class Session:
             self._give_up_privileges(user)
 
     def _give_up_privileges(self, user: str) -> None:
+        # What is imported later could be unreadable for the user that the process becomes.
+        import tabulate  # noqa: F401
+
+        from mminspect import pageinfo as _  # noqa: F401
         from mminspect.live import privileges
         from mminspect.live.publish import Publisher
         from mminspect.live.rescan import prepare
+        from mminspect.rules import all_rules
 
+        all_rules()
         account = privileges.find_user(user)
         self.prepared = prepare(self.target, self._options.pageblock_order)
         if self._output is not None and self._output != "-":

@@ -4,8 +4,6 @@
 from typing import Callable, Dict, Optional
 
 from drgn import Architecture, FaultError, Object, Program
-from drgn.helpers.linux.mm import PageSlab, decode_page_flags, follow_pfn, virt_to_pfn
-from drgn.helpers.linux.slab import slab_object_info
 
 from mminspect.errors import TargetError
 from mminspect.layout.records import MemoryMap, Section
@@ -64,6 +62,9 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[
 
 
 def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+    # Here and below imported late: drgn loads all its helpers at once, and most scans need none.
+    from drgn.helpers.linux.mm import virt_to_pfn
+
     prog = target.prog
     assert prog.platform is not None
     if prog.platform.arch == Architecture.I386:
@@ -85,6 +86,8 @@ def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int
     root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
     if root is None:
         return None
+    from drgn.helpers.linux.mm import follow_pfn
+
     mm = Object(prog, "struct mm_struct", value={"pgd": root})
     return int(follow_pfn(mm, address).value_())
 
@@ -97,6 +100,8 @@ def _section_of(memory: MemoryMap, pfn: int) -> Optional[Section]:
 
 
 def _what_page(prog: Program, memory: MemoryMap, pfn: int, address: int) -> Dict[str, object]:
+    from drgn.helpers.linux.mm import PageSlab, decode_page_flags
+
     section = _section_of(memory, pfn)
     if section is None:
         return {"kind": "unknown", "text": f"physical page {pfn:#x}, which has no struct page", "pfn": pfn}
@@ -127,6 +132,8 @@ def _buddy_mapcount(prog: Program) -> Optional[int]:
 
 
 def _what_slab(prog: Program, pfn: int, address: int) -> Dict[str, object]:
+    from drgn.helpers.linux.slab import slab_object_info
+
     info = slab_object_info(prog, address)
     if info is None:
         return {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}

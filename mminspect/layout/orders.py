@@ -5,7 +5,6 @@ import re
 from typing import Mapping, Optional, Tuple
 
 from drgn import Architecture, FaultError, Program, sizeof
-from drgn.helpers.linux.kconfig import get_kconfig
 
 from mminspect.errors import LayoutError
 from mminspect.target import Target
@@ -171,6 +170,9 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
 
 def _kconfig(prog: Program) -> Optional[Mapping[str, str]]:
     """Get the kernel's configuration if it carries it (CONFIG_IKCONFIG)."""
+    # Imported late: drgn loads all its helpers at once, and most scans need none.
+    from drgn.helpers.linux.kconfig import get_kconfig
+
     try:
         config: Mapping[str, str] = get_kconfig(prog)
         return config

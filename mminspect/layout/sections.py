@@ -11,7 +11,6 @@ from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
-from drgn.helpers.linux.xarray import xa_for_each
 
 from mminspect.errors import LayoutError
 from mminspect.layout.orders import release_version
@@ -221,6 +220,9 @@ def _device_ranges(prog: Program, page_shift: int) -> List[Range]:
     """
     Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
     """
+    # Imported late: drgn loads all its helpers at once, and most scans need none.
+    from drgn.helpers.linux.xarray import xa_for_each
+
     ranges: List[Range] = []
     pgmaps: Dict[int, Object] = {}
     for _, entry in xa_for_each(prog["pgmap_array"].address_of_()):

@@ -5,7 +5,6 @@ from itertools import islice
 from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
 import click
-from tabulate import tabulate
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
 
@@ -26,6 +25,9 @@ def write_table(
 
     :param width: Columns of the terminal, or ``None`` for no limit.
     """
+    # Imported late: it takes longer than all else that other formats need.
+    from tabulate import tabulate
+
     limits: List[Optional[int]] = [None] * len(headers)
     if width is not None and rows:
         plain = [[len(click.unstyle(str(value))) for value in row] for row in rows]
@@ -39,6 +41,8 @@ def write_table(
 
 def write_pairs(pairs: Dict[str, Any], out: IO[str]) -> None:
     """Write names and values, one pair a line."""
+    from tabulate import tabulate
+
     out.write(tabulate(list(pairs.items()), tablefmt="plain", disable_numparse=True) + "\n")
 
 

@@ -155,29 +155,29 @@ class Btf:
         self._enumerators: Optional[Dict[int, Tuple[int, int]]] = None
 
     def _find_types(self) -> "array[int]":
-        words = self._words
+        words = np.frombuffer(self._words, np.uint32)
         total = len(words)
-        starts = array("I", [0])
-        pos = 0
-        fixed = [-1] * 32
-        each = [0] * 32
+        # Where a record would end if one began at each word. To compute all of them at once takes less time than
+        # to decode the records one after the other.
+        fixed = np.full(32, MAX_SIZE, np.uint32)
+        each = np.zeros(32, np.uint32)
         for kind, (extra, per_element) in _WORDS.items():
             fixed[kind] = 3 + extra
             each[kind] = per_element
+        info = words[1:]
+        kinds = (info >> 24) & 0x1F
+        ends = memoryview(np.arange(total - 1, dtype=np.uint32) + fixed[kinds] + each[kinds] * (info & 0xFFFF))
+        starts = array("I", [0])
         append = starts.append
+        pos = 0
         try:
             while pos < total:
                 append(pos)
-                info = words[pos + 1]
-                kind = (info >> 24) & 0x1F
-                length = fixed[kind]
-                if length < 0:
-                    raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kind})")
-                if each[kind]:
-                    length += each[kind] * (info & 0xFFFF)
-                pos += length
+                pos = ends[pos]
         except IndexError:
-            pos = -1
+            pos = 0
+        if pos >= MAX_SIZE:
+            raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kinds[starts[-1]]})")
         if pos != total or total == 0:
             raise TypeInfoError("corrupt BTF: the type records don't fit their section")
         return starts
@@ -212,8 +212,8 @@ class Btf:
         at = self._strings.find(needle)
         if at < 0:
             return None
-        matches = np.flatnonzero((self._name_offs == at + 1) & np.isin(self._kinds, kinds))
-        return int(matches[0]) if len(matches) else None
+        matches = np.flatnonzero(self._name_offs == at + 1)
+        return next((int(type_id) for type_id in matches if self._kinds[type_id] in kinds), None)
 
     def type(self, type_id: int, depth: int = 0) -> Type:
         """

@@ -5,7 +5,6 @@ import bisect
 from typing import Iterable, List, Optional, Sequence, Tuple
 
 from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
-from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from mminspect.errors import TypeInfoError
 from mminspect.inputs import open_input
@@ -135,6 +134,9 @@ class LazyKallsyms:
 
     @staticmethod
     def _load(prog: Program) -> SymbolIndex:
+        # Imported late: drgn loads all its helpers at once, and most scans need none.
+        from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
         try:
             return load_vmlinux_kallsyms(prog)
         except (LookupError, FaultError, ValueError, OSError):

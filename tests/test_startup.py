@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a scan doesn't load. The time itself is measured by tests/benchmarks."""
+
+import os
+import subprocess
+import sys
+from typing import Set
+
+import pytest
+
+from tests.conftest import Unpacked
+from tests.support import AMD64_HEALTHY
+
+SCRIPT = """
+import sys
+from mminspect import cli
+try:
+    cli.run(tuple(sys.argv[1:]))
+except SystemExit:
+    print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+def loaded(*arguments: str, **variables: str) -> Set[str]:
+    """Get the modules that are loaded when a command ends."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DRGN_")}
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**environment, **variables},
+    )
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_needs_no_kernel_loads_no_drgn(option: str) -> None:
+    assert not loaded(option) & {"_drgn", "numpy"}
+
+
+def test_scan_loads_no_helpers_commands_or_tables_that_it_does_not_use(unpacked: Unpacked) -> None:
+    modules = loaded("-c", str(unpacked(AMD64_HEALTHY)), "scan", "--select", "zone-id", "--format", "ndjson")
+    assert "_drgn" in modules
+    assert not modules & {"drgn.helpers.linux", "drgn.commands", "tabulate", "mminspect.drgn_plugin"}
+
+
+@pytest.mark.parametrize("disabled", ["other", "*"])
+def test_plugins_that_the_user_disabled_stay_disabled(disabled: str, unpacked: Unpacked) -> None:
+    modules = loaded("-c", str(unpacked(AMD64_HEALTHY)), "scan", DRGN_DISABLE_PLUGINS=disabled)
+    assert not modules & {"drgn.commands", "mminspect.drgn_plugin"}
