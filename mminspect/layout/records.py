@@ -346,10 +346,12 @@ class Chunk:
 
     def reserved(self, layout: Layout, start: int, end: int) -> npt.NDArray[np.bool_]:
         """
-        Tell which pages of ``[start, end)`` are PG_reserved.
+        Tell which pages of ``[start, end)`` are PG_reserved. Cached for the whole chunk.
 
         :return: Shape (end - start,).
         """
-        part = self.flags[start - self.start_pfn : end - self.start_pfn]
-        bits: npt.NDArray[np.bool_] = (part >> part.dtype.type(layout.pg_reserved)) & part.dtype.type(1) != 0
-        return bits
+        bits: Optional[npt.NDArray[np.bool_]] = self.__dict__.get("_reserved")
+        if bits is None:
+            bits = self.flags & self.flags.dtype.type(1 << layout.pg_reserved) != 0
+            self.__dict__["_reserved"] = bits
+        return bits[start - self.start_pfn : end - self.start_pfn]

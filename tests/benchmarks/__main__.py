@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Measure mminspect beside its peers, and how it grows: ``python -m tests.benchmarks``.
+
+Without --core, a Debian 6.1 guest of 4 GiB is booted and dumped first (its packages are fetched; see contrib/kernels),
+and without --large a guest of 128 GiB. Times are user and system CPU seconds, the best of some runs: others who use the
+machine don't change them much. Only --jobs is judged by the clock.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import click
+import drgn
+import numpy as np
+from tabulate import tabulate
+
+from contrib.kernels.fetch import cache_dir
+from contrib.kernels.matrix import find_row
+from contrib.kernels.row import boot_row, debug_of, kernel_of
+from mminspect import __version__
+
+# (GiB from the first to the last page, one section of so many is there, findings).
+GROWTH = (
+    (16, 1, 0),
+    (16, 1, 10),
+    (16, 1, 1000000),
+    (256, 1, 0),
+    (256, 1, 10),
+    (256, 1, 1000000),
+    (4096, 4, 0),
+    (4096, 4, 1000000),
+    (65536, 64, 0),
+    (65536, 64, 10),
+)
+
+HUGE_GUEST = ("-machine", "memory-backend=m", "-object", "memory-backend-ram,id=m,size=128G,reserve=off")
+
+
+# How often crash is asked for all pages: to start it takes ten times as long.
+CRASH_TIMES = 8
+
+
+class Run(NamedTuple):
+    """What a command took: CPU and wall seconds, and the most memory of a process in MiB."""
+
+    cpu: float
+    wall: float
+    rss: int
+    out: str
+
+
+def run_once(command: Sequence[str], stdin: str = "") -> Run:
+    """Run a command and measure it."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as given:
+        given.write(stdin)
+        given.seek(0)
+        process = subprocess.Popen(command, stdin=given, stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read()
+    if process.returncode not in (0, 1):
+        raise click.ClickException(f"{' '.join(command)}: exit status {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(cpu, time.monotonic() - start, usage.ru_maxrss >> 10, text)
+
+
+def best(repeat: int, command: Sequence[str], stdin: str = "") -> Run:
+    """Run a command a few times and choose the run that took the least CPU time."""
+    return min((run_once(command, stdin) for _ in range(repeat)), key=lambda run: run.cpu)
+
+
+def scan_command(core: Path, jobs: int, *more: str) -> List[str]:
+    """Get the command line of a scan."""
+    options = ("--format", "json", "--fail-on", "never", "--jobs", str(jobs))
+    return [sys.executable, "-m", "mminspect", "-c", str(core), "scan", *options, *more]
+
+
+def peer(repeat: int, way: str, core: Path) -> Dict[str, Any]:
+    """Run one of the peers that use drgn."""
+    command = [sys.executable, "-m", "tests.benchmarks.peers", way, str(core)]
+    results: List[Dict[str, Any]] = [json.loads(run_once(command).out) for _ in range(repeat)]
+    return min(results, key=lambda result: float(result["cpu"]))
+
+
+def crash_seconds(repeat: int, core: Path, vmlinux: Path) -> Optional[float]:
+    """Get what crash's "kmem -p" takes, start-up apart; None without a crash that knows the kernel."""
+    command = ["crash", "-s", str(vmlinux), str(core)]
+    try:
+        idle = best(repeat, command, "quit\n").cpu
+        busy = best(repeat, command, "kmem -p > /dev/null\n" * CRASH_TIMES + "quit\n").cpu
+    except (OSError, click.ClickException):
+        return None
+    return (busy - idle) / CRASH_TIMES
+
+
+def opening(repeat: int, core: Path) -> float:
+    """Get what it takes mminspect to start, to open a vmcore and to read its layout."""
+    return best(repeat, [sys.executable, "-m", "mminspect", "-c", str(core), "zones"]).cpu
+
+
+def compare(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
+    """Print the table of mminspect and its peers."""
+    rows: List[Tuple[str, int, float]] = []
+    for name, way, times in (
+        ("mminspect: all rules", "scan", repeat),
+        ("prog.read() and nothing else", "plain-read", repeat),
+        ("drgn: flags of each page", "page-by-pfn", 1),
+        ("drgn: for_each_valid_page_range()", "valid-page-range", 1),
+    ):
+        result = peer(times, way, core)
+        rows.append((name, result["pages"], result["cpu"]))
+    pages = rows[0][1]
+    seconds = crash_seconds(repeat, core, vmlinux) if vmlinux is not None else None
+    if seconds is None:
+        click.echo("crash is not measured: it is not installed, or doesn't know this kernel, or there is no vmlinux")
+    else:
+        rows.append(("crash: kmem -p", pages, seconds))
+    speed = pages / rows[0][2]
+    table = [(name, f"{n / cpu / 1e6:.2f}", f"{speed / (n / cpu):.2f}") for name, n, cpu in rows]
+    click.echo(f"\n{core.name}: {pages:,} pages. Start-up apart; mminspect's is {opening(repeat, core):.2f} s\n")
+    click.echo(tabulate(table, ("way", "M pages/s", "mminspect is x times as fast"), disable_numparse=True))
+
+
+def compare_walk(core: Path, repeat: int) -> None:
+    """Print how a scan of a large vmcore compares with reading its memmap, and what a second process brings."""
+    plain = peer(repeat, "plain-read", core)
+    start = opening(repeat, core)
+    rows = []
+    for jobs in (1, 2):
+        run = best(repeat, scan_command(core, jobs))
+        walk = run.cpu - start
+        rows.append((jobs, f"{run.cpu:.2f}", f"{run.wall:.2f}", f"{walk / plain['cpu']:.2f}", f"{run.rss} MiB"))
+    click.echo(f"\n{core.name}: {plain['pages']:,} pages. Start-up {start:.2f} s, prog.read() {plain['cpu']:.2f} s\n")
+    headers = ("jobs", "CPU s", "wall s", "walk / prog.read()", "memory of a process")
+    click.echo(tabulate(rows, headers, disable_numparse=True))
+
+
+def grow() -> None:
+    """Print what memory maps of several sizes take."""
+    rows = []
+    for span, holes, findings in GROWTH:
+        arguments = [str(n) for n in (span, holes, findings, 1)]
+        run = run_once([sys.executable, "-m", "tests.benchmarks.synthetic", *arguments])
+        result = json.loads(run.out)
+        pages, found = result["pages"], result["findings"]
+        rows.append(
+            (
+                f"{span} GiB",
+                f"{pages:,}",
+                f"{found:,}",
+                f"{result['cpu']:.2f}",
+                f"{result['report']:.2f}",
+                f"{result['cpu'] / pages * 1e9:.1f}",
+                f"{result['rss']} MiB",
+            )
+        )
+    headers = ("span", "online pages", "findings", "scan s", "report s", "scan ns/page", "memory")
+    click.echo("\nGenerated memory maps; from 4 TiB on with holes\n")
+    click.echo(tabulate(rows, headers, disable_numparse=True))
+
+
+def build(directory: Path, name: str, **changes: Any) -> Path:
+    """Boot a Debian 6.1 guest and dump it, unless that was done before."""
+    core = directory / name
+    if not core.exists():
+        click.echo(f"boots a guest for {core}", err=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        boot_row(dataclasses.replace(find_row("amd64-6.1"), name=name, **changes), core)
+    return core
+
+
+def capture(core: Path) -> Path:
+    """Make an ELF capture of a vmcore, unless that was done before."""
+    target = core.with_suffix(".capture")
+    if not target.exists():
+        subprocess.run([sys.executable, "-m", "mminspect", "-c", str(core), "capture", "-o", str(target)], check=True)
+    return target
+
+
+def versions() -> str:
+    """Name what is compared."""
+    try:
+        said = subprocess.run(["crash", "--version"], capture_output=True, text=True, check=False).stdout
+        crash = next(filter(None, said.splitlines()), "crash")
+    except OSError:
+        crash = "no crash"
+    cpus = len(os.sched_getaffinity(0))
+    return (
+        f"mminspect {__version__}, drgn {drgn.__version__}, {crash}, numpy {np.__version__}, "
+        f"Python {platform.python_version()}, {cpus} CPUs, load {os.getloadavg()[0]:.1f}"
+    )
+
+
+@click.command(help=__doc__)
+@click.option("--core", type=click.Path(exists=True, path_type=Path), help="Vmcore to compare on.")
+@click.option("--vmlinux", type=click.Path(exists=True, path_type=Path), help="Its vmlinux, for crash.")
+@click.option("--large", type=click.Path(exists=True, path_type=Path), help="Vmcore of a large machine.")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Runs, of which the best counts.")
+@click.option("--only", type=click.Choice(["peers", "large", "growth"]), help="Measure this only.")
+def main(
+    core: Optional[Path], vmlinux: Optional[Path], large: Optional[Path], repeat: int, only: Optional[str]
+) -> None:
+    directory = cache_dir() / "benchmarks"
+    click.echo(versions())
+    if only in (None, "peers"):
+        if core is None:
+            core = build(directory, "amd64-6.1-4g", memory="4G")
+            row = find_row("amd64-6.1")
+            vmlinux = vmlinux or debug_of(row, kernel_of(row).release)
+        compare(core, vmlinux, repeat)
+    if only in (None, "large"):
+        if large is None:
+            kdump = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
+            large = capture(kdump)
+        compare_walk(large, repeat)
+    if only in (None, "growth"):
+        grow()
+
+
+if __name__ == "__main__":
+    main()

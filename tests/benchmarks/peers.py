@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Ways to go through the memmap of a vmcore, each a program of its own.
+
+``python -m tests.benchmarks.peers WAY VMCORE`` prints the number of pages and the CPU seconds that they took, start-up
+apart.
+"""
+
+import json
+import sys
+import time
+from itertools import islice
+from typing import Any, Callable, Dict, Iterator
+
+from drgn import Program
+from drgn.helpers.linux.mm import for_each_valid_page_range, page_flags, pfn_to_page
+
+from mminspect import target, typeinfo
+from mminspect.analyzer import Scan
+from mminspect.layout import read_memory_map
+from mminspect.layout.records import MemoryMap
+from mminspect.memmap import Memmap
+from mminspect.rules import all_rules
+from tests.handmade import nothing_known
+
+# Chunks that prog.read() was fastest with.
+STEP = 1 << 20
+# Slow ways are stopped after so many pages; their speed doesn't change.
+ENOUGH = 300000
+
+
+def scan(prog: Program, memory: MemoryMap) -> int:
+    """Apply all rules, as mminspect does."""
+    walk = Scan(memory, Memmap(prog, memory), list(all_rules().values()), nothing_known)
+    walk.findings()
+    return walk.pages_examined
+
+
+def plain_read(prog: Program, memory: MemoryMap) -> int:
+    """Read all of the memmap and look at none of it."""
+    size = memory.layout.page_struct_size
+    pages = 0
+    for section in memory.sections:
+        for start, end in section.ranges:
+            address = (section.mem_map + start * size) % (1 << memory.layout.word_bits)
+            for offset in range(0, (end - start) * size, STEP):
+                prog.read(address + offset, min(STEP, (end - start) * size - offset))
+            pages += end - start
+    return pages
+
+
+def _pages(prog: Program) -> Iterator[Any]:
+    for start, end, mem_map in for_each_valid_page_range(prog):
+        for pfn in range(start, end):
+            yield mem_map + pfn
+
+
+def valid_page_range(prog: Program, memory: MemoryMap) -> int:
+    """Read the flags of each page of drgn's for_each_valid_page_range()."""
+    return sum(1 for page in islice(_pages(prog), ENOUGH) if page.flags.value_() is not None)
+
+
+def page_by_pfn(prog: Program, memory: MemoryMap) -> int:
+    """Read the flags of each pfn's page."""
+    pfns = (pfn for section in memory.sections for low, high in section.ranges for pfn in range(low, high))
+    return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(prog, pfn)) is not None)
+
+
+WAYS: Dict[str, Callable[[Program, MemoryMap], int]] = {
+    "scan": scan,
+    "plain-read": plain_read,
+    "page-by-pfn": page_by_pfn,
+    "valid-page-range": valid_page_range,
+}
+
+
+def main(way: str, path: str) -> None:
+    """Go one way through a vmcore."""
+    opened = target.open_vmcore(path)
+    typeinfo.load(opened)
+    memory = read_memory_map(opened)
+    start = time.process_time()
+    pages = WAYS[way](opened.prog, memory)
+    print(json.dumps({"pages": pages, "cpu": time.process_time() - start}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
