@@ -22,6 +22,7 @@ from typing import (
 
 from mminspect import memmap as memmap_
 from mminspect import parallel
+from mminspect.consequences.attach import Judge, attach
 from mminspect.findings import SEVERITIES, Finding, Report, sort_key
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap, Section
@@ -90,17 +91,18 @@ class Scan:
         self.pages_unreadable = 0
         self.pageblocks = 0
 
-    def findings(self, progress: Optional[Progress] = None, jobs: int = 1) -> Findings:
+    def findings(self, progress: Optional[Progress] = None, jobs: int = 1, judge: Optional[Judge] = None) -> Findings:
         """
         Walk the memmap.
 
         :param progress: Called with the number of pages after each chunk.
         :param jobs: Number of processes that read and check. The findings are the same for any.
+        :param judge: Adds the consequences; without it, findings have none.
         :return: Findings, sorted by start pfn, end pfn and rule.
         """
         found = Findings()
         with contextlib.closing(self.walk(progress, jobs)) as walk:
-            for finding in walk:
+            for finding in walk if judge is None else attach(walk, judge):
                 found.add(finding)
         return found
 
@@ -317,13 +319,15 @@ def scan_target(
     memory = read_memory_map(target, pageblock_order)
     memmap = Memmap(target.prog, memory)
     memmap_.calibrate(memmap, memory)
-    scan = Scan(memory, memmap, rules, what_is(target, memory), gentleness.pace(), gentleness.stop)
+    look = what_is(target, memory)
+    scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)
     total = sum(end - first for first, end, _ in memmap.ranges())
     if jobs is None:
         jobs = parallel.usable_cpus() if total >= MANY_PAGES else 1
     if gentleness.max_rate is not None:
         jobs = 1
-    findings = scan.findings(progress(total) if progress is not None else None, jobs)
+    judge = Judge(target, memory, memmap, look)
+    findings = scan.findings(progress(total) if progress is not None else None, jobs, judge)
     return _report(target, memory, types, scan, rules, findings, start)
 
 
@@ -351,7 +355,9 @@ def _scan_live(
         gentleness.pace(),
         gentleness.stop,
     )
-    report = _report(target, result.memory, types, result.scan, rules, result.findings, start)
+    memmap = Memmap(target.prog, result.memory, live=True)
+    findings = list(attach(result.findings, Judge(target, result.memory, memmap, what_is(target, result.memory))))
+    report = _report(target, result.memory, types, result.scan, rules, findings, start)
     report.summary["transient"] = result.transient
     return report
 

@@ -20,9 +20,10 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
 
 from mminspect import memmap as memmap_
+from mminspect import owner, typeinfo
 from mminspect import target as targets
-from mminspect import typeinfo
 from mminspect.analyzer import Scan
+from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import MemoryMap
@@ -141,6 +142,9 @@ def _symbols(target: Target, btf_address: Optional[int], embedded: int) -> Dict[
     prog = target.prog
     found: Dict[str, Symbol] = {}
     for name in (*declarations.names(), *_FUNCTIONS):
+        if name == "prb":
+            # VMCOREINFO names it wherever it exists.
+            continue
         symbol = best_symbol(prog.symbols(name))
         if symbol is not None:
             found[symbol.name] = symbol
@@ -198,7 +202,7 @@ def _record(
     memmap = Memmap(recorder.prog, memory)
     memmap_.calibrate(memmap, memory)
     look = _remember_symbols(target, shadow, memory, known)
-    for _ in Scan(memory, memmap, select_rules(), look).walk():
+    for _ in attach(Scan(memory, memmap, select_rules(), look).walk(), Judge(shadow, memory, memmap, look)):
         pass
     _use_helpers(recorder.prog)
     return recorder
@@ -211,6 +215,8 @@ def _use_helpers(prog: Program) -> None:
         with contextlib.suppress(LookupError, FaultError):
             for _ in helper(prog):
                 pass
+    # For "mminspect page" and "mminspect triage".
+    owner.resources(prog)
 
 
 def check_ending(path: str) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Callable, NoReturn, Optional, Tuple
 
 import click
@@ -347,6 +347,7 @@ class Session:
     type=click.IntRange(1, 256),
     help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory on.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Show what the kernel would do with each finding.")
 @click.pass_obj
 def scan(
     options: Options,
@@ -359,6 +360,7 @@ def scan(
     user: str,
     partial: bool,
     jobs: Optional[int],
+    verbose: bool,
 ) -> int:
     """Walk every pageblock and report what is wrong."""
     from mminspect.analyzer import Gentleness
@@ -371,7 +373,7 @@ def scan(
         stopper = signals.Stopper() if partial else None
         report = session.scan(rules, Gentleness(max_rate, stopper), jobs)
         with session.output() as out:
-            REPORT_FORMATS[format_](report, out, _style(out))
+            REPORT_FORMATS[format_](report, out, replace(_style(out), verbose=verbose))
     found = fail_on != "never" and report.count(fail_on)
     if stopper is not None and stopper.status is not None:
         _say(f"{stopper.message}: the report is of the part that was walked")

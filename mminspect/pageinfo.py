@@ -17,8 +17,9 @@ from drgn.helpers.linux.mm import (
     decode_page_flags,
 )
 
+from mminspect import owner
 from mminspect.analyzer import Scan
-from mminspect.consequences import Entry, consequences
+from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding
 from mminspect.layout import bitmap
@@ -32,6 +33,7 @@ from mminspect.layout.records import (
 )
 from mminspect.memmap import Memmap
 from mminspect.rules import WhatIs, select_rules
+from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.target import Target
 from mminspect.whatis import virtual_to_pfn
 
@@ -60,6 +62,9 @@ class PageInspector:
         self._memory = memory
         self._memmap = memmap
         self._look = look
+        self._judge = Judge(target, memory, memmap, look)
+        self._free_lists: Optional[owner.FreeLists] = None
+        self._known_resources: Optional[List[Tuple[int, int, str, int]]] = None
 
     def parse(self, text: str) -> Tuple[int, int, str]:
         """
@@ -149,12 +154,7 @@ class PageInspector:
             if section is not None:
                 chunks.append(self._block(position, section))
             position = (position & -nr_pages) + nr_pages
-        return scan.findings_in(chunks)
-
-    def _entry(self, chunk: Chunk, pfn: int) -> Entry:
-        index = min(max(pfn, chunk.start_pfn), chunk.end_pfn - 1) - chunk.start_pfn
-        reserved = bool(int(chunk.flags[index]) >> self._memory.layout.pg_reserved & 1)
-        return Entry(chunk.start_pfn + index, int(chunk.link[index]), int(chunk.state[index]), reserved)
+        return list(attach(scan.findings_in(chunks), self._judge))
 
     def _page(self, pfn: int, findings: List[Finding]) -> Dict[str, Any]:
         memory = self._memory
@@ -162,8 +162,8 @@ class PageInspector:
         section = self.section(pfn)
         assert section is not None
         chunk = self._block(pfn, section)
-        entry = self._entry(chunk, pfn)
-        spanning = memory.zones_spanning(pfn, pfn + 1)
+        index = pfn - chunk.start_pfn
+        state, link = int(chunk.state[index]), int(chunk.link[index])
         address = section.mem_map + pfn * layout.page_struct_size
         info: Dict[str, Any] = {
             "pfn": pfn,
@@ -171,32 +171,75 @@ class PageInspector:
             "struct_page": address & ((1 << layout.word_bits) - 1),
             "section": None if layout.flatmem else section.nr,
             "section_flags": list(section.flags),
-            "spanned_by": [[zone.node, zone.index, zone.name] for zone in spanning],
+            "subsection": None if layout.flatmem else owner.subsection(self._target.prog, pfn),
+            "spanned_by": [[zone.node, zone.index, zone.name] for zone in memory.zones_spanning(pfn, pfn + 1)],
             "pageblock": [chunk.start_pfn & -layout.pageblock_nr_pages, layout.pageblock_order],
+            "neighbours": self._neighbours(pfn, chunk),
+            "resources": owner.resource_path(self._resources(), pfn * layout.page_size),
+            "memblock": owner.memblock_regions(self._target.prog, pfn * layout.page_size),
         }
         rules = [f for f in findings if f.start_pfn <= pfn < f.end_pfn]
-        if entry.state in UNREADABLE_REASONS:
-            info["state"] = f"unreadable: {UNREADABLE_REASONS[entry.state]}"
+        if state in UNREADABLE_REASONS:
+            info["state"] = f"unreadable: {UNREADABLE_REASONS[state]}"
             return {**info, "findings": [asdict(finding) for finding in rules]}
-        node, index = layout.node_zone(entry.link)
-        zone = memory.zone(node, index)
-        info["state"] = "initialized" if entry.state == INITIALIZED else UNINITIALIZED_KINDS[entry.state]
-        info["link"] = {"node": node, "zone_id": index, "zone": zone.name if zone else None}
-        info.update(self._bitmap(pfn, entry, section))
+        node, zone_id = layout.node_zone(link)
+        zone = memory.zone(node, zone_id)
+        info["state"] = "initialized" if state == INITIALIZED else UNINITIALIZED_KINDS[state]
+        info["link"] = {"node": node, "zone_id": zone_id, "zone": zone.name if zone else None}
+        info.update(self._bitmap(pfn, link, section))
         info.update(self._struct_page(address, pfn, section))
-        low = spanning[0].start_pfn if spanning else chunk.start_pfn
-        high = spanning[0].end_pfn if spanning else chunk.end_pfn
-        first = self._entry(chunk, max(chunk.start_pfn, low))
-        last = self._entry(chunk, min(chunk.end_pfn, high) - 1)
-        info["consequences"] = [asdict(item) for item in consequences(memory, entry, first, last, section)]
+        info["consequences"] = [item.as_dict() for item in self._judge.outcomes(pfn)]
         info["findings"] = [asdict(finding) for finding in rules]
         return info
 
-    def _bitmap(self, pfn: int, entry: Entry, section: Section) -> Dict[str, Any]:
+    def _resources(self) -> List[Tuple[int, int, str, int]]:
+        if self._known_resources is None:
+            self._known_resources = owner.resources(self._target.prog)
+        return self._known_resources
+
+    def _neighbours(self, pfn: int, chunk: Chunk) -> List[Dict[str, Any]]:
+        """
+        Describe both sides of every boundary around a page.
+
+        Boundaries are the page itself, the run of like entries that it is in, its pageblock, its section, and the zones
+        that span it.
+        """
+        layout = self._memory.layout
+        block = pfn & -layout.pageblock_nr_pages
+        run = next(run for run in chunk.runs() if run.start <= pfn < run.end)
+        boundaries = [
+            ("page", pfn, pfn + 1),
+            ("run", run.start, run.end),
+            ("pageblock", block, block + layout.pageblock_nr_pages),
+        ]
+        if layout.pfn_section_shift is not None:
+            start = pfn >> layout.pfn_section_shift << layout.pfn_section_shift
+            boundaries.append(("section", start, start + (1 << layout.pfn_section_shift)))
+        boundaries += [(str(zone), zone.start_pfn, zone.end_pfn) for zone in self._memory.zones_spanning(pfn, pfn + 1)]
+        return [
+            {"boundary": f"{name} {side}", "pfn": at, "before": self._brief(at - 1), "after": self._brief(at)}
+            for name, start, end in boundaries
+            for side, at in (("start", start), ("end", end))
+        ]
+
+    def _brief(self, pfn: int) -> Optional[Dict[str, Any]]:
+        """Describe a page in short. ``None`` if it isn't online."""
+        section = self.section(pfn) if pfn >= 0 else None
+        if section is None:
+            return None
+        chunk = self._memmap.chunk(pfn, pfn + 1, section)
+        state = int(chunk.state[0])
+        if state in UNREADABLE_REASONS:
+            return {"pfn": pfn, "state": "unreadable"}
+        kind = "initialized" if state == INITIALIZED else UNINITIALIZED_KINDS[state]
+        reserved = bool(chunk.reserved(self._memory.layout, pfn, pfn + 1)[0])
+        return {"pfn": pfn, "state": kind, "link": self._memory.link_name(int(chunk.link[0])), "reserved": reserved}
+
+    def _bitmap(self, pfn: int, link: int, section: Section) -> Dict[str, Any]:
         """Get the pageblock's bits, through the page's link with FLATMEM."""
         memory, layout = self._memory, self._memory.layout
         if layout.flatmem:
-            zone = memory.zone(*layout.node_zone(entry.link))
+            zone = page_zone(memory, link)
             if zone is None or not zone.bitmap:
                 return {"bitmap": None}
             base, start, limit = zone.bitmap, zone.start_pfn, bitmap.usemap_size(layout, zone)
@@ -208,11 +251,11 @@ class PageInspector:
         address = bitmap.bitmap_word_address(layout, base, index)
         result: Dict[str, Any] = {"bitmap": base, "bitmap_index": index, "bitmap_limit": limit, "bitmap_word": address}
         if index >= limit:
-            return {**result, "migratetype": None}
+            return {**result, "migratetype": None, "migratetype_why": "the index is outside of the bitmap"}
         try:
             bits = bitmap.pageblock_bits(layout, self._target.prog.read_word(address), index)
         except FaultError:
-            return {**result, "migratetype": None}
+            return {**result, "migratetype": None, "migratetype_why": "the target doesn't hold the bitmap"}
         number = bits & 7
         names = layout.migratetypes
         result["migratetype"] = names[number] if number < len(names) else f"{number} (out of range)"
@@ -234,10 +277,13 @@ class PageInspector:
         data = self._memmap.entry(pfn, section)
         order = "<" if layout.byteorder == "little" else ">"
         words = np.frombuffer(data, f"{order}u{layout.word_bits // 8}")
+        mapcount = int(np.frombuffer(data, f"{order}i4", 1, layout.mapcount_offset)[0])
+        kind = owner.page_type(prog, mapcount)
         result: Dict[str, Any] = {
             "flags": self._flag_names(page),
             "refcount": int(np.frombuffer(data, f"{order}i4", 1, layout.refcount_offset)[0]),
-            "mapcount": int(np.frombuffer(data, f"{order}i4", 1, layout.mapcount_offset)[0]),
+            "mapcount": mapcount,
+            "page_type": kind,
             "words": [f"{int(word):#0{layout.word_bits // 4 + 2}x}" for word in words],
         }
         try:
@@ -252,4 +298,45 @@ class PageInspector:
         except (LookupError, FaultError, AttributeError):
             # Garbage in the entry leads the helpers to memory that isn't there.
             result["compound"] = {"part": "unknown"}
+        result["buddy"] = self._buddy(pfn, section)
+        result["owner"] = self._owner(page, pfn, kind, result)
         return result
+
+    def _buddy(self, pfn: int, section: Section) -> Optional[Dict[str, Any]]:
+        """Find the free block that a page is in, and the free list that it is really on. ``None`` if there is none."""
+        for order in range(self._memory.layout.max_order + 1):
+            head = pfn & -(1 << order)
+            entry = self._judge.page(head) if self.section(head) is section else None
+            if entry is None or not entry.buddy:
+                continue
+            address = section.mem_map + head * self._memory.layout.page_struct_size
+            address &= (1 << self._memory.layout.word_bits) - 1
+            try:
+                block_order = Object(self._target.prog, "struct page *", address).private.value_()
+                if head + (1 << min(block_order, 63)) <= pfn:
+                    continue
+                if self._free_lists is None:
+                    self._free_lists = owner.FreeLists(self._target.prog, self._memory)
+                on = self._free_lists.find(address)
+            except (FaultError, LookupError, AttributeError) as e:
+                return {"head_pfn": head, "order": None, "list": {"broken": str(e)}}
+            return {"head_pfn": head, "order": block_order, "list": on}
+        return None
+
+    def _owner(self, page: Object, pfn: int, kind: Optional[str], known: Dict[str, Any]) -> str:
+        """Say in words who has a page."""
+        if known["buddy"] is not None:
+            return f"the buddy allocator: a free block of order {known['buddy']['order']}"
+        if known.get("slab"):
+            cache = owner.slab_cache(self._target.prog, compound_head(page))
+            return f"slab cache {cache}" if cache else "a slab cache"
+        if kind == "table":
+            return "a page table"
+        if kind is not None:
+            return f"page type {kind}"
+        names = known["flags"].split("|")
+        if "PG_reserved" in names:
+            return "reserved: the kernel image, firmware or a hole"
+        if "PG_lru" in names:
+            return "anonymous memory" if "PG_swapbacked" in names else "the page cache"
+        return "in use by the kernel" if known["refcount"] > 0 else "nobody: no references"

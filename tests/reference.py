@@ -412,7 +412,9 @@ def from_report(finding: Any) -> Found:
         ),
         "contiguous": lambda: detail["blocks"],
     }[finding.rule]()
-    return Found(finding.rule, finding.severity, finding.start_pfn, finding.end_pfn, reduced)
+    # The reference knows the rules only, not what the kernel would do.
+    severity = detail.get("severity_by_rule", finding.severity)
+    return Found(finding.rule, severity, finding.start_pfn, finding.end_pfn, reduced)
 
 
 # Reading a kernel through drgn

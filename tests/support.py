@@ -8,7 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -90,6 +90,12 @@ def without_times(report: Any) -> Any:
 def summary(findings: Sequence[Finding]) -> List[Tuple[str, str, int, int]]:
     """Reduce findings to (rule, severity, start, end)."""
     return [(f.rule, f.severity, f.start_pfn, f.end_pfn) for f in findings]
+
+
+def without_consequences(finding: Finding) -> Finding:
+    """Copy a finding with just the detail that its rule gave it."""
+    detail = {name: value for name, value in finding.detail.items() if name != "consequences"}
+    return replace(finding, detail=detail)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tests.support import (
     CoreEditor,
     scan_file,
     summary,
+    without_consequences,
 )
 
 Row = Tuple[str, str, int, int]
@@ -78,7 +79,7 @@ class Fault:
     def changes(self) -> Tuple[List[Finding], Set[Row]]:
         """Scan the copy; give the findings that are new, and what is no longer found."""
         old, after = summary(self.before.findings), self.scan()
-        new = [f for f in after.findings if summary([f])[0] not in old]
+        new = [without_consequences(f) for f in after.findings if summary([f])[0] not in old]
         return new, set(old) - set(summary(after.findings))
 
 

@@ -19,16 +19,18 @@ class Style:
 
     :ivar width: Columns of the terminal, or ``None`` if the output isn't one: then no line is wrapped.
     :ivar color: Whether to use colour.
+    :ivar verbose: Whether to show what the kernel would do with each finding.
     """
 
     width: Optional[int] = None
     color: bool = False
+    verbose: bool = False
 
 
 Renderer = Callable[[Report, IO[str], Style], None]
 
 REPORT_FORMATS: Dict[str, Renderer] = {
-    "table": lambda report, out, style: table.write_report(report, out, style.width, style.color),
+    "table": lambda report, out, style: table.write_report(report, out, style.width, style.color, style.verbose),
     "json": lambda report, out, style: json_.write_report(report, out),
     "ndjson": lambda report, out, style: json_.write_findings(report, out),
     "prometheus": lambda report, out, style: prometheus.write_report(report, out),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables for people."""
 
+import textwrap
 from itertools import islice
 from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -15,6 +16,10 @@ MAX_FINDINGS = 1000
 
 # A message column narrower than this is no longer readable; then the lines are longer than the terminal.
 MIN_MESSAGE_WIDTH = 24
+
+# A terminal with as many columns as this has room for the table of consequences; in narrower ones it is a list.
+WIDE = 100
+FUNCTIONS_WIDTH = 34
 
 
 def write_table(
@@ -39,11 +44,20 @@ def write_table(
     out.write(text + "\n")
 
 
-def write_pairs(pairs: Dict[str, Any], out: IO[str]) -> None:
-    """Write names and values, one pair a line."""
-    from tabulate import tabulate
+def write_pairs(pairs: Dict[str, Any], out: IO[str], width: Optional[int] = None) -> None:
+    """
+    Write names and values, one pair a line.
 
-    out.write(tabulate(list(pairs.items()), tablefmt="plain", disable_numparse=True) + "\n")
+    :param width: Columns of the terminal, or ``None`` for no limit.
+    """
+    names = max(map(len, pairs)) + 2
+    for name, value in pairs.items():
+        lines = [str(value)]
+        if width is not None:
+            lines = textwrap.wrap(str(value), max(MIN_MESSAGE_WIDTH, width - names), break_on_hyphens=False) or [""]
+        for line in lines:
+            out.write(f"{name:<{names}}{line}".rstrip() + "\n")
+            name = ""
 
 
 def hex_range(start: int, end: int) -> str:
@@ -55,8 +69,12 @@ def _plural(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def write_report(report: Report, out: IO[str], width: Optional[int], color: bool) -> None:
-    """Write target, findings and summary."""
+def write_report(report: Report, out: IO[str], width: Optional[int], color: bool, verbose: bool = False) -> None:
+    """
+    Write target, findings and summary.
+
+    :param verbose: Also what the kernel would do with each finding.
+    """
     target, summary = report.target, report.summary
     order = target["pageblock_order"]
     out.write(
@@ -73,6 +91,9 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
         if more > 0:
             out.write(f"{_plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
         out.write("\n")
+    if verbose:
+        for finding in islice(report.findings, MAX_FINDINGS):
+            _write_finding_consequences(finding, out, width, color)
     counts = ", ".join(_plural(number, severity) for severity, number in summary["by_severity"].items())
     unread = summary["pages_unreadable"]
     out.write(
@@ -84,6 +105,36 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
         out.write(f"{_plural(summary['transient'], 'finding')} not shown: a second read didn't show them again\n")
     if summary.get("partial"):
         out.write("stopped early: not all of memory was examined\n")
+
+
+def _write_finding_consequences(finding: Finding, out: IO[str], width: Optional[int], color: bool) -> None:
+    data = finding.detail.get("consequences")
+    if data:
+        pfns = hex_range(finding.start_pfn, finding.end_pfn)
+        out.write(f"{_severity(finding, color)} {finding.rule} {pfns}: what the kernel would do\n")
+        write_consequences(data, out, width)
+        out.write("\n")
+
+
+def write_consequences(data: Sequence[Dict[str, Any]], out: IO[str], width: Optional[int]) -> None:
+    """Write what kernel functions would do, those that do the same for the same reason together."""
+    groups: Dict[Tuple[str, str], List[str]] = {}
+    for item in data:
+        why = item["why"]
+        if "commit" in item:
+            commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
+            why += f". Only the source tells whether this kernel has {commit}"
+        groups.setdefault((item["outcome"], why), []).append(item["function"])
+    rows = [(outcome, ", ".join(functions), why) for (outcome, why), functions in groups.items()]
+    rows.sort(key=lambda row: row[0] in ("safe", "refuses"))
+    if width is None or width >= WIDE:
+        shown = [(outcome, textwrap.fill(functions, FUNCTIONS_WIDTH), why) for outcome, functions, why in rows]
+        write_table(shown, ("outcome", "functions", "why"), out, width)
+        return
+    for outcome, functions, why in rows:
+        for text in (f"{outcome}: {functions}", why):
+            indent = "  " if text == why else ""
+            out.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ") + "\n")
 
 
 def write_changes(changes: Sequence[Tuple[str, Finding]], out: IO[str], width: Optional[int], color: bool) -> None:
@@ -164,7 +215,37 @@ def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
         _write_page(page, out, width)
 
 
-def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+def _migratetype(page: Dict[str, Any]) -> str:
+    if not page.get("bitmap"):
+        return "unknown: there is no bitmap"
+    if page["migratetype"] is None:
+        return f"unknown: {page['migratetype_why']}"
+    bits = [name for name in ("skip", "isolate") if page.get(f"pageblock_{name}")]
+    return " ".join([str(page["migratetype"]), *bits])
+
+
+def _compound(compound: Dict[str, Any]) -> str:
+    if compound["part"] == "unknown":
+        return "can't be told"
+    return f"{compound['part']}, head {compound['head_pfn']:#x}, order {compound['order']}"
+
+
+def _free_block(buddy: Dict[str, Any]) -> str:
+    on = buddy["list"]
+    if "broken" in on:
+        return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on no list: {on['broken']}"
+    where = f"{on['zone']}, order {on['order']}, {on['migratetype']}"
+    return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on the list of {where}"
+
+
+def _neighbour(page: Optional[Dict[str, Any]]) -> str:
+    if page is None:
+        return "not online"
+    parts = [page.get("link", "")] + [page["state"]] * (page["state"] != "initialized")
+    return ", ".join(filter(None, parts)) + (" (reserved)" if page.get("reserved") else "")
+
+
+def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
     block, order = page["pageblock"]
     pairs: Dict[str, Any] = {
         "pfn": f"{page['pfn']:#x} ({page['pfn']})",
@@ -178,25 +259,47 @@ def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
     spanned = ", ".join(f"node {node} zone {name}" for node, _, name in page["spanned_by"])
     pairs["spanned by"] = spanned or "no zone"
     if page["section"] is not None:
-        pairs["section"] = f"{page['section']} ({' '.join(page['section_flags'])})"
+        bit = {True: ", subsection present", False: ", subsection absent", None: ""}[page["subsection"]]
+        pairs["section"] = f"{page['section']} ({' '.join(page['section_flags'])}{bit})"
     pairs["pageblock"] = f"{block:#x}, order {order}"
+    if "link" in page:
+        pairs["migratetype"] = _migratetype(page)
     if page.get("bitmap"):
-        bits = [str(page["migratetype"])]
-        bits += [name for name in ("skip", "isolate") if page.get(f"pageblock_{name}")]
-        pairs["migratetype"] = " ".join(bits)
         pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, word at {page['bitmap_word']:#x}"
     if "words" in page:
-        pairs["flags"] = page["flags"] or "none"
-        pairs["refcount, mapcount"] = f"{page['refcount']}, {page['mapcount']}"
+        pairs["flags"] = " ".join(page["flags"].split("|")) or "none"
+        mapcount = "none (a page type)" if page["page_type"] else page["mapcount"] + 1
+        pairs["refcount, mapcount"] = f"{page['refcount']}, {mapcount}"
+        pairs["page type"] = page["page_type"] or "none"
         if "compound" in page:
-            pairs["compound"] = ", ".join(f"{key} {value}" for key, value in page["compound"].items())
-        for start in range(0, len(page["words"]), 4):
-            pairs["words" if start == 0 else f"  +{start}"] = " ".join(page["words"][start : start + 4])
-    write_pairs(pairs, out)
+            pairs["compound"] = _compound(page["compound"])
+        if page["buddy"] is not None:
+            pairs["free block"] = _free_block(page["buddy"])
+        pairs["owner"] = page["owner"]
+    if page["resources"]:
+        pairs["resource"] = " / ".join(page["resources"])
+    if page["memblock"] is not None:
+        pairs["memblock"] = ", ".join(page["memblock"]) or "in no region"
+    return pairs
+
+
+def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+    write_pairs(_page_pairs(page), out, width)
+    if "words" in page:
+        out.write("\nWords\n")
+        size = len(page["words"][0])
+        per_line = 4 if width is None else max(1, min(4, (width - 6) // (size + 1)))
+        for start in range(0, len(page["words"]), per_line):
+            out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
+    out.write("\nNeighbours\n")
+    rows: List[Sequence[Any]] = []
+    for item in page["neighbours"]:
+        at = f"{item['boundary']} {item['pfn']:#x}"
+        rows.append((at, _neighbour(item["before"]) + " | " + _neighbour(item["after"])))
+    write_table(rows, ("boundary", "before | after"), out, width)
     if page.get("consequences"):
         out.write("\nWhat the kernel would do\n")
-        rows = [(c["function"], c["outcome"], c["why"]) for c in page["consequences"]]
-        write_table(rows, ("function", "outcome", "why"), out, width)
+        write_consequences(page["consequences"], out, width)
     out.write("\nRules that it breaks, in its pageblock\n")
     rows = [(f["severity"], f["rule"], f["message"]) for f in page["findings"]]
     if rows:

@@ -9,7 +9,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
@@ -22,6 +22,8 @@ KCORE = "/proc/kcore"
 # libkdumpfile looks through the records of a flattened dump one by one for every page that it reads. With this many it
 # is faster to put them in order first.
 MANY_RECORDS = 1 << 14
+# Key in the program's cache of what tells whether BTF has a function. drgn would look for its address, too.
+FUNCTIONS = "mminspect_functions"
 
 _ARCHITECTURES = {
     "i386": Architecture.I386,
@@ -76,6 +78,21 @@ class Target:
     path: str
     vmcoreinfo: Vmcoreinfo
     core: Optional[corefile.CoreFile] = None
+
+    def has_function(self, name: str) -> bool:
+        """
+        Tell whether the kernel has a function, by its type information.
+
+        Functions that the compiler inlined everywhere and static ones of the same name are not told reliably.
+        """
+        find: Optional[Callable[[str], bool]] = self.prog.cache.get(FUNCTIONS)
+        if find is not None:
+            return find(name)
+        try:
+            self.prog.function(name)
+        except LookupError:
+            return False
+        return True
 
 
 def read_vmcoreinfo(prog: Program) -> Vmcoreinfo:

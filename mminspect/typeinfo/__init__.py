@@ -26,7 +26,7 @@ from drgn import (
 
 from mminspect.errors import TypeInfoError
 from mminspect.inputs import open_input
-from mminspect.target import Target
+from mminspect.target import FUNCTIONS, Target
 from mminspect.typeinfo import agreement, buildid, declarations
 from mminspect.typeinfo.btf import HEADER_SIZE, Btf, btf_size
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, SymbolTable
@@ -105,6 +105,7 @@ def load(
     table.finish()
     data, location, address = _find_btf(target, table, btf)
     types = Btf(prog, data)
+    prog.cache[FUNCTIONS] = types.has_function
     prog.register_type_finder("mminspect-btf", types.find_type, enable_index=0)
     prog.register_object_finder("mminspect-btf", ObjectFinder(types, table).find, enable_index=-1)
     if not has_types(prog):

@@ -383,6 +383,10 @@ class Btf:
         type_id = self.find(name, (KIND_FUNC,))
         return None if type_id is None else self.type(type_id)
 
+    def has_function(self, name: str) -> bool:
+        """Tell whether a function is described."""
+        return self.find(name, (KIND_FUNC,)) is not None
+
     def find_type(self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]) -> Optional[Type]:
         """Find a type for drgn; see ``drgn.Program.register_type_finder()``."""
         if filename:

@@ -31,6 +31,7 @@ DECLARATIONS = {
     "page_offset_base": "unsigned long",
     "pageblock_order": "unsigned int",
     "pgmap_array": "struct xarray",
+    "prb": "struct printk_ringbuffer *",
     "saved_command_line": "char *",
     "slab_caches": "struct list_head",
     "vmalloc_base": "unsigned long",

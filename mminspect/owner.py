@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Who has a page: a free list, a slab cache, a page table, firmware, a resource.
+
+All of it is read from memory that may be damaged. What can't be read or makes no sense is left out.
+"""
+
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from drgn import FaultError, Object, Program, cast, sizeof
+
+from mminspect.layout.records import MemoryMap
+
+# Steps along a free list; a longer one is taken for a loop.
+MAX_STEPS = 1 << 20
+# Resources and memblock regions that are looked at.
+MAX_RESOURCES = 1 << 16
+MAX_NAME = 64
+
+
+class _Unreadable(Exception):
+    """What was asked for can't be read."""
+
+
+_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
+
+
+def page_type(prog: Program, mapcount: int) -> Optional[str]:
+    """
+    Get the type of a page whose ``_mapcount`` is none: ``buddy``, ``table``, ``offline``...
+
+    :param mapcount: ``_mapcount``, signed.
+    :return: ``None`` if the page has no type.
+    """
+    value = mapcount & 0xFFFFFFFF
+    try:
+        types = prog.type("enum pagetype").enumerators or ()
+    except LookupError:
+        types = ()
+    names = {int(item.value) & 0xFF: item.name for item in types if item.name.startswith("PGTY_")}
+    if names:
+        # Since Linux 6.12 the type is a number in the top byte.
+        name = names.get(value >> 24)
+        return None if name is None or name == "PGTY_mapcount_underflow" else name[len("PGTY_") :]
+    # Before, it is bits that are cleared (include/linux/page-flags.h).
+    if value >> 28 != 0xF or value == 0xFFFFFFFF:
+        return None
+    bits = ((0x80, "buddy"), (0x100, "offline"), (0x200, "table"), (0x400, "guard"))
+    return " ".join(name for bit, name in bits if not value & bit) or None
+
+
+class FreeLists:
+    """
+    The heads of all free lists.
+
+    :param memory: The kernel's memory map.
+    """
+
+    def __init__(self, prog: Program, memory: MemoryMap) -> None:
+        self._prog = prog
+        self._memory = memory
+        self._word = memory.layout.word_bits // 8
+        self._lru = prog.type("struct page").member("lru").offset
+        self._heads: Dict[int, Tuple[str, int, str]] = {}
+        names = memory.layout.migratetypes
+        for zone in memory.zones:
+            areas = Object(prog, "struct zone", address=zone.address).free_area
+            for order in range(memory.layout.max_order + 1):
+                lists = areas[order].free_list
+                for index in range(len(lists)):
+                    name = names[index] if index < len(names) else str(index)
+                    address = lists[index].address_
+                    assert address is not None
+                    self._heads[address] = (str(zone), order, name)
+
+    def find(self, page: int) -> Dict[str, Any]:
+        """
+        Follow the links of a free page to the head of its list.
+
+        :param page: Address of its struct page.
+        :return: ``zone``, ``order`` and ``migratetype`` of the list, or ``broken``: what is wrong with the links.
+        """
+        start = page + self._lru
+        node = start
+        for _ in range(MAX_STEPS):
+            following = 0
+            try:
+                following = self._prog.read_word(node)
+                back = self._prog.read_word(following + self._word)
+            except FaultError:
+                return {"broken": f"the link at {node:#x} leads to {following:#x}, which can't be read"}
+            if back != node:
+                return {"broken": f"the list is torn at {node:#x}: its next, {following:#x}, points back to {back:#x}"}
+            if following in self._heads:
+                zone, order, name = self._heads[following]
+                return {"zone": zone, "order": order, "migratetype": name}
+            if following == start:
+                return {"broken": "the links lead back to the page without a list's head"}
+            node = following
+        return {"broken": f"no head of a free list within {MAX_STEPS} links"}
+
+
+def slab_cache(prog: Program, head: Object) -> Optional[str]:
+    """
+    Get the name of the slab cache that has a page.
+
+    :param head: ``struct page *``, the head if the page is compound.
+    """
+    try:
+        try:
+            # Since Linux 5.17 a slab has a type of its own in the place of its struct page.
+            slab = cast("struct slab *", head)
+        except LookupError:
+            slab = head
+        name: bytes = slab.slab_cache.name.string_()
+        return name[:MAX_NAME].decode("ascii", "replace")
+    except _ERRORS:
+        return None
+
+
+def resources(prog: Program) -> List[Tuple[int, int, str, int]]:
+    """
+    List ``/proc/iomem``.
+
+    :return: (first byte, byte behind the last, name, depth).
+    """
+    try:
+        return list(_walk(prog["iomem_resource"].child, 0))
+    except (*_ERRORS, _Unreadable):
+        return []
+
+
+def _walk(resource: Object, depth: int) -> Iterator[Tuple[int, int, str, int]]:
+    count = 0
+    while resource:
+        count += 1
+        if count > MAX_RESOURCES or depth > 16:
+            raise _Unreadable
+        item = resource[0].read_()
+        name = item.name.string_()[:MAX_NAME].decode("ascii", "replace") if item.name else ""
+        yield int(item.start.value_()), int(item.end.value_()) + 1, name, depth
+        yield from _walk(item.child, depth + 1)
+        resource = item.sibling
+
+
+def resource_path(found: List[Tuple[int, int, str, int]], address: int) -> List[str]:
+    """
+    Get the names of the resources that a physical address is in, outermost first.
+
+    :param found: What :func:`resources` returned.
+    """
+    return [name for start, end, name, _ in found if start <= address < end]
+
+
+def memblock_regions(prog: Program, address: int) -> Optional[List[str]]:
+    """
+    Tell which lists of memblock have a physical address.
+
+    :return: ``memory``, ``reserved``; ``None`` where the kernel gave memblock's memory back after boot.
+    """
+    try:
+        # memblock is in the init section unless CONFIG_ARCH_KEEP_MEMBLOCK is set; there is no variable that tells.
+        start, end = prog.symbol("__init_begin").address, prog.symbol("__init_end").address
+        memblock = prog["memblock"]
+        if memblock.address_ is None or start <= memblock.address_ < end:
+            return None
+        names = []
+        for name in ("memory", "reserved"):
+            kind = getattr(memblock, name)
+            regions = kind.regions
+            for index in range(min(kind.cnt.value_(), MAX_RESOURCES)):
+                base = regions[index].base.value_()
+                if base <= address < base + regions[index].size.value_():
+                    names.append(name)
+        return names
+    except _ERRORS:
+        return None
+
+
+def subsection(prog: Program, pfn: int) -> Optional[bool]:
+    """Get a pfn's bit in its section's ``subsection_map``; ``None`` if there is no such map."""
+    try:
+        size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
+        per_section = 1 << (size_bits - shift)
+        number = pfn >> (size_bits - shift)
+        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        section = prog["mem_section"][number // per_root][number % per_root]
+        # SUBSECTION_SHIFT is 21 everywhere.
+        index = (pfn & (per_section - 1)) >> (21 - shift)
+        word_bits = 8 * sizeof(prog.type("unsigned long"))
+        word = section.usage.subsection_map[index // word_bits].value_()
+        return bool(word >> index % word_bits & 1)
+    except _ERRORS:
+        return None

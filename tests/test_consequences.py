@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The model of kernel functions: each guard, and what happens without it."""
+
+import dataclasses
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+import pytest
+
+from mminspect.consequences import attach as attach_
+from mminspect.consequences.attach import Judge, attach
+from mminspect.consequences.kernel import Kernel, read_kernel
+from mminspect.consequences.model import Page, Place, consequences, walked_zone
+from mminspect.findings import Finding
+from mminspect.layout.records import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED, MemoryMap, Section
+from mminspect.memmap import Memmap
+from mminspect.whatis import what_is
+from tests.conftest import Cli, Opened, Scanned
+from tests.handmade import FLAT, SPARSE, memory_map, zone
+from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES
+
+# Of 8 pages each: blocks [0, 8), [8, 16), ...; Normal begins inside block 1.
+SPARSE_MAP = memory_map(zone(1, 0, 12), zone(2, 12, 20))
+FLAT_MAP = memory_map(zone(0, 0, 8, bitmap=0x1000), zone(1, 8, 300, bitmap=0x2000), layout=FLAT)
+SECTION = Section(0, ((0, 64),), 0, 0x3000)
+
+OLD = Kernel(debug_vm=False)
+NEW = Kernel(debug_vm=False, moves_whole_blocks=True, checks_subsections=True, around_checks_block=True)
+GOOD = Page(0, 0, INITIALIZED)
+
+
+def judged(
+    memory: MemoryMap,
+    page: Page,
+    kernel: Kernel = NEW,
+    first: Optional[Page] = None,
+    last: Optional[Page] = None,
+    section: Optional[Section] = SECTION,
+) -> Dict[str, Tuple[str, str]]:
+    """Model a page in a pageblock that is otherwise right; get (outcome, why) by function."""
+    spanning = walked_zone(memory, page)
+    layout = memory.layout
+    start = page.pfn & -layout.pageblock_nr_pages
+    low, high = start, start + layout.pageblock_nr_pages - 1
+    if spanning is not None:
+        low, high = max(low, spanning.start_pfn), min(high, spanning.end_pfn - 1)
+    link = layout.link(spanning.node, spanning.index) if spanning else page.link
+
+    def other(pfn: int) -> Page:
+        return page if pfn == page.pfn else Page(pfn, link, INITIALIZED)
+
+    place = Place(
+        memory, kernel, page, spanning, first or other(low), last or other(high), first or other(start), section
+    )
+    return {item.function: (item.outcome, item.why) for item in consequences(place)}
+
+
+def outcome(result: Dict[str, Tuple[str, str]]) -> Dict[str, str]:
+    """Reduce to the outcomes that aren't safe."""
+    return {name: what for name, (what, _) in result.items() if what != "safe"}
+
+
+def flat_link(index: int) -> int:
+    """Get the link of a zone of node 0."""
+    return FLAT.link(0, index)
+
+
+@pytest.mark.parametrize("kernel", [OLD, NEW])
+def test_right_page_is_safe_everywhere(kernel: Kernel) -> None:
+    kernel = dataclasses.replace(kernel, around_checks_block=True)
+    for flags in ({}, {"lru": True}, {"buddy": True}, {"reserved": True}):
+        page = Page(20, SPARSE.link(0, 2), INITIALIZED, **flags)
+        assert outcome(judged(SPARSE_MAP, page, kernel)) == {}
+
+
+def test_every_function_says_why() -> None:
+    for page in (GOOD, Page(3, SPARSE.link(0, 2), INITIALIZED), Page(3, 0, ZEROED), Page(40, 0, INITIALIZED)):
+        assert all(why for _, why in judged(SPARSE_MAP, page).values())
+
+
+def test_reserved_hole_in_the_block_is_guarded_on_sparsemem() -> None:
+    result = judged(SPARSE_MAP, Page(3, SPARSE.link(0, 2), INITIALIZED, reserved=True))
+    assert outcome(result) == {
+        "page_zone": "reads wrong",
+        "__pageblock_pfn_to_page": "reads wrong",
+        "pageblock_pfn_to_page": "reads wrong",
+    }
+    assert "PG_reserved" in result["isolate_freepages_block"][1]
+    assert "PG_reserved" in result["__free_one_page"][1]
+    assert "from the section" in result["set_pfnblock_flags_mask"][1]
+
+
+def test_free_page_of_another_zone_is_taken_under_the_wrong_lock() -> None:
+    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(0, 2), INITIALIZED, buddy=True), OLD))
+    assert result["isolate_freepages_block"] == "reads wrong"
+    assert result["move_freepages_block"] == "BUG with CONFIG_DEBUG_VM"
+    assert result["fast_isolate_freepages"] == "reads wrong"
+    assert result["__free_one_page"] == "reads wrong"
+
+
+def test_lru_page_of_another_zone() -> None:
+    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(0, 2), INITIALIZED, lru=True)))
+    assert result["isolate_migratepages_block"] == "reads wrong"
+    assert "isolate_freepages_block" not in result
+
+
+def test_wrong_first_page_makes_the_block_refused() -> None:
+    page = Page(0, SPARSE.link(0, 2), INITIALIZED, reserved=True)
+    result = judged(SPARSE_MAP, page)
+    assert result["__pageblock_pfn_to_page"][0] == result["pageblock_pfn_to_page"][0] == "refuses"
+    for name in ("isolate_freepages_block", "isolate_migratepages_block", "fast_isolate_around", "set_pageblock_skip"):
+        assert result[name][0] == "safe"
+        assert "refuses the block" in result[name][1]
+
+
+def test_contiguous_skips_the_check() -> None:
+    contiguous = memory_map(zone(1, 0, 12, contiguous=True), zone(2, 12, 20))
+    result = judged(contiguous, Page(0, SPARSE.link(0, 2), INITIALIZED, lru=True))
+    assert result["__pageblock_pfn_to_page"][0] == "refuses"
+    assert result["pageblock_pfn_to_page"][0] == "reads wrong"
+    assert result["isolate_migratepages_block"][0] == "reads wrong"
+
+
+def test_contiguous_zone_over_a_hole_faults() -> None:
+    contiguous = memory_map(zone(1, 0, 12, contiguous=True), zone(2, 12, 20))
+    hole = Page(0, 0, OFFLINE)
+    result = judged(contiguous, hole, first=hole, section=None)
+    assert result["pfn_to_online_page"][0] == "refuses"
+    assert result["pageblock_pfn_to_page"][0] == "faults"
+    assert result["set_pageblock_skip"][0] == "faults"
+    assert "get_pfnblock_flags_mask" not in result
+    plain = judged(SPARSE_MAP, hole, first=hole, section=None)
+    assert plain["pageblock_pfn_to_page"][0] == "refuses"
+    assert plain["set_pageblock_skip"][0] == "safe"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        (dataclasses.replace(NEW, debug_vm=True), "BUG with CONFIG_DEBUG_VM"),
+        (dataclasses.replace(NEW, debug_vm=None), "BUG with CONFIG_DEBUG_VM"),
+        (NEW, "safe"),
+    ],
+)
+def test_zone_check_of_setting_bits(kernel: Kernel, expected: str) -> None:
+    page = Page(3, SPARSE.link(0, 2), INITIALIZED, reserved=True)
+    result = judged(SPARSE_MAP, page, kernel)
+    assert result["set_pfnblock_flags_mask"][0] == expected
+    assert result["get_pfnblock_flags_mask"][0] == "safe"
+    # Since Linux 6.17 reading has the check too.
+    result = judged(SPARSE_MAP, page, dataclasses.replace(kernel, get_checks_span=True))
+    assert result["get_pfnblock_flags_mask"][0] == expected
+
+
+def test_zeroed_hole_of_flatmem_writes_outside() -> None:
+    """As on i386: the entry links to zone DMA, whose bitmap has 32 bits; block 10 has index 40."""
+    result = judged(FLAT_MAP, Page(80, 0, ZEROED), OLD)
+    assert result["set_pfnblock_flags_mask"] == ("writes outside", "index 40 of limit 32: changes the word at 0x1004")
+    assert result["get_pfnblock_flags_mask"][0] == "reads wrong"
+    assert result["__free_one_page"][0] == "safe"
+    assert result["isolate_freepages_block"][0] == "safe"
+
+
+def test_first_page_of_a_block_decides_for_the_whole_block_since_6_10() -> None:
+    """Stealing any free page of the block sets the migratetype through the block's first page."""
+    hole = Page(80, 0, ZEROED)
+    for kernel, expected in ((OLD, "safe"), (NEW, "writes outside")):
+        result = judged(FLAT_MAP, hole, kernel)
+        assert result["move_freepages_block"][0] == expected
+        result = judged(FLAT_MAP, Page(84, flat_link(1), INITIALIZED, buddy=True), kernel, first=hole)
+        assert result["move_freepages_block"][0] == expected
+
+
+def test_move_freepages_block_refuses_a_block_of_two_zones() -> None:
+    """Up to 6.9 a block that begins outside of the zone was moved in part."""
+    page = Page(13, SPARSE.link(0, 2), INITIALIZED, buddy=True)
+    assert judged(SPARSE_MAP, page, NEW)["move_freepages_block"][0] == "refuses"
+    assert judged(SPARSE_MAP, page, OLD)["move_freepages_block"][0] == "safe"
+    page = Page(9, SPARSE.link(0, 1), INITIALIZED, buddy=True)
+    for kernel in (OLD, NEW):
+        assert judged(SPARSE_MAP, page, kernel)["move_freepages_block"][0] == "refuses"
+
+
+def test_fast_isolate_around_depends_on_a_commit_that_only_the_source_shows() -> None:
+    hole = Page(80, 0, ZEROED)
+    place = Place(FLAT_MAP, OLD, hole, FLAT_MAP.zone(0, 1), hole, Page(87, flat_link(1), INITIALIZED), hole, SECTION)
+    around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
+    assert (around.outcome, around.address) == ("writes outside", 0x1004)
+    assert around.commit is not None
+    assert around.commit["hash"] == "6e2b7044c199"
+    place = dataclasses.replace(place, kernel=NEW)
+    around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
+    assert (around.outcome, around.commit) == ("safe", None)
+
+
+def test_flatmem_page_linked_to_the_zone_above_its_own_block() -> None:
+    """Below the zone, but in its first pageblock: the index is that of the block."""
+    memory = memory_map(zone(0, 0, 12, bitmap=0x1000), zone(1, 12, 300, bitmap=0x2000), layout=FLAT)
+    result = judged(memory, Page(9, flat_link(1), INITIALIZED, reserved=True))
+    assert result["set_pfnblock_flags_mask"][0] == "safe"
+    memory = memory_map(zone(0, 0, 8, bitmap=0x1000), zone(1, 16, 8, bitmap=0x2000), layout=FLAT)
+    result = judged(memory, Page(24, flat_link(1), INITIALIZED, reserved=True))
+    assert result["set_pfnblock_flags_mask"] == (
+        "reads wrong",
+        "index 4 of limit 32: changes the bits of another pageblock",
+    )
+
+
+def test_missing_bitmap_faults() -> None:
+    page = Page(3, SPARSE.link(0, 1), INITIALIZED)
+    result = judged(SPARSE_MAP, page, section=Section(0, ((0, 64),), 0, 0))
+    assert result["get_pfnblock_flags_mask"][0] == result["set_pageblock_skip"][0] == "faults"
+
+
+def test_poisoned_page_is_taken_for_anything() -> None:
+    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(15, 7), POISONED)))
+    assert result["page_zone"] == "faults"
+    assert result["isolate_migratepages_block"] == "reads wrong"
+    assert result["__free_one_page"] == "reads wrong"
+
+
+def test_page_outside_every_zone_is_met_by_no_walk() -> None:
+    result = judged(SPARSE_MAP, Page(40, SPARSE.link(0, 2), INITIALIZED, reserved=True))
+    assert outcome(result) == {"page_zone": "reads wrong"}
+    assert "no zone spans the pfn" in result["isolate_freepages_block"][1]
+
+
+def test_deferred_page_is_met_by_no_walk() -> None:
+    assert list(judged(SPARSE_MAP, Page(3, 0, DEFERRED))) == ["pfn_to_online_page"]
+
+
+# What dump_vma(), get_pfnblock_bit() and so on tell of the stored kernels.
+KERNELS = {
+    "amd64-5.10-bug": (True, False, False, None),
+    I386_HOLE: (False, False, False, None),
+    AMD64_HEALTHY: (False, False, False, True),
+    AMD64_400M: (False, False, True, True),
+    AMD64_NUMA: (False, True, True, True),
+    ARM64: (False, False, True, True),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_facts_of_stored_kernels(name: str, opened: Opened) -> None:
+    kernel = read_kernel(opened(name)[0])
+    facts = (kernel.debug_vm, kernel.get_checks_span, kernel.moves_whole_blocks, kernel.around_checks_block)
+    assert facts == KERNELS[name]
+    assert kernel.buddy_mapcount is not None
+    assert kernel.pg_lru is not None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "amd64-5.10-bug"])
+def test_severity_agrees_with_the_consequences(name: str, scanned: Scanned) -> None:
+    """What is no error doesn't kill the kernel; what is one is wrong by the consequences too."""
+    debug_vm = KERNELS.get(name, (False,))[0]
+    for finding in scanned(name).findings:
+        items: List[Dict[str, Any]] = finding.detail["consequences"]
+        direct = ("page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask")
+        walkers = {item["outcome"] for item in items if item["function"] not in direct}
+        if finding.severity == "error":
+            assert {item["outcome"] for item in items} - {"safe", "refuses"}
+        else:
+            assert not walkers & {"writes outside", "faults"}
+            assert not (debug_vm and "BUG with CONFIG_DEBUG_VM" in walkers)
+
+
+def test_bug_of_2021_dies_where_the_model_says(scanned: Scanned) -> None:
+    """The kernel's last words: VM_BUG_ON_PAGE() in set_pfnblock_flags_mask(), called by compaction, for pfn 0x2a00."""
+    finding = next(f for f in scanned("amd64-5.10-bug").findings if f.start_pfn == 0x2A00 and f.rule == "zone-span")
+    items = {item["function"]: item for item in finding.detail["consequences"]}
+    assert items["set_pfnblock_flags_mask"]["outcome"] == "BUG with CONFIG_DEBUG_VM"
+    assert items["fast_isolate_around"]["outcome"] == "BUG with CONFIG_DEBUG_VM"
+    assert items["fast_isolate_around"]["commit"]["hash"] == "6e2b7044c199"
+    assert finding.detail["severity_by_rule"] == "warning"
+    assert "fast_isolate_around" in finding.message
+
+
+def test_writes_outside_name_address_and_object(scanned: Scanned) -> None:
+    report = scanned(I386_HOLE)
+    finding = next(f for f in report.findings if f.rule == "bitmap-bounds")
+    items = {item["function"]: item for item in finding.detail["consequences"]}
+    write = items["set_pfnblock_flags_mask"]
+    assert (write["outcome"], write["address"]) == ("writes outside", finding.detail["address"])
+    assert finding.detail["there"]["text"] in write["why"]
+
+
+def test_findings_beyond_the_limit_get_none(opened: Opened, scanned: Scanned, monkeypatch: Any) -> None:
+    target, _ = opened(I386_HOLE)
+    report = scanned(I386_HOLE)
+    from mminspect.layout import read_memory_map
+
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    monkeypatch.setattr(attach_, "MAX_PER_RULE", 10)
+    many = [Finding("zone-span", "error", pfn, pfn + 1, 0, "DMA", "m", {}) for pfn in range(0x2000, 0x2400)]
+    assert sum("consequences" in f.detail for f in attach(many, judge)) == 10
+    assert report.findings
+
+
+def test_a_million_findings_cost_no_more_than_a_thousand(opened: Opened) -> None:
+    from mminspect.layout import read_memory_map
+
+    target, _ = opened(AMD64_LOW_RAM)
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    finding = Finding("zone-span", "error", 0x2000, 0x2001, 0, "DMA", "m", {})
+    many = [dataclasses.replace(finding, start_pfn=0x2000 + i % 0x4000) for i in range(1_000_000)]
+    start = time.monotonic()
+    assert sum(1 for _ in attach(many, judge)) == len(many)
+    assert time.monotonic() - start < 20
+
+
+def test_verbose_scan_shows_them(cli: Cli, unpacked: Any) -> None:
+    done = cli("-c", unpacked(I386_HOLE), "scan", "-v")
+    assert done.status == 1
+    assert "bitmap-bounds 0xa17b-0xa217: what the kernel would do" in done.out
+    assert "writes outside" in done.out
+    assert "what the kernel would do" not in cli("-c", unpacked(I386_HOLE), "scan").out

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``mminspect page``: what it knows of single pages, and how it looks in a narrow terminal."""
+
+import io
+from typing import Any, Callable, Dict
+
+import pytest
+from drgn import FaultError
+
+from mminspect.layout import read_memory_map
+from mminspect.memmap import Memmap
+from mminspect.owner import FreeLists, page_type
+from mminspect.pageinfo import PageInspector
+from mminspect.render.table import write_pages
+from mminspect.whatis import what_is
+from tests.conftest import Opened
+from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
+
+Inspect = Callable[[str, int], Dict[str, Any]]
+
+# A page in the middle of a zone of each machine.
+PAGES = {
+    AMD64_HEALTHY: 0x2000,
+    AMD64_400M: 0x18FE0,
+    AMD64_NUMA: 0x20203,
+    ARM64: 0x48000,
+    S390X: 0x8000,
+    I386_HOLE: 0xA17B,
+}
+
+
+@pytest.fixture
+def inspect(opened: Opened) -> Inspect:
+    """Give what is known of one page of a stored vmcore."""
+
+    def get(name: str, pfn: int) -> Dict[str, Any]:
+        target, _ = opened(name)
+        memory = read_memory_map(target)
+        inspector = PageInspector(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+        return inspector.inspect(pfn, pfn + 1)[0]
+
+    return get
+
+
+def test_hole_of_i386(inspect: Inspect) -> None:
+    page = inspect(I386_HOLE, 0xA17B)
+    assert page["state"] == "zeroed"
+    assert (page["refcount"], page["mapcount"], page["page_type"]) == (0, 0, None)
+    assert page["migratetype"] is None
+    assert page["migratetype_why"] == "the index is outside of the bitmap"
+    assert page["owner"] == "nobody: no references"
+    assert {f["rule"] for f in page["findings"]} == {"uninitialized", "bitmap-bounds", "zone-span", "mixed-zone"}
+    assert page["subsection"] is None
+    assert int(page["words"][0], 16) == 0
+
+
+def test_neighbours_on_both_sides_of_a_node_boundary(inspect: Inspect) -> None:
+    page = inspect(AMD64_NUMA, 0x20300)
+    sides = {item["boundary"]: item for item in page["neighbours"]}
+    assert sides["run start"]["before"]["link"] != sides["run start"]["after"]["link"]
+    assert sides["run start"]["after"]["link"] == f"node {page['link']['node']} zone {page['link']['zone']}"
+    assert sides["page start"]["before"]["pfn"] == 0x202FF
+    assert sides["pageblock end"]["pfn"] == 0x20400
+    first = inspect(AMD64_NUMA, 0)
+    assert next(item for item in first["neighbours"] if item["boundary"] == "page start")["before"] is None
+
+
+def test_free_page_says_which_list_it_is_on(opened: Opened, inspect: Inspect) -> None:
+    target, _ = opened(AMD64_HEALTHY)
+    memory = read_memory_map(target)
+    lists = FreeLists(target.prog, memory)
+    found = 0
+    for pfn in range(0x4000, 0x12000, 0x400):
+        buddy = inspect(AMD64_HEALTHY, pfn)["buddy"]
+        if buddy is None or "broken" in buddy["list"]:
+            continue
+        found += 1
+        assert buddy["list"]["order"] == buddy["order"]
+        assert buddy["head_pfn"] <= pfn < buddy["head_pfn"] + (1 << buddy["order"])
+        inner = inspect(AMD64_HEALTHY, pfn + 1)["buddy"]
+        assert inner is not None
+        assert inner["head_pfn"] <= pfn + 1 < inner["head_pfn"] + (1 << inner["order"])
+    assert found
+    # A page whose links lead nowhere is on no list.
+    empty = memory.sections[0].mem_map & ((1 << 64) - 1)
+    assert "broken" in lists.find(empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "mapcount", "kind"),
+    [
+        (AMD64_HEALTHY, -1, None),
+        (AMD64_HEALTHY, 0, None),
+        (AMD64_HEALTHY, ~0x80, "buddy"),
+        (AMD64_HEALTHY, ~0x200, "table"),
+        (AMD64_400M, -1, None),
+        (AMD64_400M, 7, None),
+        (AMD64_400M, 0xF0000000 - (1 << 32), "buddy"),
+    ],
+)
+def test_page_types(name: str, mapcount: int, kind: str, opened: Opened) -> None:
+    assert page_type(opened(name)[0].prog, mapcount) == kind
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_text_stays_within_60_columns(name: str, inspect: Inspect) -> None:
+    page = inspect(name, PAGES[name])
+    out = io.StringIO()
+    write_pages({"pages": [page]}, out, 60)
+    tables = ("Neighbours", "Rules that it breaks")
+    part = ""
+    for line in out.getvalue().splitlines():
+        part = line if not line or line.startswith((*tables, "What", "Words")) else part
+        limit = 64 if part.startswith(tables) else 60
+        assert len(line) <= limit, line
+    assert "migratetype         None" not in out.getvalue()
+    assert "None" not in out.getvalue()
+
+
+def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry whose compound head and lists lead out of memory is shown as far as it can be."""
+    target, _ = opened(AMD64_HEALTHY)
+    memory = read_memory_map(target)
+    memmap = Memmap(target.prog, memory)
+    inspector = PageInspector(target, memory, memmap, what_is(target, memory))
+    read = memmap.entry
+
+    def torn(pfn: int, section: Any) -> bytes:
+        return b"\x01" * len(read(pfn, section))
+
+    monkeypatch.setattr(memmap, "entry", torn)
+    page = inspector.inspect(0x2000, 0x2001)[0]
+    assert page["refcount"] == 0x01010101
+
+    def gone(pfn: int, section: Any) -> bytes:
+        raise FaultError("gone", 0)
+
+    monkeypatch.setattr(memmap, "entry", gone)
+    with pytest.raises(FaultError):
+        inspector.inspect(0x2000, 0x2001)
