@@ -332,6 +332,9 @@ def compare_reports(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
 def without_symbols(finding: Mapping[str, Any]) -> dict[str, Any]:
     """Return a finding without what depends on the symbols at hand: whose memory an address is in."""
     detail = {k: v for k, v in finding["detail"].items() if k != "there"}
+    if "consequences" in detail:
+        # So does the text that goes with an address.
+        detail["consequences"] = [{**item, "why": ""} if "address" in item else item for item in detail["consequences"]]
     # The text names the owner of the address behind its last colon.
     message = finding["message"].rsplit(":", 1)[0] if "there" in finding["detail"] else finding["message"]
     return {**finding, "detail": detail, "message": message}
@@ -355,3 +358,16 @@ def compare_last_words(console: str, report: Mapping[str, Any]) -> Differences:
         for pfn in pfns
         if not any(f["rule"] in rules and f["start_pfn"] <= pfn < f["end_pfn"] for f in report["findings"])
     ]
+
+
+def compare_triage(result: Mapping[str, Any], verdict: str, console: str) -> Differences:
+    """Check the verdict of a triage, and that it read from memory what the guest printed on the console."""
+    differences = []
+    if result["verdict"] != verdict:
+        differences.append(f"the verdict is '{result['verdict']}' and should be '{verdict}': {result['why']}")
+    lines = [line for line in (result["crash"] or {"lines": []})["lines"] if line.strip()]
+    if not lines:
+        differences.append("triage found no crash in the log")
+    printed = console.replace("\r", "")
+    differences += [f"the console doesn't show the log's line '{line}'" for line in lines if line not in printed]
+    return differences

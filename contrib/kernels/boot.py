@@ -19,7 +19,8 @@ from typing import Any
 
 from . import elfcore
 from .errors import HarnessError
-from .initrd import MARK, QMP_WANTED, QMP_WANTED_AGAIN, READY, SECTIONS, Truth, parse_console
+from .gdb import parse_poke, poke
+from .initrd import MARK, POKE, POKES_WANTED, QMP_WANTED, QMP_WANTED_AGAIN, READY, SECTIONS, Truth, parse_console
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 0.5
@@ -100,6 +101,8 @@ class Guest:
     timeout: float = 300.0
     panics: bool = False
     """The kernel is meant to panic; it is dumped then."""
+    pokes: bool = False
+    """Init prints what to write into the kernel's memory."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,11 @@ def kernel_parameters(guest: Guest) -> str:
     return " ".join([*words, *machine.append.split(), *guest.append.split()])
 
 
+def gdb_socket(monitor: Path) -> Path:
+    """Return the socket of the gdb stub, beside the monitor's."""
+    return monitor.with_name("gdb")
+
+
 def qemu_command(guest: Guest, log: Path, monitor: Path) -> list[str]:
     """Return QEMU's command line."""
     machine = MACHINES[guest.arch]
@@ -175,6 +183,8 @@ def qemu_command(guest: Guest, log: Path, monitor: Path) -> list[str]:
     command += ["-append", kernel_parameters(guest)]
     command += ["-display", "none", "-no-reboot", "-serial", f"file:{option_value(log)}"]
     command += ["-qmp", f"unix:{option_value(monitor)},server=on,wait=off"]
+    if guest.pokes:
+        command += ["-gdb", f"unix:{option_value(gdb_socket(monitor))},server=on,wait=off"]
     if machine.vmcoreinfo_device:
         command += ["-device", "vmcoreinfo"]
     return command + list(guest.qemu_args)
@@ -331,6 +341,10 @@ def drive(watch: Watch, guest: Guest, monitor: Path, part: Path) -> float:
             with contextlib.closing(Qmp(monitor)) as qmp:
                 for command in commands:
                     qmp.execute(command.name, command.arguments)
+    if guest.pokes:
+        watch.wait_for(POKES_WANTED)
+        lines = (line.strip() for line in watch.console().splitlines())
+        poke(gdb_socket(monitor), [parse_poke(line[len(POKE) :]) for line in lines if line.startswith(POKE + " ")])
     watch.wait_for(READY, guest.panics)
     ready = time.monotonic()
     time.sleep(SETTLE_SECONDS)

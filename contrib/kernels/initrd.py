@@ -24,6 +24,9 @@ MARK = "@@mminspect"
 READY = f"{MARK} READY"
 QMP_WANTED = f"{MARK} QMP"
 QMP_WANTED_AGAIN = f"{MARK} QMP AGAIN"
+# Followed by an address, bytes and how many times, for gdb.parse_poke().
+POKE = f"{MARK} POKE"
+POKES_WANTED = f"{MARK} POKES WANTED"
 ALIGN = 4
 
 # Runs of pages with the same KPF_NOPAGE (bit 20) and KPF_RESERVED (bit 32), as "count" and two digits. Too slow for

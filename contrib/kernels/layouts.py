@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .boot import QmpCommand
-from .initrd import QMP_WANTED_AGAIN
+from .initrd import POKE, POKES_WANTED, QMP_WANTED_AGAIN
 
 MEBIBYTE = 1 << 20
 
@@ -65,6 +65,14 @@ def wait_for_fewer_blocks(count: int) -> str:
         "tries=0; until [ $(ls -d /sys/devices/system/memory/memory[0-9]* | wc -l) -le "
         f"{count} ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.2; done; sleep 1"
     )
+
+
+def poke(address: str, data: str, times: int = 1) -> tuple[str, ...]:
+    """Return the shell lines that have bytes written into the kernel's memory.
+
+    address is hexadecimal, and may be a command in $() that prints it.
+    """
+    return f'echo "{POKE} {address} {data} {times}"', f'echo "{POKES_WANTED}"', "sleep 3"
 
 
 class MemoryRange(NamedTuple):

@@ -14,6 +14,7 @@ from .layouts import (
     ask_again,
     memory_only,
     numa,
+    poke,
     srat,
     unplug,
     wait_for_blocks,
@@ -64,6 +65,11 @@ PROVOKE_COMPACTION = (
     "  rm /files/*",
     "done",
 )
+# xor %eax,%eax; mov (%rax),%rax
+READ_NULL = "31c0488b00"
+# The 64 struct pages from pfn 0x8000 on, in the middle of free memory.
+DAMAGED_PAGES = poke("ffffea0000200000", "00", 64 * 64)
+TAKE_ALL_MEMORY = "mkdir /files; mount -t tmpfs -o size=100% files /files; dd if=/dev/zero of=/files/all bs=1M"
 HOTPLUG = Row(
     "hotplug",
     AMD64_7_2,
@@ -427,6 +433,39 @@ ROWS: tuple[Row, ...] = (
         append=f"oops=panic {BLOCK_HOLES}",
         after=PROVOKE_COMPACTION,
         panics=True,
+        verdict="explained",
+    ),
+    Row(
+        "amd64-6.12-damaged",
+        AMD64_6_12,
+        "64 struct pages of free memory were zeroed by a debugger; the allocator meets them, and the kernel panics",
+        append="oops=panic",
+        after=("echo 8 >/proc/sys/kernel/printk", *DAMAGED_PAGES, TAKE_ALL_MEMORY),
+        pokes=True,
+        panics=True,
+        verdict="explained",
+    ),
+    Row(
+        "amd64-6.12-sysrq",
+        AMD64_6_12,
+        "panic by request: nothing is wrong",
+        after=("echo 8 >/proc/sys/kernel/printk", "echo c >/proc/sysrq-trigger"),
+        panics=True,
+        verdict="other",
+    ),
+    Row(
+        "amd64-7.2-null",
+        AMD64_7_2,
+        "a NULL pointer dereference that has nothing to do with memory management",
+        append="oops=panic",
+        after=(
+            "echo 8 >/proc/sys/kernel/printk",
+            *poke("$(sed -n 's/ t version_proc_show$//p' /proc/kallsyms)", READ_NULL),
+            "cat /proc/version",
+        ),
+        pokes=True,
+        panics=True,
+        verdict="other",
     ),
 )
 

@@ -43,6 +43,10 @@ class Row:
     """Lines that init runs after it printed everything."""
     panics: bool = False
     """The kernel is meant to panic."""
+    verdict: str = ""
+    """What triage must say of the kernel's panic."""
+    pokes: bool = False
+    """The lines in after print what to write into the kernel's memory, as layouts.poke() has them."""
 
 
 def fetch_row(row: Row, debug: bool = True) -> tuple[Kernel, Path]:
@@ -95,6 +99,7 @@ def boot_row(row: Row, out: Path, kernel: Kernel | None = None, busybox: Path | 
             qmp_again=row.qmp_again,
             timeout=row.timeout,
             panics=row.panics,
+            pokes=row.pokes,
         )
         return boot(guest, out)
 

@@ -89,6 +89,22 @@ def scan(core: Path, types: Types) -> tuple[Mapping[str, Any], float]:
     return json.loads(done.stdout), time.monotonic() - start
 
 
+def triage(core: Path, types: Types) -> Mapping[str, Any]:
+    """Triage a dump as a user does."""
+    command = [sys.executable, "-m", "mminspect", *types.options]
+    command += ["triage", "--format", "json", "--fail-on", "never", str(core)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SCAN_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise HarnessError(f"the triage took longer than {SCAN_SECONDS} s") from None
+    if done.returncode:
+        raise HarnessError(f"the triage ended with {done.returncode}: {done.stderr.strip()}")
+    result: Mapping[str, Any] = json.loads(done.stdout)[0]
+    return result
+
+
 def lacks_btf(error: HarnessError) -> bool:
     """Return whether a scan failed since the kernel carries no BTF."""
     return "no BTF" in str(error) or "no type information" in str(error)
@@ -161,12 +177,16 @@ def run_checks(result: Result, core: Path, types: Mapping[str, Types], console: 
     reports = list(result.reports.values())
     if len(reports) > 1:
         result.checks["types"] = agree.compare_reports(*reports)
-    if result.row.panics:
+    if agree.named_pfns(console):
         add(result, "last words", agree.compare_last_words(console, report))
     used = types.get("dwarf") or next(iter(types.values()))
+    if result.row.verdict:
+        add(result, "triage", agree.compare_triage(triage(core, used), result.row.verdict, console))
     kernel = agree.open_kernel(core, used.vmlinux, used.btf, used.system_map)
     add(result, "ram", agree.compare_ram(kernel, truth))
-    add(result, "blocks", agree.compare_blocks(kernel, truth))
+    if not result.row.pokes:
+        # The guest counted its pageblocks before its struct pages were changed.
+        add(result, "blocks", agree.compare_blocks(kernel, truth))
     add(result, "pages", agree.compare_pages(kernel, truth))
     if used.vmlinux:
         add(result, "reference", agree.compare_reference(kernel, truth, report, REFERENCE_PAGES))

@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import shutil
+import socket
 import stat
 import struct
 import subprocess
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 
 from contrib.kernels import elfcore
-from contrib.kernels.agree import compare, compare_last_words, compare_reports
+from contrib.kernels.agree import compare, compare_last_words, compare_reports, compare_triage
 from contrib.kernels.boot import ELF, MACHINES, Guest, check, kernel_parameters, qemu_command
 from contrib.kernels.build import Edit, apply, missing_options
 from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import newest_first, release_of
+from contrib.kernels.gdb import Poke, Stub, parse_poke
 from contrib.kernels.initrd import (
     MARK,
     PageFlags,
@@ -32,6 +34,7 @@ from contrib.kernels.initrd import (
     parse_kpageflags,
 )
 from contrib.kernels.layouts import MemoryRange, srat
+from contrib.kernels.layouts import poke as poke_lines
 from contrib.kernels.matrix import ROWS
 from contrib.kernels.run import Result, agreement, details
 
@@ -363,3 +366,39 @@ def test_a_result_says_what_disagrees() -> None:
 
 def test_row_names_are_unique() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_pokes() -> None:
+    """Address and bytes are hexadecimal; the bytes repeat."""
+    assert parse_poke(" ffffea0000200000 00ff 3") == Poke(0xFFFFEA0000200000, b"\x00\xff" * 3)
+    assert parse_poke("10 90").data == b"\x90"
+    for words in ("", "10", "10 9", "10 90 x"):
+        with pytest.raises(HarnessError, match="ADDRESS BYTES"):
+            parse_poke(words)
+    assert poke_lines("10", "90", 2)[0].endswith('POKE 10 90 2"')
+
+
+def test_gdb_stub_skips_what_it_was_not_asked(tmp_path: Path) -> None:
+    """QEMU tells that the guest stopped before it answers."""
+    answers = [b"+$T02thread:01;#04+$OK#9a", b"+$E14#aa"]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "gdb"))
+        server.listen()
+        stub = Stub(tmp_path / "gdb")
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(answers[0])
+            stub.write(Poke(0x1000, b"\x00"))
+            connection.sendall(answers[1])
+            with pytest.raises(HarnessError, match="0x1000: E14"):
+                stub.write(Poke(0x1000, b"\x00"))
+            assert b"$M1000,1:00#" in connection.recv(4096)
+
+
+def test_triage_must_say_what_the_row_says() -> None:
+    result = {"verdict": "other", "why": "w", "crash": {"lines": ["Kernel panic"]}}
+    console = "[    1.0] Kernel panic\r\n"
+    assert compare_triage(result, "other", console) == []
+    assert len(compare_triage(result, "explained", console) or ()) == 1
+    assert len(compare_triage(result, "other", "") or ()) == 1
+    assert len(compare_triage({**result, "crash": None}, "other", console) or ()) == 1
