@@ -5,6 +5,9 @@ Captures: small vmcores that hold just what an analysis reads.
 A second program is laid over the target whose every read is passed on and recorded. It is scanned; then
 the ranges that were read are copied into a new ELF core with virtual addresses, so that it needs no page tables.
 Memory that nothing read isn't in it, not even the rest of a page.
+
+Of the log buffer, a capture has the report of a crash from its first line on, without the registers and the code of
+user space, and nothing of what was logged before.
 """
 
 import contextlib
@@ -32,6 +35,8 @@ from mminspect.memmap import Memmap
 from mminspect.output import open_output
 from mminspect.rules import WhatIs, select_rules
 from mminspect.target import Target, corefile
+from mminspect.triage.lastwords import crash_lines
+from mminspect.triage.log import read_log
 from mminspect.typeinfo import declarations
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.whatis import what_is
@@ -128,6 +133,8 @@ def capture(
         vmcoreinfo = target.prog["VMCOREINFO"].string_()
         recorder = _record(target, known, vmcoreinfo, symbols, btf, pageblock_order)
         note = format_note(known.values())
+        # Of the log, what the kernel said when it crashed, for "mminspect triage".
+        read_log(recorder.prog, [line.seq for line in crash_lines(read_log(target.prog) or [])])
         with _compressed(file, output) as out:
             return _write(target, recorder, {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}, embedded, out)
 

@@ -532,3 +532,48 @@ def capture(options: Options, output: str) -> None:
     )
     written = os.stat(output).st_size if os.path.isfile(output) else size
     click.echo(f"{output}: {written:,} bytes", err=True)
+
+
+@main.command()
+@click.argument("vmcores", metavar="VMCORE...", nargs=-1)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "note", "never"]),
+    default="error",
+    show_default=True,
+    help="Least severity of a finding that makes the exit status 1.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Write the result there, not to stdout.")
+@click.pass_obj
+def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: str, output: Optional[str]) -> int:
+    """Tell whether the memory map explains why a kernel died."""
+    from mminspect.render import json_
+    from mminspect.render.triage import write_triage
+    from mminspect.triage.run import triage as run_triage
+
+    paths = vmcores or ((options.core,) if options.core is not None else ())
+    if not paths:
+        raise click.UsageError("give at least one vmcore")
+    check_writable(output, (*options.inputs, *paths))
+    results, status = [], 0
+    for path in paths:
+        try:
+            data, report = run_triage(path, options.symbols, options.btf, options.system_map, options.pageblock_order)
+        except MminspectError as e:
+            if len(paths) == 1:
+                raise
+            _say(str(e))
+            status = EXIT_FAILED
+            continue
+        results.append(data)
+        if fail_on != "never" and report.count(fail_on):
+            status = max(status, EXIT_FINDINGS)
+    with open_output(output) as out:
+        if format_ == "json":
+            json_.write(results, out)
+        else:
+            for number, data in enumerate(results):
+                out.write("\n" if number else "")
+                write_triage(data, out, _style(out).width)
+    return status

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The verdict: does the memory map explain a crash?
+
+Pure functions of a crash and of findings. A crash is blamed on the memory map only where the kernel died in code that
+works on struct pages, and named or held a page of a finding.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+
+from mminspect.findings import ERROR, NOTE, Finding
+from mminspect.layout.records import MemoryMap
+from mminspect.triage import known
+from mminspect.triage.lastwords import Crash
+
+EXPLAINED = "explained"
+POSSIBLE = "possible"
+UNEXPLAINED = "unexplained"
+OTHER = "other"
+NO_CRASH = "no crash"
+NO_LOG = "no log"
+
+# Files whose BUG() is about struct pages.
+_FILES = re.compile(
+    r"mm/(?:page_alloc|compaction|page_isolation|memory_hotplug|sparse|sparse-vmemmap|mm_init|mmzone|internal|migrate|"
+    r"page_owner|memremap|hugetlb_vmemmap|vmscan|vmstat|swap|debug)\.[ch]:|include/linux/(?:mm|mmzone|page-flags)\.h:"
+)
+# Beginnings of functions that walk pfns, or take pages from free lists and give them back; leading underscores apart.
+WALKERS = (
+    "alloc_pages_bulk",
+    "buffered_rmqueue",
+    "compact",
+    "deferred_init",
+    "fast_isolate",
+    "free_one_page",
+    "free_pages_ok",
+    "free_pcppages_bulk",
+    "free_unref",
+    "get_page_from_freelist",
+    "get_pfnblock",
+    "has_unmovable_pages",
+    "init_single_page",
+    "isolate_free",
+    "isolate_migratepages",
+    "kcompactd",
+    "kpage",
+    "memmap_init",
+    "move_freepages",
+    "offline_pages",
+    "page_isolation",
+    "page_owner",
+    "pageblock_pfn_to_page",
+    "pagetypeinfo",
+    "prep_move_freepages",
+    "read_page_owner",
+    "reserve_bootmem_region",
+    "reset_isolation",
+    "rmqueue",
+    "scan_movable_pages",
+    "set_migratetype_isolate",
+    "set_pageblock",
+    "set_pfnblock",
+    "shrink_zone_span",
+    "split_free_page",
+    "stable_page_flags",
+    "start_isolate_page_range",
+    "steal_suitable_fallback",
+    "test_pages_isolated",
+    "try_to_claim_block",
+    "undo_isolate_page_range",
+    "unreserve_highatomic_pageblock",
+    "unset_migratetype_isolate",
+    "update_pageblock_skip",
+)
+# Frames of a trace, from the innermost, among which a walker must be.
+NEAR = 4
+# Kinds of crash that are about struct pages by themselves.
+ABOUT_PAGES = ("vm-bug-on", "bad-page", "page-dumped", "outside-zone")
+
+
+@dataclass
+class Verdict:
+    """
+    What is to be said of a crash.
+
+    :ivar verdict: ``explained``: the memory map explains it. ``possible``: wrong pages were at hand, but the kernel
+        named none. ``unexplained``: it died on struct pages, and the scan finds nothing wrong with those it named.
+        ``other``: not about the memory map. ``no crash``, ``no log``.
+    :ivar why: In one sentence.
+    :ivar evidence: Pages and addresses, each with where it is from and the finding it is in.
+    :ivar findings: Those that explain the crash.
+    :ivar known: Known bugs that it looks like.
+    :ivar proof: What would prove it.
+    """
+
+    verdict: str
+    why: str
+    evidence: List[Dict[str, Any]] = field(default_factory=list)
+    findings: List[Finding] = field(default_factory=list)
+    known: List[Dict[str, Any]] = field(default_factory=list)
+    proof: List[str] = field(default_factory=list)
+
+
+def is_walker(function: str) -> bool:
+    """Tell whether a function walks pfns or free lists."""
+    return function.lstrip("_").startswith(WALKERS)
+
+
+def about_pages(crash: Crash) -> Optional[str]:
+    """Say why a crash is about struct pages; ``None`` if it isn't."""
+    if crash.kind in ABOUT_PAGES:
+        return "the kernel dumped a page"
+    if crash.kind == "bug-at" and _FILES.search(crash.what):
+        return f"BUG in {crash.what}"
+    near = [name for name in (crash.function, *crash.trace[:NEAR]) if name]
+    walker = next((name for name in near if is_walker(name)), None)
+    if walker is not None and crash.kind in ("fault", "oops", "bug-at", "list", "hang"):
+        return f"it died in {walker}(), which works on struct pages"
+    return None
+
+
+class Pages:
+    """
+    Turns addresses into pfns.
+
+    :param memory: The kernel's memory map.
+    """
+
+    def __init__(self, memory: MemoryMap) -> None:
+        layout = memory.layout
+        mask = (1 << layout.word_bits) - 1
+        size = layout.page_struct_size
+        self._size = size
+        self._ranges = [
+            ((section.mem_map + start * size) & mask, (end - start) * size, start)
+            for section in memory.sections
+            for start, end in section.ranges
+        ]
+
+    def pfn(self, address: int) -> Optional[int]:
+        """Get the pfn of the struct page that an address is in."""
+        for base, length, start in self._ranges:
+            if base <= address < base + length:
+                return start + (address - base) // self._size
+        return None
+
+
+def _named(crash: Crash, memory: MemoryMap) -> List[Tuple[int, str, str]]:
+    """List (pfn, where it is from, how sure) of the pages that a crash names, each once."""
+    pages = Pages(memory)
+    found: Dict[int, Tuple[str, str]] = {}
+    for pfn, text in crash.pfns.items():
+        found.setdefault(pfn, (f"named: {text}", "named"))
+    for address, text in crash.pointers.items():
+        at = pages.pfn(address)
+        if at is not None:
+            found.setdefault(at, (f"{address:#x} in: {text}", "named"))
+    for name, value in crash.registers.items():
+        at = pages.pfn(value)
+        if at is not None:
+            found.setdefault(at, (f"register {name} = {value:#x}", "held"))
+    return [(pfn, text, how) for pfn, (text, how) in found.items()]
+
+
+def _explains(finding: Finding) -> bool:
+    return finding.severity != NOTE and finding.rule not in ("unreadable", "contiguous")
+
+
+def judge(crash: Optional[Crash], findings: Iterable[Finding], memory: MemoryMap, log: bool = True) -> Verdict:
+    """
+    Compare a crash with the findings of a scan.
+
+    :param crash: ``None`` if the log shows none.
+    :param findings: Gone through once; there may be very many.
+    :param log: Whether there is a log at all.
+    """
+    if not log:
+        return Verdict(NO_LOG, "the dump doesn't hold the log buffer, so nobody knows how the kernel died")
+    if crash is None:
+        return Verdict(NO_CRASH, "the log shows no crash")
+    reason = about_pages(crash)
+    named = _named(crash, memory)
+    values = {value: f"register {name}" for name, value in crash.registers.items()}
+    values.update(crash.pointers)
+    around: Dict[int, List[Finding]] = {pfn: [] for pfn, _, _ in named}
+    hits: List[Finding] = []
+    errors = 0
+    for finding in filter(_explains, findings):
+        errors += finding.severity == ERROR
+        for pfn, inside in around.items():
+            if finding.start_pfn <= pfn < finding.end_pfn:
+                inside.append(finding)
+        # An access outside of a bitmap, by the address of a fault or of a register.
+        if finding.rule == "bitmap-bounds" and finding.detail.get("address") in values:
+            hits.append(finding)
+    evidence: List[Dict[str, Any]] = []
+    explaining: List[Finding] = []
+    sure = bool(hits)
+    for pfn, source, how in named:
+        inside = around[pfn]
+        evidence.append({"pfn": pfn, "from": source, "how": how, "rules": sorted({f.rule for f in inside})})
+        # A block that is mixed says nothing of the pages in it that are right.
+        wrong = [f for f in inside if _wrong_at(f, pfn)] if reason is not None else []
+        explaining += [f for f in wrong if f not in explaining]
+        # A register may hold a page that has nothing to do with it, where another function works on pages.
+        sure |= bool(wrong) and (how == "named" or is_walker(crash.function or ""))
+    for finding in hits:
+        address = int(finding.detail["address"])
+        evidence.append({"address": address, "from": values[address], "how": "held", "rules": [finding.rule]})
+        explaining += [] if finding in explaining else [finding]
+    if explaining:
+        verdict = _explained(crash, explaining, evidence, memory, reason or "it used memory outside of a bitmap")
+        return verdict if sure else replace(verdict, verdict=POSSIBLE)
+    if reason is None:
+        return Verdict(OTHER, f"{_other(crash)}; no page of a finding was at hand", evidence)
+    if evidence:
+        why = f"{reason}, but the scan finds nothing wrong with the pages that it named or held"
+        return Verdict(UNEXPLAINED, why, evidence, proof=["look at these pages: mminspect page PFN"])
+    if errors:
+        why = f"{reason}, and there are {errors} errors in the memory map, but the kernel named no page of them"
+        return Verdict(POSSIBLE, why, evidence, proof=["find the page in the registers or the stack with drgn"])
+    return Verdict(UNEXPLAINED, f"{reason}, but the scan finds nothing wrong", evidence)
+
+
+def _wrong_at(finding: Finding, pfn: int) -> bool:
+    """Tell whether a finding is about this very page, where it covers right ones too."""
+    runs = finding.detail.get("runs")
+    if not runs:
+        return True
+    first = runs[0][2:]
+    links: Set[Tuple[int, int]] = {(node, zone) for _, _, node, zone in runs}
+    here = next((run[2:] for run in runs if run[0] <= pfn < run[1]), first)
+    spans = sum(end - start for start, end, node, zone in runs if [node, zone] == here)
+    return len(links) > 1 and spans <= (finding.end_pfn - finding.start_pfn) // 2
+
+
+def _other(crash: Crash) -> str:
+    where = f" in {crash.function}()" if crash.function else ""
+    return f"{crash.what}{where}: not about struct pages"
+
+
+def _function(crash: Crash, finding: Finding) -> str:
+    """Say which function of the crash the finding's consequences speak of."""
+    names = [name for name in (crash.function, *crash.trace) if name]
+    outcomes = {item["function"]: item for item in finding.detail.get("consequences", ())}
+    for name in names:
+        item = outcomes.get(name)
+        if item is not None and item["outcome"] not in ("safe", "refuses"):
+            return f"; {name}() there: {item['outcome']}: {item['why']}"
+    return ""
+
+
+def _explained(
+    crash: Crash, findings: List[Finding], evidence: List[Dict[str, Any]], memory: MemoryMap, reason: str
+) -> Verdict:
+    order = {"uninitialized": 0, "zone-id": 1, "bitmap-bounds": 2, "zone-span": 3, "mixed-zone": 9}
+    findings = sorted(findings, key=lambda f: (order.get(f.rule, 5), f.start_pfn))
+    worst = findings[0]
+    item = next(item for item in evidence if worst.rule in item["rules"])
+    what = f"pfn {item['pfn']:#x}" if "pfn" in item else f"address {item['address']:#x}"
+    place = f"{worst.rule} [{worst.start_pfn:#x}, {worst.end_pfn:#x})"
+    why = f"{reason}; {what}, which it {item['how']}, is in a finding: {place}"
+    trace = [name for name in (crash.function, *crash.trace) if name]
+    bugs = known.match(findings, memory, trace)
+    proof = [str(bug["proof"]) for bug in bugs]
+    if any(finding.detail.get("in_ram") for finding in findings):
+        proof.append(
+            "boot initialises the struct pages of System RAM, and these pfns are: something wrote over them later; "
+            "KASAN or a watchpoint shows what"
+        )
+    elif not bugs:
+        proof.append("no known bug leaves this; compare with a dump of the same machine when it was healthy")
+    return Verdict(EXPLAINED, why + _function(crash, worst), evidence, findings, bugs, proof)

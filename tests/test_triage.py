@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Triage: what the log says, which pages it names, and whether they are blamed rightly."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import pytest
+
+from mminspect.findings import Finding
+from mminspect.layout.records import MemoryMap, Section
+from mminspect.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
+from mminspect.triage.log import Line, read_log
+from mminspect.triage.verdict import Pages, about_pages, is_walker, judge
+from tests.conftest import Cli, Edited, Opened, Unpacked
+from tests.handmade import SPARSE, zone
+from tests.support import AMD64_400M, I386_HOLE
+
+BUG = "amd64-5.10-bug"
+DAMAGED = "amd64-6.12-damaged"
+SYSRQ = "amd64-6.12-sysrq"
+NULL = "amd64-7.2-null"
+
+MEM_MAP = 0xFFFFEA0000000000
+MEMORY = MemoryMap(
+    SPARSE,
+    (),
+    (zone(0, 0, 16), zone(1, 16, 100)),
+    (Section(0, ((0, 64),), MEM_MAP, 0x1000), Section(1, ((64, 128),), MEM_MAP, 0x1000)),
+)
+
+
+def log(text: str) -> List[Line]:
+    """Make log lines of a text."""
+    return [Line(number, number / 10, line) for number, line in enumerate(text.strip("\n").splitlines())]
+
+
+def crash_of(text: str) -> Crash:
+    """Parse the crash in a text."""
+    crash = parse(log(text))
+    assert crash is not None
+    return crash
+
+
+def finding(rule: str, start: int, end: int, severity: str = "error", **detail: Any) -> Finding:
+    """Make a finding."""
+    return Finding(rule, severity, start, end, 0, "DMA", "message", detail)
+
+
+# What kernels of other versions and architectures print, as their sources have it.
+BAD_PAGE = """
+EXT4-fs (vda1): mounted filesystem
+BUG: Bad page state in process kworker/0:1  pfn:0002a
+page:(____ptrval____) refcount:-1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x2a
+flags: 0x1000(reserved)
+raw: 0000000000001000 ffffea0000000a88 ffffea0000000a88 0000000000000000
+page dumped because: PAGE_FLAGS_CHECK_AT_FREE flag(s) set
+Call Trace:
+ dump_stack_lvl+0x5d/0x80
+ bad_page.cold+0x7a/0x8a
+ ? free_pcppages_bulk+0x1b2/0x220
+ free_unref_page+0x2f/0x140
+"""
+ARM64_FAULT = """
+Unable to handle kernel paging request at virtual address fffffdffbffe0008
+Mem abort info:
+Internal error: Oops: 0000000096000004 [#1] SMP
+CPU: 1 PID: 44 Comm: kcompactd0 Not tainted 6.12.0 #1
+pc : isolate_freepages_block+0x88/0x4d0
+lr : isolate_freepages+0x1a4/0x2d8
+sp : ffff8000807bba70
+x29: ffff8000807bba70 x28: ffffea0000000a80 x27: 0000000000000000
+Call trace:
+ isolate_freepages_block+0x88/0x4d0
+ isolate_freepages+0x1a4/0x2d8
+ compaction_alloc+0x40/0x60
+"""
+I386_FAULT = """
+BUG: unable to handle page fault for address: f6ef5fe8
+#PF: supervisor write access in kernel mode
+Oops: 0003 [#1] SMP
+CPU: 0 PID: 20 Comm: kcompactd0 Not tainted 5.10.0 #1
+EIP: set_pfnblock_flags_mask+0x5a/0xa0
+EAX: 00000140 EBX: f63dab38 ECX: 00000000 EDX: f6ef5fe8
+Call Trace:
+ fast_isolate_around+0x9d/0xc0
+ compaction_alloc+0x55f/0xad0
+"""
+BUG_AT = """
+------------[ cut here ]------------
+kernel BUG at mm/page_alloc.c:1389!
+invalid opcode: 0000 [#1] SMP
+RIP: 0010:move_freepages+0x148/0x150
+RAX: ffffea0000000a80 RBX: 0000000000000000 RCX: 0000000000000000
+Call Trace:
+ __rmqueue+0x18d/0x440
+"""
+OTHER_BUG = """
+kernel BUG at fs/ext4/inode.c:2714!
+invalid opcode: 0000 [#1] SMP
+RIP: 0010:ext4_writepages+0xfb5/0xff0
+RAX: ffffea0000000a80 RBX: ffffea0000000a80 RCX: 0000000000000000
+Call Trace:
+ do_writepages+0xcc/0x1a0
+"""
+
+
+def test_bad_page_state() -> None:
+    crash = crash_of(BAD_PAGE)
+    assert crash.kind == "bad-page"
+    assert crash.reason.startswith("BUG: Bad page state in process kworker/0:1")
+    assert list(crash.pfns) == [0x2A]
+    assert crash.trace == ["dump_stack_lvl", "bad_page", "free_unref_page"]
+    assert crash.lines[0].text.startswith("BUG: Bad page")
+    assert about_pages(crash) == "the kernel dumped a page"
+
+
+def test_page_dump_before_its_reason_belongs_to_the_crash() -> None:
+    text = (
+        "[drm] ready\npage:ffffea0000000a80 refcount:1 pfn:0x2a\nflags: 0x1000(reserved)\n"
+        "page dumped because: VM_BUG_ON_PAGE(!zone_spans_pfn(page_zone(page), pfn))\n"
+        "kernel BUG at mm/page_alloc.c:560!\n"
+    )
+    crash = crash_of(text)
+    assert crash.kind == "vm-bug-on"
+    assert crash.what == "!zone_spans_pfn(page_zone(page), pfn)"
+    assert (list(crash.pfns), list(crash.pointers)) == ([0x2A], [0xFFFFEA0000000A80])
+    assert len(crash.lines) == 4
+
+
+def test_arm64_fault() -> None:
+    crash = crash_of(ARM64_FAULT)
+    assert (crash.kind, crash.function) == ("fault", "isolate_freepages_block")
+    assert crash.registers["x28"] == 0xFFFFEA0000000A80
+    assert 0xFFFFFDFFBFFE0008 in crash.pointers
+    assert about_pages(crash) == "it died in isolate_freepages_block(), which works on struct pages"
+
+
+def test_i386_fault() -> None:
+    crash = crash_of(I386_FAULT)
+    assert (crash.kind, crash.function) == ("fault", "set_pfnblock_flags_mask")
+    assert crash.registers["EDX"] == 0xF6EF5FE8
+    outside = finding("bitmap-bounds", 200, 210, address=0xF6EF5FE8)
+    verdict = judge(crash, [outside], MEMORY)
+    assert verdict.verdict == "explained"
+    assert verdict.evidence[-1]["address"] == 0xF6EF5FE8
+    elsewhere = finding("bitmap-bounds", 200, 210, address=0xF6EF5F00)
+    assert judge(crash, [elsewhere], MEMORY).verdict != "explained"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [kcompactd0:20]", "hang"),
+        ("Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008", "fault"),
+        ("Unable to handle kernel pointer dereference in virtual kernel address space", "fault"),
+        ("BUG: Kernel NULL pointer dereference on read at 0x00000000", "fault"),
+        ("Oops: general protection fault, probably for non-canonical address 0xdead000000000108: 0000 [#1]", "fault"),
+        ("list_add corruption. prev->next should be next (c0a1), but was 0. (prev=f63dab38).", "list"),
+        ("page 0x2a00 outside node 0 zone DMA [ 0x1 - 0x1000 ]", "outside-zone"),
+        ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b", "panic"),
+    ],
+)
+def test_signs(text: str, kind: str) -> None:
+    sign = sign_of(text)
+    assert sign is not None
+    assert sign[0] == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kernel command line: oops=panic panic=0",
+        "WARNING: CPU: 0 PID: 1 at mm/page_alloc.c:700 get_page_from_freelist+0x1/0x2",
+        "page_owner is disabled",
+        "",
+    ],
+)
+def test_no_signs(text: str) -> None:
+    assert sign_of(text) is None
+    assert parse(log(text or "\n")) is None
+
+
+def test_user_space_stays_out() -> None:
+    text = (
+        "Kernel panic - not syncing: sysrq triggered crash\nCall Trace:\n panic+0x118/0x2db\nRIP: 0033:0x4ae3f7\n"
+        "Code: 48 89 fa 4c\nRSP: 002b:00007ffdafafbf70 EFLAGS: 00000202\nR10: 0000000000000000 R11: 00000000deadbeef\n"
+        " </TASK>\n---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n"
+    )
+    kept = [line.text for line in crash_lines(log("user said: password\n" + text))]
+    assert kept == [
+        "Kernel panic - not syncing: sysrq triggered crash",
+        "Call Trace:",
+        " panic+0x118/0x2db",
+        " </TASK>",
+        "---[ end Kernel panic - not syncing: sysrq triggered crash ]---",
+    ]
+
+
+def test_names_without_suffixes() -> None:
+    assert plain_name("bad_page.cold") == "bad_page"
+    assert plain_name("compact_zone.isra.0.part.12") == "compact_zone"
+    assert is_walker("__rmqueue_pcplist")
+    assert is_walker("get_page_from_freelist")
+    assert not is_walker("version_proc_show")
+
+
+def test_struct_page_addresses() -> None:
+    pages = Pages(MEMORY)
+    assert pages.pfn(MEM_MAP) == 0
+    assert pages.pfn(MEM_MAP + 64 * 42 + 8) == 42
+    assert pages.pfn(MEM_MAP + 64 * 128) is None
+    assert pages.pfn(MEM_MAP - 1) is None
+
+
+ZEROED = finding("uninitialized", 0x28, 0x2C, kind="zeroed", spanned_by=[[0, 1]])
+
+
+def test_named_page_of_a_finding_explains() -> None:
+    verdict = judge(crash_of(BAD_PAGE), [ZEROED], MEMORY)
+    assert verdict.verdict == "explained"
+    assert verdict.findings == [ZEROED]
+    assert verdict.evidence[0]["pfn"] == 0x2A
+
+
+def test_held_page_explains_where_a_walker_died() -> None:
+    assert judge(crash_of(ARM64_FAULT), [ZEROED], MEMORY).verdict == "explained"
+    assert judge(crash_of(BUG_AT), [ZEROED], MEMORY).verdict == "explained"
+
+
+def test_other_code_is_not_blamed_on_the_page_that_it_held() -> None:
+    verdict = judge(crash_of(OTHER_BUG), [ZEROED], MEMORY)
+    assert verdict.verdict == "other"
+    assert verdict.findings == []
+
+
+def test_notes_explain_nothing() -> None:
+    note = finding("zone-span", 0x28, 0x2C, "note", linked=[0, 0], spanned_by=[], reserved=True)
+    assert judge(crash_of(BAD_PAGE), [note], MEMORY).verdict == "unexplained"
+
+
+def test_right_page_of_a_mixed_block_explains_nothing() -> None:
+    runs = [[0x28, 0x2F, 0, 1], [0x2F, 0x30, 0, 2]]
+    mixed = finding("mixed-zone", 0x28, 0x30, runs=runs, hidden=False)
+    assert judge(crash_of(BAD_PAGE), [mixed], MEMORY).verdict == "unexplained"
+    runs = [[0x28, 0x2A, 0, 1], [0x2A, 0x2B, 0, 2], [0x2B, 0x30, 0, 1]]
+    mixed = finding("mixed-zone", 0x28, 0x30, runs=runs, hidden=True)
+    assert judge(crash_of(BAD_PAGE), [mixed], MEMORY).verdict == "explained"
+
+
+def test_errors_elsewhere_are_only_possible() -> None:
+    crash = crash_of("kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\n")
+    assert judge(crash, [finding("zone-id", 3, 4)], MEMORY).verdict == "possible"
+    assert judge(crash, [], MEMORY).verdict == "unexplained"
+
+
+def test_no_crash_and_no_log() -> None:
+    assert judge(None, [ZEROED], MEMORY).verdict == "no crash"
+    assert judge(None, [ZEROED], MEMORY, log=False).verdict == "no log"
+
+
+def test_known_bug_by_evidence() -> None:
+    hole = finding("zone-span", 0x2A, 0x2B, linked=[0, 0], spanned_by=[[0, 1]], reserved=True)
+    bugs = judge(crash_of(BAD_PAGE), [hole], MEMORY).known
+    assert [bug["commits"][0]["hash"] for bug in bugs] == ["0740a50b9baa"]
+    # The link is to another zone, or the page isn't reserved: not that bug.
+    for change in ({"linked": [0, 2]}, {"reserved": False}):
+        other = finding("zone-span", 0x2A, 0x2B, **{**hole.detail, **change})
+        assert judge(crash_of(BAD_PAGE), [other], MEMORY).known == []
+
+
+def test_zeroed_pages_of_ram_are_no_known_bug() -> None:
+    for in_ram, expected in ((False, 1), (True, 0), (None, 0)):
+        detail: Dict[str, Any] = {"kind": "zeroed", "spanned_by": [[0, 1]]}
+        if in_ram is not None:
+            detail["in_ram"] = in_ram
+        verdict = judge(crash_of(BAD_PAGE), [finding("uninitialized", 0x28, 0x2C, **detail)], MEMORY)
+        assert len(verdict.known) == expected
+        assert any("System RAM" in text for text in verdict.proof) == (in_ram is True)
+
+
+Triaged = Callable[..., Tuple[int, Any]]
+
+
+@pytest.fixture
+def triaged(cli: Cli, unpacked: Unpacked) -> Triaged:
+    """Run ``mminspect triage`` on stored vmcores; give the exit status and the decoded results."""
+
+    def get(*names: str) -> Tuple[int, Any]:
+        done = cli("triage", "--format", "json", *map(unpacked, names))
+        return done.status, done.json()
+
+    return get
+
+
+def test_bug_of_2021_is_explained(triaged: Triaged) -> None:
+    status, (result,) = triaged(BUG)
+    assert status == 1
+    assert result["verdict"] == "explained"
+    assert result["crash"]["function"] == "set_pfnblock_flags_mask"
+    assert result["crash"]["pfns"] == [0x2A00]
+    assert [(f["rule"], f["start_pfn"]) for f in result["findings"]] == [("zone-span", 0x2A00), ("mixed-zone", 0x2A00)]
+    assert "set_pfnblock_flags_mask() there: BUG" in result["why"]
+    hashes = [commit["hash"] for bug in result["known_bugs"] for commit in bug["commits"]]
+    assert hashes[0] == "0740a50b9baa"
+    assert "6e2b7044c199" in hashes
+
+
+def test_damaged_struct_pages_are_explained(triaged: Triaged) -> None:
+    """A debugger zeroed the struct pages of 64 free pages; the allocator's list led there."""
+    status, (result,) = triaged(DAMAGED)
+    assert status == 1
+    assert result["verdict"] == "explained"
+    assert result["crash"]["kind"] == "list"
+    first = result["findings"][0]
+    assert (first["rule"], first["start_pfn"], first["end_pfn"]) == ("uninitialized", 0x8000, 0x8040)
+    assert result["known_bugs"] == []
+    assert "System RAM" in result["proof"][0]
+
+
+@pytest.mark.parametrize(("name", "reason"), [(SYSRQ, "sysrq triggered crash"), (NULL, "kernel NULL pointer")])
+def test_other_crashes_are_not_blamed_on_the_memory_map(name: str, reason: str, triaged: Triaged) -> None:
+    """Both kernels have errors of their own in the memory map, as stock kernels do with ACPI tables."""
+    status, (result,) = triaged(name)
+    assert status == 1
+    assert result["summary"]["by_severity"]["error"] > 0
+    assert result["verdict"] == "other"
+    assert result["findings"] == result["known_bugs"] == []
+    assert reason in result["crash"]["reason"]
+
+
+def test_capture_without_a_log_says_so(triaged: Triaged) -> None:
+    assert [result["verdict"] for result in triaged(I386_HOLE, AMD64_400M)[1]] == ["no log", "no log"]
+
+
+def test_captures_have_nothing_but_the_crash_of_the_log(opened: Opened) -> None:
+    for name in (BUG, DAMAGED, SYSRQ, NULL):
+        lines = read_log(opened(name)[0].prog)
+        assert lines
+        text = "\n".join(line.text for line in lines)
+        assert "Linux version" not in text
+        assert "Command line" not in text
+        assert "RIP: 0033" not in text
+        assert "end Kernel panic" in text
+
+
+def test_text_names_what_matters(cli: Cli, unpacked: Unpacked) -> None:
+    text = cli("triage", unpacked(BUG)).out
+    for part in (
+        "The memory map explains this crash.",
+        "Looks like a known bug",
+        "0740a50b9baa",
+        "What would prove it",
+    ):
+        assert part in text
+    text = cli("triage", unpacked(SYSRQ)).out
+    assert "The memory map doesn't explain this crash." in text
+    assert "known bug" not in text
+
+
+def test_exit_status(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    healthy = unpacked("amd64-6.1-healthy")
+    assert cli("triage", healthy).status == 0
+    assert cli("triage", "--fail-on", "note", healthy).status == 1
+    assert cli("triage", "--fail-on", "never", unpacked(SYSRQ)).status == 0
+    done = cli("triage", healthy, tmp_path / "missing", unpacked(SYSRQ))
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert done.out.count("The scan:") == 2
+    done = cli("triage", tmp_path / "missing")
+    assert (done.status, done.out) == (2, "")
+    assert cli("triage").status == 2
+    assert cli("-c", healthy, "triage").status == 0
+
+
+def test_damaged_log_buffer_is_no_traceback(edited: Edited, opened: Opened, cli: Cli) -> None:
+    prog = opened(SYSRQ)[0].prog
+    ring = prog["prb"][0].desc_ring
+    for member, value in (("count_bits", 200), ("descs", 8)):
+        editor = edited(SYSRQ)
+        address = getattr(ring, member).address_
+        data = value.to_bytes(4 if member == "count_bits" else 8, "little")
+        editor.write(address, data)
+        done = cli("triage", editor.path)
+        assert done.err == ""
+        assert "The dump doesn't tell how the kernel died." in done.out
+
+
+def test_sequence() -> None:
+    """Only wanted records are kept, in order."""
+    assert [line.seq for line in crash_lines(log(BAD_PAGE))] == list(range(1, 11))
