@@ -113,6 +113,12 @@ def test_wrong_first_page_makes_the_block_refused() -> None:
         assert "refuses the block" in result[name][1]
 
 
+def test_wrong_last_page_makes_the_block_refused() -> None:
+    page = Page(7, SPARSE.link(0, 2), INITIALIZED, reserved=True)
+    result = judged(SPARSE_MAP, page)
+    assert result["__pageblock_pfn_to_page"] == ("refuses", "the block's last page isn't of node 0 zone DMA32")
+
+
 def test_contiguous_skips_the_check() -> None:
     contiguous = memory_map(zone(1, 0, 12, contiguous=True), zone(2, 12, 20))
     result = judged(contiguous, Page(0, SPARSE.link(0, 2), INITIALIZED, lru=True))

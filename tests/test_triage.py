@@ -227,6 +227,11 @@ def test_held_page_explains_where_a_walker_died() -> None:
     assert judge(crash_of(BUG_AT), [ZEROED], MEMORY).verdict == "explained"
 
 
+def test_held_page_is_only_possible_where_a_caller_walks() -> None:
+    text = BUG_AT.replace("move_freepages+", "kmem_cache_alloc+").replace("mm/page_alloc.c:1389", "lib/list_debug.c:53")
+    assert judge(crash_of(text), [ZEROED], MEMORY).verdict == "possible"
+
+
 def test_other_code_is_not_blamed_on_the_page_that_it_held() -> None:
     verdict = judge(crash_of(OTHER_BUG), [ZEROED], MEMORY)
     assert verdict.verdict == "other"
@@ -370,6 +375,15 @@ def test_exit_status(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     assert (done.status, done.out) == (2, "")
     assert cli("triage").status == 2
     assert cli("-c", healthy, "triage").status == 0
+
+
+def test_only_wanted_records_are_read(opened: Opened) -> None:
+    prog = opened(SYSRQ)[0].prog
+    every = read_log(prog)
+    assert every is not None
+    wanted = [every[0].seq, every[5].seq]
+    assert [line.seq for line in read_log(prog, wanted) or []] == wanted
+    assert read_log(prog, []) == []
 
 
 def test_damaged_log_buffer_is_no_traceback(edited: Edited, opened: Opened, cli: Cli) -> None:
