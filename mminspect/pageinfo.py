@@ -330,13 +330,20 @@ class PageInspector:
         if known.get("slab"):
             cache = owner.slab_cache(self._target.prog, compound_head(page))
             return f"slab cache {cache}" if cache else "a slab cache"
+        compound = known.get("compound", {})
+        if compound.get("part") == "tail":
+            return f"whoever has the compound page at {compound['head_pfn']:#x}"
         if kind == "table":
             return "a page table"
         if kind is not None:
             return f"page type {kind}"
+        if not any(int(word, 16) for word in known["words"]):
+            return "nobody: the entry is empty"
         names = known["flags"].split("|")
         if "PG_reserved" in names:
             return "reserved: the kernel image, firmware or a hole"
         if "PG_lru" in names:
             return "anonymous memory" if "PG_swapbacked" in names else "the page cache"
-        return "in use by the kernel" if known["refcount"] > 0 else "nobody: no references"
+        if known["refcount"] > 0:
+            return "in use by the kernel"
+        return "unknown: no references; on a per-CPU list, or the tail of an allocation that is not compound"

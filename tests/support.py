@@ -94,7 +94,7 @@ def summary(findings: Sequence[Finding]) -> List[Tuple[str, str, int, int]]:
 
 def without_consequences(finding: Finding) -> Finding:
     """Copy a finding with just the detail that its rule gave it."""
-    detail = {name: value for name, value in finding.detail.items() if name != "consequences"}
+    detail = {name: value for name, value in finding.detail.items() if name not in ("consequences", "severity_by_rule")}
     return replace(finding, detail=detail)
 
 

@@ -194,6 +194,8 @@ def test_fast_isolate_around_depends_on_a_commit_that_only_the_source_shows() ->
     assert (around.outcome, around.address) == ("writes outside", 0x1004)
     assert around.commit is not None
     assert around.commit["hash"] == "6e2b7044c199"
+    before = dataclasses.replace(place, kernel=dataclasses.replace(OLD, fast_search=False))
+    assert {item.outcome for item in consequences(before) if "fast_isolate" in item.function} == {"safe"}
     place = dataclasses.replace(place, kernel=NEW)
     around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
     assert (around.outcome, around.commit) == ("safe", None)

@@ -48,7 +48,7 @@ def test_hole_of_i386(inspect: Inspect) -> None:
     assert (page["refcount"], page["mapcount"], page["page_type"]) == (0, 0, None)
     assert page["migratetype"] is None
     assert page["migratetype_why"] == "the index is outside of the bitmap"
-    assert page["owner"] == "nobody: no references"
+    assert page["owner"] == "nobody: the entry is empty"
     assert {f["rule"] for f in page["findings"]} == {"uninitialized", "bitmap-bounds", "zone-span", "mixed-zone"}
     assert page["subsection"] is None
     assert int(page["words"][0], 16) == 0
@@ -106,7 +106,7 @@ def test_page_types(name: str, mapcount: int, kind: str, opened: Opened) -> None
 def test_text_stays_within_60_columns(name: str, inspect: Inspect) -> None:
     page = inspect(name, PAGES[name])
     out = io.StringIO()
-    write_pages({"pages": [page]}, out, 60)
+    write_pages({"understood_as": "pfn", "pages": [page]}, out, 60)
     tables = ("Neighbours", "Rules that it breaks")
     part = ""
     for line in out.getvalue().splitlines():

@@ -354,6 +354,8 @@ def isolate_freepages_block(place: Place) -> Outcome:
 def fast_isolate_freepages(place: Place) -> Outcome:
     """Model ``fast_isolate_freepages()``, which takes pages off the zone's free lists."""
     name = "fast_isolate_freepages"
+    if not place.kernel.fast_search:
+        return Outcome(name, SAFE, "not before Linux 5.1")
     if place.page.state != OFFLINE and place.page.buddy and place.page.link != place.zone_link:
         return Outcome(name, READS_WRONG, "takes the page off the free list of the zone it links to, if it is on one")
     return Outcome(name, SAFE, "takes pages off the free lists of the zone only")
@@ -366,6 +368,8 @@ def fast_isolate_around(place: Place) -> Outcome:
     Before 6e2b7044c199 it took the block's first page for one of the zone.
     """
     name = "fast_isolate_around"
+    if not place.kernel.fast_search:
+        return Outcome(name, SAFE, "not before Linux 5.1")
     if place.kernel.around_checks_block is None:
         outcome = set_pfnblock_flags_mask(place, place.start)
         if outcome.outcome != SAFE:
