@@ -65,7 +65,8 @@ def hex_range(start: int, end: int) -> str:
     return f"{start:#x}-{end:#x}"
 
 
-def _plural(number: int, name: str) -> str:
+def plural(number: int, name: str) -> str:
+    """Format a number of things."""
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
@@ -89,20 +90,20 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
         write_table(rows, ("severity", "rule", "pfns", "message"), out, width)
         more = len(report.findings) - MAX_FINDINGS
         if more > 0:
-            out.write(f"{_plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
+            out.write(f"{plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
         out.write("\n")
     if verbose:
         for finding in islice(report.findings, MAX_FINDINGS):
             _write_finding_consequences(finding, out, width, color)
-    counts = ", ".join(_plural(number, severity) for severity, number in summary["by_severity"].items())
+    counts = ", ".join(plural(number, severity) for severity, number in summary["by_severity"].items())
     unread = summary["pages_unreadable"]
     out.write(
-        f"{counts}; {_plural(summary['pages_examined'], 'page')} in "
-        f"{_plural(summary['pageblocks'], 'pageblock')} examined"
+        f"{counts}; {plural(summary['pages_examined'], 'page')} in "
+        f"{plural(summary['pageblocks'], 'pageblock')} examined"
         f"{f', {unread:,} unreadable' if unread else ''} in {summary['elapsed_seconds']:.2f} s\n"
     )
     if summary.get("transient"):
-        out.write(f"{_plural(summary['transient'], 'finding')} not shown: a second read didn't show them again\n")
+        out.write(f"{plural(summary['transient'], 'finding')} not shown: a second read didn't show them again\n")
     if summary.get("partial"):
         out.write("stopped early: not all of memory was examined\n")
 

@@ -4,7 +4,7 @@
 import textwrap
 from typing import IO, Any, Dict, List, Optional
 
-from mminspect.render.table import hex_range, write_consequences
+from mminspect.render.table import hex_range, plural, write_consequences
 
 # Without a terminal, lines of text end here.
 DEFAULT_WIDTH = 100
@@ -47,8 +47,10 @@ def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> No
         say(crash["reason"], "  ")
         if crash["function"]:
             say(f"in {crash['function']}()", "  ")
-        if crash["trace"]:
-            say("called by " + ", ".join(crash["trace"][:MAX_TRACE]), "  ")
+        # Some architectures begin the trace with the function itself.
+        callers = crash["trace"][crash["trace"][:1] == [crash["function"]] :]
+        if callers:
+            say("called by " + ", ".join(callers[:MAX_TRACE]), "  ")
     if data["evidence"]:
         out.write("\nPages and addresses that it named or held\n")
         for item in data["evidence"][:MAX_SHOWN]:
@@ -79,7 +81,7 @@ def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> No
             say(text, "  ")
     counts = data["summary"]["by_severity"]
     out.write("\n")
-    say(f"The scan: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes.")
+    say("The scan: " + ", ".join(plural(number, name) for name, number in counts.items()) + ".")
 
 
 def _evidence(item: Dict[str, Any]) -> str:
