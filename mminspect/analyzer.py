@@ -27,7 +27,7 @@ from mminspect.findings import SEVERITIES, Finding, Report, sort_key
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap, Section
 from mminspect.memmap import Memmap
-from mminspect.rules import Match, Rule, WhatIs, join_matches, select_rules
+from mminspect.rules import Match, Rule, Tally, WhatIs, join_matches, select_rules
 from mminspect.spill import Findings
 from mminspect.target import Target
 from mminspect.typeinfo import TypeSource
@@ -49,6 +49,7 @@ class Checked(NamedTuple):
     :ivar examined: Pages whose entries were read.
     :ivar unreadable: Pages whose entries the target doesn't hold.
     :ivar matches: Matches by rule, in the order of the scan's rules.
+    :ivar counts: What the tallies counted, in the order of the rules that have one.
     """
 
     start_pfn: int
@@ -56,6 +57,12 @@ class Checked(NamedTuple):
     examined: int
     unreadable: int
     matches: Tuple[List[Match], ...]
+    counts: Tuple[Any, ...] = ()
+
+
+def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> List[Finding]:
+    """Apply the rules that need no struct page."""
+    return [finding for rule in rules if rule.check_map is not None for finding in rule.check_map(memory)]
 
 
 class Scan:
@@ -68,6 +75,7 @@ class Scan:
     :param look: Says what lives at an address.
     :param pace: Called with the bytes of memmap after each chunk; may sleep.
     :param stop: Asked after each chunk whether to end the walk there.
+    :param tally: Whether counts mean anything: not while the kernel runs.
     :ivar stopped: Whether the walk was ended early.
     """
 
@@ -79,6 +87,7 @@ class Scan:
         look: WhatIs,
         pace: Optional[Progress] = None,
         stop: Optional[Callable[[], bool]] = None,
+        tally: bool = True,
     ) -> None:
         self._memory = memory
         self._memmap = memmap
@@ -86,6 +95,7 @@ class Scan:
         self._look = look
         self._pace = pace
         self._stop = stop
+        self._tally = tally
         self.stopped = False
         self.pages_examined = 0
         self.pages_unreadable = 0
@@ -108,15 +118,32 @@ class Scan:
 
     def walk(self, progress: Optional[Progress] = None, jobs: int = 1) -> Generator[Finding, None, None]:
         """Walk the memmap; as :meth:`findings`, but the findings come as they are found."""
-        if jobs <= 1:
-            yield from self._walk(map(self.check, self._memmap.chunks()), progress)
-            return
+        rules = [rule for rule in self._rules if self._tally and rule.tally is not None]
+        tallies = [rule.tally(self._memory) for rule in rules if rule.tally is not None]
+
+        def check(chunk: Chunk) -> Checked:
+            return self.check(chunk)._replace(counts=tuple(tally.count(chunk) for tally in tallies))
 
         def work(part: Tuple[int, int, Section]) -> Checked:
-            return self.check(self._memmap.chunk(*part))
+            return check(self._memmap.chunk(*part))
 
-        with contextlib.closing(parallel.run(work, self._memmap.ranges, jobs)) as results:
-            yield from self._walk(results, progress)
+        if jobs <= 1:
+            yield from self._walk(self._add(map(check, self._memmap.chunks()), tallies), progress)
+        else:
+            with contextlib.closing(parallel.run(work, self._memmap.ranges, jobs)) as results:
+                yield from self._walk(self._add(results, tallies), progress)
+        yield from check_map(self._memory, self._rules)
+        if not self.stopped:
+            for tally in tallies:
+                yield from tally.findings()
+
+    @staticmethod
+    def _add(results: Iterable[Checked], tallies: Sequence[Tally]) -> Iterator[Checked]:
+        """Add up what was counted in each chunk."""
+        for result in results:
+            for tally, part in zip(tallies, result.counts):
+                tally.add(part)
+            yield result
 
     def findings_in(self, chunks: Iterable[Chunk], progress: Optional[Progress] = None) -> List[Finding]:
         """

@@ -128,7 +128,7 @@ class Memmap:
         if not unread and _is_inside(start, end, section):
             only = self._only_link(words, flags, start, end)
             if only is not None:
-                return self._uniform_chunk(start, flags, only, section)
+                return self._uniform_chunk(start, words, flags, only, section)
         # One copy in native order makes everything after it faster than strided access.
         flags = flags.astype(self._word.newbyteorder("="))
         link = self._links(flags)
@@ -140,7 +140,7 @@ class Memmap:
             for low, high in subtract([(start, end)], section.ranges):
                 state[low - start : high - start] = OFFLINE
         link[state >= EXCLUDED] = 0
-        return Chunk(start, flags, link, state, section)
+        return Chunk(start, flags, link, state, section, words)
 
     def _only_link(
         self, words: npt.NDArray[np.unsignedinteger], flags: npt.NDArray[np.unsignedinteger], start: int, end: int
@@ -169,7 +169,14 @@ class Memmap:
             return None
         return link
 
-    def _uniform_chunk(self, start: int, flags: npt.NDArray[np.unsignedinteger], link: int, section: Section) -> Chunk:
+    def _uniform_chunk(
+        self,
+        start: int,
+        words: npt.NDArray[np.unsignedinteger],
+        flags: npt.NDArray[np.unsignedinteger],
+        link: int,
+        section: Section,
+    ) -> Chunk:
         """Make a chunk of initialised pages with one link. Its columns are shared with others like it."""
         size = len(flags)
         links = self._link_columns.get(link)
@@ -177,7 +184,7 @@ class Memmap:
             links = self._link_columns[link] = _constant(link, np.uint32, size)
         if len(self._initialized) < size:
             self._initialized = _constant(INITIALIZED, np.uint8, size)
-        chunk = Chunk(start, flags, links[:size], self._initialized[:size], section)
+        chunk = Chunk(start, flags, links[:size], self._initialized[:size], section, words)
         chunk.set_runs([Run(start, start + size, link, INITIALIZED)])
         return chunk
 

@@ -392,6 +392,10 @@ def contiguous(world: World) -> Iterator[Found]:
 RULES = (bitmap_bounds, contiguous, mixed_zone, uninitialized, unreadable, zone_id, zone_span)
 
 
+# The rules that this reference knows.
+RULE_IDS = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
+
+
 def findings(world: World) -> List[Found]:
     """Everything that is wrong, in the report's order."""
     found = [f for rule in RULES for f in rule(world)]

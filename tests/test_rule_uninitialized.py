@@ -58,6 +58,8 @@ def test_run_across_links_and_chunks_is_one_finding() -> None:
 @pytest.mark.parametrize(("state", "why"), REASONS)
 def test_unreadable_is_a_note_with_the_reason_and_never_uninitialized(state: int, why: str) -> None:
     findings = scan(MEMORY, chunk(MEMORY, 8, Part(2, zone=1), Part(3, state=state), Part(1, zone=1)))
+    # The map's own numbers are another matter.
+    findings = [f for f in findings if f.rule not in ("zone-overlap", "zone-pages")]
     assert [(f.rule, f.severity, f.start_pfn, f.end_pfn, f.detail) for f in findings] == [
         ("unreadable", "note", 10, 13, {"why": why})
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mminspect import analyzer, memmap
 from mminspect.layout.records import Layout, MemoryMap, Node, Section, Zone
-from mminspect.rules import all_rules
+from mminspect.rules import select_rules
 from tests import handmade, reference
 
 # A small page makes struct pages cross page boundaries.
@@ -64,7 +64,7 @@ def scan(made: Made, chunk_pages: int) -> List[reference.Found]:
     live = made.why == "not exported by kcore"
     reader = memmap.Memmap(program(made), made.memory, live)
     with mock.patch.object(memmap, "CHUNK_PAGES", chunk_pages):
-        walk = analyzer.Scan(made.memory, reader, list(all_rules().values()), handmade.nothing_known)
+        walk = analyzer.Scan(made.memory, reader, select_rules(reference.RULE_IDS), handmade.nothing_known)
         found = [reference.from_report(f) for f in walk.findings()]
     assert walk.pages_examined + walk.pages_unreadable == len(made.pages)
     assert walk.pageblocks == len({pfn >> made.memory.layout.pageblock_order for pfn in made.pages})

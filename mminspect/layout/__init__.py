@@ -5,6 +5,7 @@ The layout of a kernel's memory map, decoded by the members, enumerators and siz
 :func:`read_memory_map` is the only way in. What comes out holds no drgn object.
 """
 
+from dataclasses import replace
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, sizeof
@@ -18,8 +19,11 @@ from mminspect.layout.records import (
     Layout,
     MemoryMap,
     Node,
+    PageMembers,
+    SectionEntry,
     Zone,
 )
+from mminspect.layout.zonestate import zone_state
 from mminspect.target import MACHINE_NAMES, Target
 from mminspect.typeinfo.declarations import enumerator, max_numnodes
 
@@ -39,10 +43,11 @@ def read_memory_map(
     try:
         if layout is None:
             layout = read_layout(target, pageblock_order)
+        entries: List[SectionEntry] = []
         if layout.flatmem:
             found = sections.flat_sections(prog, layout.release, layout.pageblock_nr_pages)
         else:
-            found = sections.sparse_sections(prog, bitmap.section_usemap_size(layout))
+            found, entries = sections.sparse_sections(prog, bitmap.in_words(layout, bitmap.section_usemap_size(layout)))
         limit = _pfn_limit(prog, layout, found[-1].ranges[-1][1] if found and found[-1].ranges else 0)
         nodes, zones = _read_nodes(prog, layout, limit)
     except FaultError as e:
@@ -56,9 +61,9 @@ def read_memory_map(
     if not any(section.ranges for section in found):
         raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
     if layout.flatmem:
-        _check_bitmaps(prog, layout, zones)
+        zones = _read_bitmaps(prog, layout, zones)
     phantoms = _read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
-    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms)
+    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms, tuple(entries), limit, _booted(prog))
 
 
 def _one_line(error: Exception) -> str:
@@ -127,6 +132,38 @@ def read_layout(target: Target, pageblock_order: Optional[int] = None) -> Layout
         node_zones_offset=pgdat.member("node_zones").offset,
         pgdat_members=tuple(sorted(((m.name or "", m.offset) for m in pgdat.members or ()), key=lambda m: m[1])),
         migratetypes=_migratetypes(prog),
+        isolate_bit=enumerator(prog, "enum pageblock_bits", "PB_migrate_isolate") is not None,
+        page=_page_members(target),
+    )
+
+
+def _page_members(target: Target) -> Optional[PageMembers]:
+    """Find the members of ``struct page`` that not every kernel has at one place or under one name."""
+    prog = target.prog
+    page = prog.type("struct page")
+    buddy = target.vmcoreinfo.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+    nr_pageflags = enumerator(prog, "enum pageflags", "__NR_PAGEFLAGS")
+    if buddy is None or nr_pageflags is None:
+        return None
+    names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
+    if page.has_member("compound_order"):
+        order_offset = page.member("compound_order").offset
+    else:
+        # Since Linux 6.6, the order of a compound page is in the low byte of its second page's flags.
+        low = target.prog.platform is None or target.prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+        order_offset = page.member("flags").offset + (0 if low else sizeof(prog.type("unsigned long")) - 1)
+    # Since Linux 7.1, it is compound_info, and a mask where hugetlb's vmemmap is optimised
+    # (compound_info_has_mask()); zone->vmemmap_tails exists under that option only.
+    head = "compound_info" if page.has_member("compound_info") else "compound_head"
+    size = sizeof(page)
+    return PageMembers(
+        page.member("lru").offset,
+        page.member("private").offset,
+        page.member(head).offset,
+        head == "compound_info" and prog.type("struct zone").has_member("vmemmap_tails") and not size & (size - 1),
+        order_offset,
+        buddy & 0xFFFFFFFF,
+        tuple(names.get(bit, f"bit {bit}")[len("PG_") :] for bit in range(nr_pageflags)),
     )
 
 
@@ -239,7 +276,15 @@ def _node(prog: Program, layout: Layout, nid: int, pgdat: Object, online: bool) 
         pgdat.node_present_pages.value_(),
         deferred,
         online,
+        _node_id(pgdat),
     )
+
+
+def _node_id(pgdat: Object) -> Optional[int]:
+    try:
+        return int(pgdat.node_id.value_())
+    except FaultError:
+        return None
 
 
 def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> Zone:
@@ -262,20 +307,33 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
         bool(zone.contiguous.value_()) if hasattr(zone, "contiguous") else False,
         address,
         zone.pageblock_flags.value_() if layout.flatmem else None,
+        state=zone_state(zone, address) if zone.spanned_pages else None,
     )
 
 
-def _check_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> None:
+def _read_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> List[Zone]:
     """Read each zone's bitmap once, so that a dump that lacks one is refused before anything is said of it."""
+    result = []
     for zone in zones:
         if not zone.bitmap or not zone.spanned:
+            result.append(zone)
             continue
         try:
-            prog.read(zone.bitmap, bitmap.usemap_size(layout, zone) // 8)
+            data = prog.read(zone.bitmap, bitmap.usemap_size(layout, zone) // 8)
         except FaultError as e:
             raise LayoutError(
                 f"the pageblock bitmap of {zone} at {zone.bitmap:#x} can't be read: {e}; the dump doesn't hold it"
             ) from None
+        result.append(replace(zone, pageblock_flags=data))
+    return result
+
+
+def _booted(prog: Program) -> Optional[bool]:
+    """Tell whether the kernel has called ``page_alloc_init_late()``: it did before it left SYSTEM_SCHEDULING."""
+    try:
+        return bool(prog["system_state"].value_() > prog.constant("SYSTEM_SCHEDULING").value_())
+    except (LookupError, FaultError):
+        return None
 
 
 def _read_phantom_zones(prog: Program, layout: Layout, nodes: List[Node]) -> Dict[Tuple[int, int], Zone]:

@@ -5,6 +5,9 @@ Pageblock bitmaps: sizes, indexes and bits, computed as the kernel does.
 The functions have the names that they have in ``mm/page_alloc.c`` and ``mm/mm_init.c``.
 """
 
+import numpy as np
+import numpy.typing as npt
+
 from mminspect.layout.records import Layout, Zone
 
 
@@ -37,6 +40,11 @@ def section_usemap_size(layout: Layout) -> int:
     """
     assert layout.pfn_section_shift is not None
     return (1 << (layout.pfn_section_shift - layout.pageblock_order)) * layout.bits_per_pageblock
+
+
+def in_words(layout: Layout, bits: int) -> int:
+    """Get the size of a bitmap as it is allocated, in bytes (``BITS_TO_LONGS()``)."""
+    return -(-bits // layout.word_bits) * (layout.word_bits // 8)
 
 
 def pfn_to_bitidx(layout: Layout, zone_start_pfn: int, pfn: int) -> int:
@@ -84,3 +92,21 @@ def pageblock_bits(layout: Layout, word: int, bitidx: int) -> int:
         return (word >> bit) & ((1 << width) - 1)
     field = (word >> (layout.word_bits - bit - width)) & ((1 << width) - 1)
     return (field >> 1) | (field & 1) << 3
+
+
+def all_pageblock_bits(layout: Layout, data: bytes) -> npt.NDArray[np.uint8]:
+    """
+    Get the bits of every pageblock in a bitmap, as :func:`pageblock_bits` does for one.
+
+    :param data: The bitmap, whole words.
+    """
+    width = layout.bits_per_pageblock
+    order = "<" if layout.byteorder == "little" else ">"
+    words = np.frombuffer(data, f"{order}u{layout.word_bits // 8}").astype(np.uint64)
+    shifts = np.arange(0, layout.word_bits, width, dtype=np.uint64)
+    if layout.bits_from_top:
+        shifts = shifts[::-1]
+    fields: npt.NDArray[np.uint8] = ((words[:, np.newaxis] >> shifts) & np.uint64((1 << width) - 1)).astype(np.uint8)
+    if layout.bits_from_top:
+        fields = ((fields >> 1) | (fields & 1) << 3).astype(np.uint8)
+    return fields.ravel()

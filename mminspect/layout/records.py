@@ -58,6 +58,42 @@ class PageFlagsLayout:
 
 
 @dataclass(frozen=True)
+class FreeArea:
+    """
+    A ``struct free_area``: the free pages of one order.
+
+    :ivar nr_free: Blocks on its lists, as the kernel counts them.
+    :ivar heads: Addresses of ``free_list[]``, by migratetype.
+    :ivar first: ``free_list[].next``, by migratetype.
+    :ivar last: ``free_list[].prev``, by migratetype.
+    """
+
+    nr_free: int
+    heads: Tuple[int, ...]
+    first: Tuple[int, ...]
+    last: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ZoneState:
+    """
+    What a ``struct zone`` has besides its size.
+
+    :ivar free_areas: By order.
+    :ivar locked: Whether ``zone->lock`` is held: somebody may be in the middle of changing a list.
+    :ivar node: ``zone->node``, ``None`` without NUMA.
+    :ivar pgdat: ``zone->zone_pgdat``.
+    :ivar cursors: Compaction's cached pfns by member name; none without CONFIG_COMPACTION.
+    """
+
+    free_areas: Tuple[FreeArea, ...]
+    locked: bool
+    node: Optional[int]
+    pgdat: int
+    cursors: Tuple[Tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Zone:
     """
     A ``struct zone``. All pfns and page counts as the kernel has them, none corrected.
@@ -67,6 +103,8 @@ class Zone:
     :ivar contiguous: ``zone->contiguous``; false in kernels without it.
     :ivar address: Address of the ``struct zone``.
     :ivar bitmap: ``zone->pageblock_flags``; FLATMEM only, else ``None``.
+    :ivar pageblock_flags: What is in the bitmap; FLATMEM only.
+    :ivar state: What changes while the kernel runs, ``None`` if it wasn't read.
     """
 
     node: int
@@ -79,6 +117,8 @@ class Zone:
     contiguous: bool = False
     address: int = 0
     bitmap: Optional[int] = None
+    pageblock_flags: bytes = field(default=b"", compare=False, repr=False)
+    state: Optional[ZoneState] = field(default=None, compare=False, repr=False)
 
     @property
     def end_pfn(self) -> int:
@@ -102,6 +142,7 @@ class Node:
     :ivar first_deferred_pfn: First pfn whose struct page waits for deferred initialisation, or
         ``None`` if none does.
     :ivar online: Whether the node is online. One that isn't can have a pgdat, with empty zones.
+    :ivar node_id: ``pgdat->node_id``, ``None`` if it can't be read.
     """
 
     nid: int
@@ -111,6 +152,7 @@ class Node:
     present: int
     first_deferred_pfn: Optional[int] = None
     online: bool = True
+    node_id: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +166,7 @@ class Section:
     :ivar bitmap: Address of its pageblock bitmap, 0 if the kernel has no pointer to one. FLATMEM has
         its bitmaps in the zones.
     :ivar flags: Flag names, e.g. ``SECTION_IS_EARLY``.
+    :ivar pageblock_flags: What is in the bitmap.
     """
 
     nr: int
@@ -131,6 +174,55 @@ class Section:
     mem_map: int
     bitmap: int
     flags: Tuple[str, ...] = ()
+    pageblock_flags: bytes = field(default=b"", compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class SectionEntry:
+    """
+    A ``struct mem_section`` that isn't empty, online or not.
+
+    :ivar nr: Section number.
+    :ivar flags: Flag names.
+    :ivar mem_map: Address of the struct page of pfn 0, as if it were there; as in :class:`Section`.
+    :ivar usage: The pointer to ``usage``, or to the bitmap before Linux 5.3.
+    """
+
+    nr: int
+    flags: Tuple[str, ...]
+    mem_map: int
+    usage: int
+
+
+@dataclass(frozen=True)
+class PageMembers:
+    """
+    What else of ``struct page`` the rules look at. Offsets are in bytes.
+
+    :ivar lru_offset: Offset of ``lru``, which links free pages.
+    :ivar compound_head_offset: Offset of ``compound_head``, since Linux 7.1 ``compound_info``.
+    :ivar compound_mask: Whether it holds a mask for the address of a tail page, and not the head's address.
+    :ivar order_offset: Where a compound page's second entry has its order, in one byte.
+    :ivar buddy: ``_mapcount`` of a free page, as 32 bits (``PageBuddy()``).
+    :ivar flag_names: Names of the page flags by bit, without ``PG_``.
+    """
+
+    lru_offset: int
+    private_offset: int
+    compound_head_offset: int
+    compound_mask: bool
+    order_offset: int
+    buddy: int
+    flag_names: Tuple[str, ...]
+
+    def flag(self, name: str) -> int:
+        """Get the mask of a flag by name, 0 if the kernel doesn't have it."""
+        return 1 << self.flag_names.index(name) if name in self.flag_names else 0
+
+    @property
+    def check_at_prep(self) -> int:
+        """``PAGE_FLAGS_CHECK_AT_PREP`` without multi-gen LRU's fields: what no free page may have."""
+        return ((1 << len(self.flag_names)) - 1) & ~self.flag("hwpoison")
 
 
 @dataclass(frozen=True)
@@ -149,6 +241,8 @@ class Layout:
     :ivar node_zones_offset: Offset of ``node_zones`` in ``struct pglist_data``.
     :ivar pgdat_members: (name, offset) of the members of ``struct pglist_data``, ascending.
     :ivar migratetypes: Names of the migratetypes by value.
+    :ivar isolate_bit: Whether isolation is a bit of its own in the pageblock bitmap (``PB_migrate_isolate``).
+    :ivar page: More of ``struct page``, ``None`` if the types don't tell.
     """
 
     release: str
@@ -174,6 +268,8 @@ class Layout:
     node_zones_offset: int
     pgdat_members: Tuple[Tuple[str, int], ...] = ()
     migratetypes: Tuple[str, ...] = ()
+    isolate_bit: bool = False
+    page: Optional[PageMembers] = None
 
     @property
     def pageblock_nr_pages(self) -> int:
@@ -207,6 +303,9 @@ class MemoryMap:
     :ivar sections: Ascending.
     :ivar phantom_zones: FLATMEM only: what the memory behind a node's zones would be taken for, by
         (node, zone ID out of the array), if it can be read.
+    :ivar mem_sections: Every ``struct mem_section`` that isn't empty; none with FLATMEM.
+    :ivar pfn_limit: Pfn behind the last that the machine can have, 0 if unknown.
+    :ivar booted: Whether the kernel has left the boot behind it, ``None`` if that can't be told.
     """
 
     layout: Layout
@@ -214,6 +313,9 @@ class MemoryMap:
     zones: Tuple[Zone, ...]
     sections: Tuple[Section, ...]
     phantom_zones: Dict[Tuple[int, int], Zone] = field(default_factory=dict)
+    mem_sections: Tuple[SectionEntry, ...] = ()
+    pfn_limit: int = 0
+    booted: Optional[bool] = None
 
     def zone(self, node: int, index: int) -> Optional[Zone]:
         """Get a zone, or ``None`` if the node is offline or the zone ID out of the array."""
@@ -305,6 +407,7 @@ class Chunk:
     :ivar link: Links (:meth:`Layout.link`), shape (pages,).
     :ivar state: One of the states above, shape (pages,).
     :ivar section: The section that all the pages are in.
+    :ivar words: The struct pages themselves, in the kernel's byte order, shape (pages, words of one).
     """
 
     start_pfn: int
@@ -312,6 +415,7 @@ class Chunk:
     link: Links
     state: States
     section: Section
+    words: Optional[npt.NDArray[np.unsignedinteger]] = None
 
     @property
     def end_pfn(self) -> int:

@@ -14,7 +14,7 @@ from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, size
 
 from mminspect.errors import LayoutError
 from mminspect.layout.orders import release_version
-from mminspect.layout.records import Section
+from mminspect.layout.records import Section, SectionEntry
 
 SUBSECTION_SHIFT = 21
 
@@ -131,12 +131,13 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, in
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 
 
-def sparse_sections(prog: Program, pageblock_bits: int) -> List[Section]:
+def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[List[Section], List[SectionEntry]]:
     """
-    Get the valid and online sections of a SPARSEMEM kernel.
+    Get the sections of a SPARSEMEM kernel.
 
-    :param pageblock_bits: Bits in a section's pageblock bitmap; each bitmap is read once, so that a dump
+    :param bitmap_size: Bytes of a section's pageblock bitmap; each bitmap is read once, so that a dump
         that lacks it is refused before anything is said of it.
+    :return: The valid and online ones, and every one that isn't empty.
     :raises LayoutError: if they can't be read, or make no sense.
     """
     section_bits = prog["SECTION_SIZE_BITS"].value_()
@@ -169,8 +170,16 @@ def sparse_sections(prog: Program, pageblock_bits: int) -> List[Section]:
         }
     )
     found: List[Tuple[int, int, int]] = []
+    entries: List[SectionEntry] = []
     for first, address, count in _roots(prog, per_root):
         table = np.frombuffer(_read(prog, address, count * record.itemsize, "struct mem_section"), record)
+        used = np.flatnonzero(table["section_mem_map"])
+        entries.extend(
+            SectionEntry(first + index, flags.names(value), value & flags.map_mask, pointer)
+            for index, value, pointer in zip(
+                used.tolist(), table["section_mem_map"][used].tolist(), table["bitmap"][used].tolist()
+            )
+        )
         wanted = flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"]
         online = np.flatnonzero(table["section_mem_map"] & word.type(wanted) == wanted)
         found.extend(
@@ -191,10 +200,11 @@ def sparse_sections(prog: Program, pageblock_bits: int) -> List[Section]:
             ranges = subtract(ranges, device_ranges)
         offset = usage.member("pageblock_flags").offset if usage is not None else 0
         bitmap = pointer + offset if pointer else 0
+        data = b""
         if bitmap:
-            _read(prog, pointer, offset + pageblock_bits // 8, f"the pageblock bitmap of section {nr}")
-        result.append(Section(nr, tuple(ranges), value & flags.map_mask, bitmap, names))
-    return result
+            data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")[offset:]
+        result.append(Section(nr, tuple(ranges), value & flags.map_mask, bitmap, names, data))
+    return result, entries
 
 
 def _subsections(

@@ -13,7 +13,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from drgn import FaultError
 
-from mminspect.analyzer import Progress, Scan
+from mminspect.analyzer import Progress, Scan, check_map
 from mminspect.errors import LayoutError
 from mminspect.findings import Finding, sort_key
 from mminspect.layout import read_memory_map
@@ -63,12 +63,18 @@ def _identity(finding: Finding) -> str:
 
 
 def confirm(
-    memory: MemoryMap, memmap: Memmap, rules: Sequence[Rule], look: WhatIs, found: Sequence[Finding]
+    memory: MemoryMap,
+    memmap: Memmap,
+    rules: Sequence[Rule],
+    look: WhatIs,
+    found: Sequence[Finding],
+    after: MemoryMap,
 ) -> List[Finding]:
     """
     Read the pages of findings again.
 
     :param found: Findings of a first read.
+    :param after: The memory map, read again.
     :return: Those that were there again, unchanged.
     """
     if not found:
@@ -80,6 +86,7 @@ def confirm(
     ]
     chunks = (memmap.chunk(start, end, section) for start, end, section in ranges)
     again = {_identity(f) for f in Scan(memory, memmap, rules, look).findings_in(chunks)}
+    again.update(_identity(f) for f in check_map(after, rules))
     return [finding for finding in found if _identity(finding) in again]
 
 
@@ -122,11 +129,11 @@ def scan_live(
             memory = known if known is not None else read_memory_map(target, layout=prepared.memory.layout)
             memmap = Memmap(target.prog, memory, live=True)
             look = make_look(memory)
-            scan = Scan(memory, memmap, rules, look, pace, stop)
+            scan = Scan(memory, memmap, rules, look, pace, stop, tally=False)
             total = sum(end - start for start, end, _ in memmap.ranges())
             found = scan.findings(progress(total) if progress is not None else None)
-            kept = confirm(memory, memmap, rules, look, found)
             after = read_memory_map(target, layout=prepared.memory.layout)
+            kept = confirm(memory, memmap, rules, look, found, after)
         except (FaultError, LayoutError) as e:
             # Memory that went away while it was read, or the tables that describe it.
             failure, known = e, None

@@ -9,7 +9,20 @@ the same key that touch are joined, also across chunks, and each joined match be
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Hashable,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding
@@ -35,6 +48,19 @@ class Match(NamedTuple):
     key: Any
     value: int = 0
     reserved: bool = True
+
+
+class Tally(Protocol):
+    """Counts over a whole walk, which several processes may share."""
+
+    def count(self, chunk: Chunk) -> Any:
+        """Count a chunk. The result can be pickled; nothing is remembered of it."""
+
+    def add(self, part: Any) -> None:
+        """Add what was counted in a chunk. Chunks come ascending, each once."""
+
+    def findings(self) -> Iterable[Finding]:
+        """Judge the counts when all chunks were counted."""
 
 
 Check = Callable[[Chunk, MemoryMap], Iterable[Match]]
@@ -64,6 +90,8 @@ class Rule:
     :ivar join: Whether touching matches are joined.
     :ivar per_key: Whether all matches of a key make one finding, wherever they are; ``describe_all``
         makes it.
+    :ivar check_map: Finds what needs no struct page.
+    :ivar tally: Makes a counter for a walk over all chunks. Not used where the kernel runs meanwhile.
     """
 
     id: str
@@ -75,7 +103,19 @@ class Rule:
     join: bool = True
     describe_all: Optional[Callable[[Hashable, Sequence[Match], MemoryMap], Finding]] = None
     check_gap: Optional[Callable[[int, int, MemoryMap], Iterable[Match]]] = None
+    check_map: Optional[Callable[[MemoryMap], Iterable[Finding]]] = None
+    tally: Optional[Callable[[MemoryMap], Tally]] = None
     documentation: str = ""
+
+
+def no_matches(chunk: Chunk, memory: MemoryMap) -> Iterable[Match]:
+    """Be the ``check`` of a rule that looks at no single page."""
+    return ()
+
+
+def never_described(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Be the ``describe`` of such a rule."""
+    raise AssertionError("the rule has no matches")
 
 
 def all_rules() -> Dict[str, Rule]:

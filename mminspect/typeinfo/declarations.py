@@ -34,6 +34,7 @@ DECLARATIONS = {
     "prb": "struct printk_ringbuffer *",
     "saved_command_line": "char *",
     "slab_caches": "struct list_head",
+    "system_state": "enum system_states",
     "vmalloc_base": "unsigned long",
     "vmemmap_base": "unsigned long",
 }

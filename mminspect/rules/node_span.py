@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages whose node doesn't span them, though their zone does.
+
+A node's span (``node_start_pfn``, ``node_spanned_pages``) contains the spans of all its zones. ``kswapd``, memory
+hotplug and every walker of a node believe in it: pages outside are never seen by them. Hot removal of memory has
+computed it wrongly before.
+
+Pages that their zone doesn't span are the business of rule zone-span; pages outside every span are normal holes.
+
+``detail`` has the ``node_span``, ``[start, end]``, and ``linked``, the (node, zone ID) that the pages link to.
+
+Always an error.
+
+Kernel facts: bugs 2, 9, 13 and 14 (spans extended or shrunk wrongly); invariant I3.
+
+Example: a dump of two NUMA nodes in which ``node_spanned_pages`` of node 1 was made smaller by a pageblock: the last
+512 pages of its zone are outside their node.
+"""
+
+from typing import Iterator
+
+from mminspect.findings import ERROR, Finding
+from mminspect.layout.records import Chunk, MemoryMap
+from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules.zone_span import outside
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Find the parts of runs that are inside their zone and outside their node."""
+    for run in chunk.runs():
+        if not run.judged:
+            continue
+        nid, index = memory.layout.node_zone(run.link)
+        zone, node = memory.zone(nid, index), memory.node(nid)
+        if zone is None or node is None:
+            continue
+        low, high = max(run.start, zone.start_pfn), min(run.end, zone.end_pfn)
+        if low < high:
+            for start, end in outside(low, high, node.start_pfn, node.start_pfn + node.spanned):
+                yield Match(start, end, run.link)
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Name the node's span."""
+    nid, index = memory.layout.node_zone(match.key)
+    zone, node = memory.zone(nid, index), memory.node(nid)
+    assert zone is not None and node is not None
+    pages = match.end - match.start
+    node_end = node.start_pfn + node.spanned
+    return Finding(
+        RULE.id,
+        ERROR,
+        match.start,
+        match.end,
+        nid,
+        zone.name,
+        f"{pages} page{'s' if pages > 1 else ''} of {zone} outside node {nid}, which spans [{node.start_pfn:#x}, "
+        f"{node_end:#x}): walkers of the node never see them",
+        {"linked": [nid, index], "node_span": [node.start_pfn, node_end]},
+    )
+
+
+RULE = Rule(
+    "node-span",
+    "pages that their zone spans and their node doesn't",
+    ("page_to_nid", "pgdat_end_pfn", "update_pgdat_span", "resize_pgdat_range", "kcompactd_do_work"),
+    (
+        Commit(
+            "122e093c1734",
+            "mm/page_alloc: fix memory map initialization for descending nodes",
+            "pages of one node were taken for holes of another (v5.14)",
+        ),
+    ),
+    check,
+    describe,
+    documentation=__doc__,
+)

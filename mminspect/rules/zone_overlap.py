@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Zones whose spans overlap.
+
+The kernel allows it, so every walker of a zone must compare ``page_zone()``, or the node, of each pageblock:
+
+- zones of two nodes overlap where the nodes' memory is interleaved;
+- ZONE_MOVABLE overlaps the zone below it with ``kernelcore=mirror``, and after memory was onlined as movable;
+- memory that was plugged in is added to a zone wherever it lies.
+
+These are notes. Other zones of one node never overlap when they come from the firmware's memory map: their limits are
+addresses. If no memory was plugged in, that is a warning; walkers that compare ``page_zone()`` are the guard.
+
+``detail`` has the two ``zones``, ``[node, zone ID]`` each.
+
+Kernel facts: fact 2; bugs 3 and 10.
+
+Example: a guest whose two nodes have every other 128 MiB: the DMA32 zones of both span the same pfns (a note).
+"""
+
+from typing import Iterator
+
+from mminspect.findings import NOTE, WARNING, Finding
+from mminspect.layout.records import MemoryMap, Zone
+from mminspect.rules import Commit, Rule, never_described, no_matches
+
+EARLY = "SECTION_IS_EARLY"
+PLACED_BY_POLICY = ("Movable", "Device")
+
+
+def check_map(memory: MemoryMap) -> Iterator[Finding]:
+    """Compare the spans of every two zones."""
+    zones = sorted(memory.populated_zones, key=lambda zone: (zone.start_pfn, zone.node, zone.index))
+    plugged = any(EARLY not in entry.flags for entry in memory.mem_sections)
+    for position, zone in enumerate(zones):
+        for other in zones[position + 1 :]:
+            if other.start_pfn >= zone.end_pfn:
+                break
+            yield _finding(zone, other, plugged)
+
+
+def _finding(zone: Zone, other: Zone, plugged: bool) -> Finding:
+    start, end = other.start_pfn, min(zone.end_pfn, other.end_pfn)
+    if zone.node != other.node:
+        severity, why = NOTE, "the nodes' memory is interleaved"
+    elif zone.name in PLACED_BY_POLICY or other.name in PLACED_BY_POLICY:
+        severity, why = NOTE, "legal for such a zone"
+    elif plugged:
+        severity, why = NOTE, "memory was plugged in"
+    else:
+        severity, why = WARNING, "no memory was plugged in; only walkers that compare page_zone() are safe"
+    return Finding(
+        RULE.id,
+        severity,
+        start,
+        end,
+        zone.node,
+        zone.name,
+        f"{zone} [{zone.start_pfn:#x}, {zone.end_pfn:#x}) and {other} [{other.start_pfn:#x}, {other.end_pfn:#x}) "
+        f"overlap: {why}",
+        {"zones": [[zone.node, zone.index], [other.node, other.index]]},
+    )
+
+
+RULE = Rule(
+    "zone-overlap",
+    "zones whose spans overlap",
+    ("zone_spans_pfn", "__pageblock_pfn_to_page", "set_zone_contiguous", "is_free_buddy_page"),
+    (
+        Commit(
+            "122e093c1734",
+            "mm/page_alloc: fix memory map initialization for descending nodes",
+            "nodes that are not in the order of their addresses (v5.14)",
+        ),
+    ),
+    no_matches,
+    never_described,
+    check_map=check_map,
+    documentation=__doc__,
+)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Zones whose spanned, present and managed pages can't be true together, or not with what was counted.
+
+- ``managed_pages <= present_pages <= spanned_pages`` always holds, and ``node_present_pages`` is the sum of the node's
+  zones. Watermarks, reclaim and the choice of zonelists follow these numbers. An error if not.
+- Every present page is an online page in the zone's span. Holes are online too, so there can be more of these; if there
+  are fewer, after those that link to another zone that spans them, the zone counts memory that isn't there. A
+  warning, as only the numbers are wrong.
+
+Pages are not counted in the running kernel.
+
+``detail`` has ``problem``, one of ``managed``, ``present``, ``node present`` and ``counted``, and the two numbers:
+``value`` and its ``limit`` (for ``node present``, what it should be).
+
+Kernel facts: bugs 13, 14 and 21; the comment of struct zone.
+
+Example: a dump of amd64 6.12 in which ``present_pages`` of DMA32 was made larger than ``spanned_pages``.
+"""
+
+from typing import Dict, Iterator
+
+import numpy as np
+
+from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.layout.records import OFFLINE, Chunk, MemoryMap, Zone
+from mminspect.rules import Commit, Rule, never_described, no_matches
+
+
+def check_map(memory: MemoryMap) -> Iterator[Finding]:
+    """Compare the numbers with each other."""
+    for zone in memory.populated_zones:
+        if zone.managed > zone.present:
+            yield _finding(zone, ERROR, "managed", "managed_pages", zone.managed, zone.present, "present_pages")
+        if zone.present > zone.spanned:
+            yield _finding(zone, ERROR, "present", "present_pages", zone.present, zone.spanned, "spanned_pages")
+    for node in memory.nodes:
+        present = sum(zone.present for zone in memory.zones if zone.node == node.nid)
+        if node.present != present:
+            yield Finding(
+                RULE.id,
+                ERROR,
+                node.start_pfn,
+                node.start_pfn + node.spanned,
+                node.nid,
+                None,
+                f"node {node.nid} has node_present_pages {node.present}, its zones together {present}",
+                {"problem": "node present", "value": node.present, "limit": present},
+            )
+
+
+def _finding(zone: Zone, severity: str, problem: str, member: str, value: int, limit: int, of: str) -> Finding:
+    return Finding(
+        RULE.id,
+        severity,
+        zone.start_pfn,
+        zone.end_pfn,
+        zone.node,
+        zone.name,
+        f"{zone} has {member} {value}, more than the {limit} {of}",
+        {"problem": problem, "value": value, "limit": limit},
+    )
+
+
+class Counts:
+    """Counts the online pages in each zone's span that belong to no other zone."""
+
+    def __init__(self, memory: MemoryMap) -> None:
+        self._memory = memory
+        self._online: Dict[int, int] = {}
+
+    def count(self, chunk: Chunk) -> Dict[int, int]:
+        """Count a chunk; by link of the zone."""
+        result = {}
+        zones = self._memory.zones_spanning(chunk.start_pfn, chunk.end_pfn)
+        for zone in zones:
+            low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
+            part = slice(low - chunk.start_pfn, high - chunk.start_pfn)
+            own = chunk.state[part] != OFFLINE
+            for other in zones:
+                if other is zone:
+                    continue
+                link = self._memory.layout.link(other.node, other.index)
+                inside = slice(max(other.start_pfn - low, 0), max(other.end_pfn - low, 0))
+                own[inside] &= chunk.link[part][inside] != link
+            result[self._memory.layout.link(zone.node, zone.index)] = int(np.count_nonzero(own))
+        return result
+
+    def add(self, part: Dict[int, int]) -> None:
+        """Add what was counted in a chunk."""
+        for link, count in part.items():
+            self._online[link] = self._online.get(link, 0) + count
+
+    def findings(self) -> Iterator[Finding]:
+        """Compare with ``present_pages``."""
+        for zone in self._memory.populated_zones:
+            # Device memory is present and never online.
+            count = self._online.get(self._memory.layout.link(zone.node, zone.index), 0)
+            if zone.present > count and zone.name != "Device":
+                yield _finding(zone, WARNING, "counted", "present_pages", zone.present, count, "online pages")
+
+
+RULE = Rule(
+    "zone-pages",
+    "zones whose page counts can't be true",
+    ("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
+    (
+        Commit(
+            "a4b0bf6a40f3",
+            "x86/efi: defer freeing of boot services memory",
+            "memory was freed too early and lost (v7.0)",
+        ),
+    ),
+    no_matches,
+    never_described,
+    check_map=check_map,
+    tally=Counts,
+    documentation=__doc__,
+)
