@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""More columns of a chunk: members of struct page that few rules look at, and the free pages among them."""
+
+from typing import Dict, NamedTuple, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from mminspect.layout.records import INITIALIZED, Chunk, Layout
+
+Words = npt.NDArray[np.uint64]
+
+
+def word_column(chunk: Chunk, layout: Layout, offset: int) -> npt.NDArray[np.unsignedinteger]:
+    """
+    Get a word of every struct page, in the kernel's byte order.
+
+    :param offset: In bytes.
+    """
+    assert chunk.words is not None
+    column: npt.NDArray[np.unsignedinteger] = chunk.words[:, offset // (layout.word_bits // 8)]
+    return column
+
+
+def int_column(chunk: Chunk, layout: Layout, offset: int) -> npt.NDArray[np.unsignedinteger]:
+    """
+    Get an ``unsigned int`` of every struct page likewise.
+
+    The word that it is in is copied once and kept: ``_mapcount`` and ``_refcount`` share one on 64 bits.
+    """
+    size = layout.word_bits // 8
+    kept: Dict[int, npt.NDArray[np.unsignedinteger]] = chunk.__dict__.setdefault("_columns", {})
+    if offset // size not in kept:
+        kept[offset // size] = np.ascontiguousarray(word_column(chunk, layout, offset))
+    order = "<" if layout.byteorder == "little" else ">"
+    return kept[offset // size].view(f"{order}u4")[offset % size // 4 :: size // 4]
+
+
+def byte_column(chunk: Chunk, offset: int) -> npt.NDArray[np.uint8]:
+    """Get a byte of every struct page."""
+    assert chunk.words is not None
+    return chunk.words.view(np.uint8)[:, offset]
+
+
+def page_addresses(chunk: Chunk, layout: Layout, index: npt.NDArray[np.intp]) -> Words:
+    """Get the addresses of struct pages by their index in the chunk."""
+    size = layout.page_struct_size
+    base = (chunk.section.mem_map + chunk.start_pfn * size) & ((1 << layout.word_bits) - 1)
+    addresses: Words = np.uint64(base) + index.astype(np.uint64) * np.uint64(size)
+    return addresses
+
+
+class FreePages(NamedTuple):
+    """
+    The free pages of a chunk: ``PageBuddy()``, the first page of each free block.
+
+    :ivar at: Indexes in the chunk, ascending.
+    :ivar order: What ``buddy_order()`` returns, garbage included.
+    """
+
+    at: npt.NDArray[np.intp]
+    order: Words
+
+
+def free_pages(chunk: Chunk, layout: Layout) -> Optional[FreePages]:
+    """
+    Find the free pages. Cached.
+
+    :return: ``None`` if the chunk has no struct pages, or the types don't tell what a free page looks like.
+    """
+    if chunk.words is None or layout.page is None:
+        return None
+    cached: Optional[FreePages] = chunk.__dict__.get("_free_pages")
+    if cached is None:
+        mapcount = int_column(chunk, layout, layout.mapcount_offset)
+        index = np.flatnonzero(mapcount == mapcount.dtype.type(layout.page.buddy))
+        index = index[chunk.state[index] == INITIALIZED]
+        order = word_column(chunk, layout, layout.page.private_offset)[index].astype(np.uint64)
+        cached = FreePages(index, order)
+        chunk.__dict__["_free_pages"] = cached
+    return cached
+
+
+def whole_blocks(chunk: Chunk, layout: Layout, free: FreePages) -> npt.NDArray[np.bool_]:
+    """Tell which free pages have an order that can be, and a pfn that is aligned to it."""
+    good = free.order <= np.uint64(layout.max_order)
+    order = np.where(good, free.order, np.uint64(0))
+    pfn = free.at.astype(np.uint64) + np.uint64(chunk.start_pfn)
+    result: npt.NDArray[np.bool_] = good & (pfn & ((np.uint64(1) << order) - np.uint64(1)) == 0)
+    return result

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Free pages whose block can't be.
+
+The first page of a free block is ``PageBuddy()`` and has the order in ``page->private``. ``__free_one_page()`` merges
+blocks by these, and ``__rmqueue_smallest()`` hands out ``1 << order`` pages by them, without a look at the others.
+
+- ``order``: larger than the largest order of the allocator; it is an index into ``zone->free_area[]``.
+- ``alignment``: the pfn isn't a multiple of the block's size; its buddy's pfn is computed wrongly.
+- ``inside``: the page is inside another free block: memory that is handed out twice.
+- ``zone``: the block has pages that link to another zone. They are allocated and freed under the wrong lock.
+- ``end``: the block ends behind the online memory.
+
+``detail`` has the ``problem``, the ``order`` and the ``block``, ``[start, end]``, where the order can be.
+
+Always an error.
+
+Kernel facts: bugs 4, 5, 11, 25, 26 and 29; invariant I8.
+
+Example: a dump of amd64 6.1 in which ``page->private`` of a free page was set to 99.
+"""
+
+from typing import Iterator
+
+import numpy as np
+
+from mminspect.columns import free_pages, whole_blocks
+from mminspect.findings import ERROR, Finding
+from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap
+from mminspect.rules import Commit, Match, Rule, WhatIs
+
+MESSAGES = {
+    "order": "beyond the largest, {max_order}",
+    "alignment": "to which its pfn isn't aligned",
+    "inside": "inside another free block: it can be allocated twice",
+    "zone": "whose block has pages of another zone",
+    "end": "whose block ends behind the online memory",
+}
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Judge the free pages of a chunk."""
+    layout = memory.layout
+    free = free_pages(chunk, layout)
+    if free is None or not len(free.at):
+        return
+    whole = whole_blocks(chunk, layout, free)
+    for position in np.flatnonzero(~whole).tolist():
+        order = int(free.order[position])
+        yield _match(chunk, int(free.at[position]), "order" if order > layout.max_order else "alignment", order)
+    starts = free.at[whole]
+    orders = free.order[whole].astype(np.intp)
+    ends = starts + (1 << orders)
+    bad = {"end": ends > len(chunk.link)}
+    highest = np.maximum.accumulate(ends)
+    bad["inside"] = np.zeros(len(starts), np.bool_)
+    bad["inside"][1:] = starts[1:] < highest[:-1]
+    runs = chunk.runs()
+    changes = np.array(
+        [
+            run.start - chunk.start_pfn
+            for last, run in zip(runs, runs[1:])
+            if last.link != run.link and last.state == run.state == INITIALIZED
+        ],
+        np.intp,
+    )
+    if len(changes):
+        bad["zone"] = np.searchsorted(changes, starts, "right") < np.searchsorted(changes, ends, "left")
+    for problem, where in bad.items():
+        for position in np.flatnonzero(where).tolist():
+            yield _match(chunk, int(starts[position]), problem, int(orders[position]))
+
+
+def _match(chunk: Chunk, index: int, problem: str, order: int) -> Match:
+    start = chunk.start_pfn + index
+    return Match(start, start + 1, (problem, order, int(chunk.link[index])))
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Say what is wrong with the block."""
+    problem, order, link = match.key
+    node, index = memory.layout.node_zone(link)
+    zone = memory.zone(node, index)
+    detail = {"problem": problem, "order": order}
+    if problem != "order":
+        detail["block"] = [match.start, match.start + (1 << order)]
+    why = MESSAGES[problem].format(max_order=memory.layout.max_order)
+    return Finding(
+        RULE.id,
+        ERROR,
+        match.start,
+        match.end,
+        node,
+        zone.name if zone else None,
+        f"free page of {memory.link_name(link)} with order {order}, {why}",
+        detail,
+    )
+
+
+RULE = Rule(
+    "buddy-page",
+    "free pages whose block can't be",
+    ("__free_one_page", "page_is_buddy", "__rmqueue_smallest", "expand", "isolate_freepages_block"),
+    (
+        Commit(
+            "787af64d05cd",
+            "mm: page_alloc: validate buddy before check its migratetype.",
+            "a page below the memory was taken for a buddy (v5.18)",
+        ),
+        Commit(
+            "b3d40a2b6d10",
+            "mm: enforce pageblock_order < MAX_ORDER",
+            "free blocks merged beyond their pageblock (v5.18)",
+        ),
+    ),
+    check,
+    describe,
+    join=False,
+    documentation=__doc__,
+)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Compound pages whose tails disagree with their head.
+
+A compound page is a head (PG_head) and ``(1 << order) - 1`` tails, each of which has bit 0 of ``compound_head`` set
+and leads to the head (``prep_compound_page()``). ``compound_head()`` is applied to nearly every page that kernel code
+gets hold of, so a tail that leads elsewhere changes the reference count of a foreign page.
+
+- ``order``: the head has an order that can't be.
+- ``tail``: pages behind a head, within its order, that aren't its tails.
+- ``orphan``: tails that no head of that order is before.
+- ``zone``: tails that link to another zone than their head. Freed, they end in the wrong free list.
+
+Legal and not reported: blocks that are allocated as a whole without being compound; huge pages whose struct pages are
+shared to save memory (hugetlb vmemmap optimisation), where many tails are one and the same memory, and the first entry
+of each shared page may look like a head; since Linux 7.1 ``compound_info``, which holds a mask and no address.
+
+A compound page larger than what is looked at at once (128 MiB with pages of 4 KiB) is judged piece by piece, by
+whether its tails lead to a page that could be their head.
+
+``detail`` has the ``problem``, the pfn of the ``head`` if there is one, and its ``order``.
+
+Errors. Where the head isn't referenced it may be in the making, or being freed; that is a warning.
+
+Kernel facts: section 2, struct pages under HVO.
+
+Example: a dump of amd64 6.1 in which the third page of a slab was made a tail of another page.
+"""
+
+from typing import Any, Iterator, NamedTuple, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from mminspect.columns import byte_column, int_column, page_addresses, word_column
+from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.layout.records import INITIALIZED, Chunk, Layout, MemoryMap
+from mminspect.rules import Commit, Match, Rule, WhatIs
+
+# The largest compound page of any kernel: 16 GiB huge pages of powerpc, of 4 KiB each.
+MAX_COMPOUND_ORDER = 22
+
+MESSAGES = {
+    "order": "head with an order that can't be",
+    "tail": "behind a head and not its tail",
+    "orphan": "tail without a head",
+    "zone": "tail in another zone than its head",
+}
+
+Indexes = npt.NDArray[np.int64]
+
+# An index that no page has.
+NOWHERE = np.int64(1) << np.int64(62)
+
+
+class Compound(NamedTuple):
+    """
+    The compound pages of a chunk, by index in it.
+
+    :ivar tails: Tails, ascending.
+    :ivar leads: The head that each tail leads to, negative if before the chunk, a very large one if to no
+        place in this memmap.
+    :ivar heads: Heads, ascending.
+    :ivar orders: Of the heads.
+    """
+
+    tails: Indexes
+    leads: Indexes
+    heads: Indexes
+    orders: Indexes
+
+
+def compound_pages(chunk: Chunk, layout: Layout) -> Optional[Compound]:
+    """Find heads and tails."""
+    page = layout.page
+    if page is None or chunk.words is None:
+        return None
+    info = word_column(chunk, layout, page.compound_head_offset)
+    head_flag = chunk.flags.dtype.type(page.flag("head"))
+    tails = np.flatnonzero(info & info.dtype.type(1))
+    tails = tails[chunk.state[tails] == INITIALIZED]
+    heads = np.flatnonzero(chunk.flags & head_flag)
+    heads = heads[(chunk.state[heads] == INITIALIZED) & (info[heads] & info.dtype.type(1) == 0)]
+    if not len(tails) and not len(heads):
+        return None
+    values = info[tails].astype(np.uint64) & ~np.uint64(1)
+    address = page_addresses(chunk, layout, tails)
+    if page.compound_mask:
+        values &= address
+    distance = (address - values).view(np.int64)
+    steps = distance // layout.page_struct_size
+    nowhere = (steps <= 0) | (steps * layout.page_struct_size != distance)
+    leads = np.where(nowhere, NOWHERE, tails - steps)
+    heads = heads[~_copies(chunk, layout, heads, tails, leads, None)]
+    # The order is in the second page of a compound page.
+    orders = np.zeros(len(heads), np.int64)
+    second = heads + 1 < len(chunk.link)
+    orders[second] = byte_column(chunk, page.order_offset)[heads[second] + 1]
+    return Compound(tails, leads, heads, orders)
+
+
+def _copies(
+    chunk: Chunk, layout: Layout, places: Indexes, tails: Indexes, leads: Indexes, real: Optional[Indexes]
+) -> npt.NDArray[np.bool_]:
+    """
+    Tell which pages with PG_head are only copies of a head, as ``page_is_fake_head()`` does.
+
+    Where struct pages of a huge page share memory, the first of each shared page is a copy of the head; the next one
+    is a tail of the real head.
+
+    :param places: Indexes of the pages.
+    :param real: The heads that they should be copies of; any before them if not given.
+    """
+    result = np.zeros(len(places), np.bool_)
+    if not len(places) or not len(tails):
+        return result
+    aligned = page_addresses(chunk, layout, places) % np.uint64(layout.page_size) == 0
+    following = np.minimum(np.searchsorted(tails, places + 1), len(tails) - 1)
+    lead = leads[following]
+    result[:] = aligned & (tails[following] == places + 1) & (lead < places if real is None else lead == real)
+    return result
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Compare what heads claim with what tails say."""
+    layout = memory.layout
+    found = compound_pages(chunk, layout)
+    if found is None:
+        return
+    count = len(chunk.link)
+    heads, orders = found.heads, found.orders
+    possible = (orders > 0) & (orders <= MAX_COMPOUND_ORDER)
+    # A head at the end of the chunk has its order in the next one.
+    possible |= heads == count - 1
+    for head in heads[~possible].tolist():
+        yield _match(chunk, head, "order", head, layout)
+    heads, orders = heads[possible], orders[possible]
+    sizes = np.minimum(heads + (np.int64(1) << orders), count) - heads - 1
+    owner = np.repeat(heads, sizes)
+    members = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + owner + 1
+    if not (np.array_equal(members, found.tails) and np.array_equal(owner, found.leads)):
+        yield from _disagreements(chunk, layout, found, members, owner)
+    other = chunk.link[members] != chunk.link[owner]
+    for position in np.flatnonzero(other).tolist():
+        index = int(members[position])
+        if chunk.state[index] == INITIALIZED:
+            yield _match(chunk, index, "zone", int(owner[position]), layout)
+
+
+def _disagreements(chunk: Chunk, layout: Layout, found: Compound, members: Indexes, owner: Indexes) -> Iterator[Match]:
+    """
+    Find where tails are not those that their heads claim.
+
+    :param members: What the heads claim as their tails.
+    :param owner: The head of each of them.
+    """
+    count = len(chunk.link)
+    # Pages that aren't tails lead to themselves.
+    lead_of = np.arange(count, dtype=np.int64)
+    lead_of[found.tails] = found.leads
+    wrong = (lead_of[members] != owner) & (chunk.state[members] == INITIALIZED)
+    members_wrong, owner_wrong = members[wrong], owner[wrong]
+    assert layout.page is not None
+    head_flag = chunk.flags.dtype.type(layout.page.flag("head"))
+    legal = chunk.flags[members_wrong] & head_flag != 0
+    legal &= _copies(chunk, layout, members_wrong, found.tails, found.leads, owner_wrong)
+    for index, head in zip(members_wrong[~legal].tolist(), owner_wrong[~legal].tolist()):
+        yield _match(chunk, index, "tail", head, layout)
+    claimed = np.zeros(count, np.bool_)
+    claimed[members] = True
+    # Tails of a head before the chunk are judged by their head's place alone.
+    orphan = ~claimed[found.tails] & ~((found.leads < 0) & _could_be_head(chunk, found.leads))
+    for index in found.tails[orphan].tolist():
+        yield _match(chunk, index, "orphan", None, layout)
+
+
+def _could_be_head(chunk: Chunk, leads: Indexes) -> npt.NDArray[np.bool_]:
+    """Tell which indexes before the chunk can be heads of a page that reaches into it: it is larger, and aligned."""
+    pfn = leads + chunk.start_pfn
+    size = np.int64(1) << np.int64(max(len(chunk.link) - 1, 1).bit_length() - 1)
+    result: npt.NDArray[np.bool_] = (pfn >= 0) & (pfn & (size - 1) == 0)
+    return result
+
+
+def _match(chunk: Chunk, index: int, problem: str, head: Optional[int], layout: Layout) -> Match:
+    order: Any = None
+    referenced = True
+    if head is not None:
+        assert layout.page is not None
+        referenced = bool(int_column(chunk, layout, layout.refcount_offset)[head])
+        if head + 1 < len(chunk.link):
+            order = int(byte_column(chunk, layout.page.order_offset)[head + 1])
+    key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, int(chunk.link[index]))
+    return Match(chunk.start_pfn + index, chunk.start_pfn + index + 1, key)
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Name the head."""
+    problem, head, order, referenced, link = match.key
+    node, index = memory.layout.node_zone(link)
+    zone = memory.zone(node, index)
+    pages = match.end - match.start
+    whose = f" ({head:#x}, order {order})" if head is not None else ""
+    making = "" if referenced else "; the head isn't referenced, so it may be in the making or being freed"
+    return Finding(
+        RULE.id,
+        ERROR if referenced else WARNING,
+        match.start,
+        match.end,
+        node,
+        zone.name if zone else None,
+        f"{pages} page{'s' if pages > 1 else ''} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
+        {"problem": problem, "head": head, "order": order},
+    )
+
+
+RULE = Rule(
+    "compound-page",
+    "compound pages whose tails disagree with their head",
+    ("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
+    (
+        Commit(
+            "907ec5fca3dc",
+            "mm: zero remaining unavailable struct pages",
+            "struct pages that nobody initialised look like tails (v4.20)",
+        ),
+    ),
+    check,
+    describe,
+    documentation=__doc__,
+)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages in free blocks that have page flags or references.
+
+``free_pages_prepare()`` clears ``PAGE_FLAGS_CHECK_AT_PREP`` of every page of a block, and ``check_new_page()`` finds
+"bad page state" if one has any when it is handed out, or if its reference count isn't 0. All page flags of the kernel
+at hand belong to it, but for PG_hwpoison. PG_reported, on the first page of a block, has the bit of PG_uptodate and is
+legal.
+
+A page that is free and locked, on the LRU or referenced is in use by somebody who will write into memory that
+the allocator hands out again; or its struct page was overwritten.
+
+``detail`` has the ``flags`` by name, the raw value of ``page->flags`` (``raw``) and the ``refcount`` of the first
+page, and the free ``block`` that it is in, ``[start, end]``.
+
+Always an error.
+
+Kernel facts: bugs 6 and 8 (struct pages that nobody initialised); invariant I2.
+
+Example: a dump of amd64 6.1 in which PG_locked was set on the second page of a free block.
+"""
+
+from typing import Iterator, List
+
+import numpy as np
+
+from mminspect.columns import free_pages, int_column, whole_blocks
+from mminspect.findings import ERROR, Finding
+from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, PageMembers
+from mminspect.rules import Commit, Match, Rule, WhatIs
+
+
+def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
+    """Find pages in free blocks that are not clean."""
+    layout = memory.layout
+    free = free_pages(chunk, layout)
+    if free is None or not len(free.at):
+        return
+    assert layout.page is not None
+    whole = whole_blocks(chunk, layout, free)
+    starts = free.at[whole]
+    ends = np.minimum(starts + (1 << free.order[whole].astype(np.intp)), len(chunk.link))
+    # Blocks inside others are the business of rule buddy-page.
+    outer = np.ones(len(starts), np.bool_)
+    outer[1:] = starts[1:] >= np.maximum.accumulate(ends)[:-1]
+    starts, ends = starts[outer], ends[outer]
+    # Alternately, pages that are in no block and pages that are in one.
+    edges = np.concatenate(([0], np.stack((starts, ends), 1).ravel(), [len(chunk.link)]))
+    inside = np.repeat(np.arange(len(edges) - 1) % 2 == 1, np.diff(edges))
+    kind = chunk.flags.dtype.type
+    bad_flags = chunk.flags & kind(layout.page.check_at_prep)
+    bad_flags[starts] &= ~kind(layout.page.flag("uptodate"))
+    refcount = int_column(chunk, layout, layout.refcount_offset)
+    for index in np.flatnonzero(inside & ((bad_flags != 0) | (refcount != 0))).tolist():
+        if chunk.state[index] != INITIALIZED:
+            continue
+        position = int(np.searchsorted(starts, index, "right")) - 1
+        start = chunk.start_pfn + index
+        block = (chunk.start_pfn + int(starts[position]), chunk.start_pfn + int(ends[position]))
+        key = (int(bad_flags[index]), int(refcount[index]), int(chunk.link[index]), block)
+        yield Match(start, start + 1, key, int(chunk.flags[index]))
+
+
+def flag_names(page: PageMembers, flags: int) -> List[str]:
+    """Get the names of page flags."""
+    return [name for bit, name in enumerate(page.flag_names) if flags >> bit & 1]
+
+
+def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+    """Name the flags."""
+    flags, refcount, link, block = match.key
+    page = memory.layout.page
+    assert page is not None
+    node, index = memory.layout.node_zone(link)
+    zone = memory.zone(node, index)
+    names = flag_names(page, flags)
+    count = refcount - (1 << 32) if refcount >> 31 else refcount
+    what = [f"flags {', '.join(names)}"] if names else []
+    what += [f"{count} references"] if count else []
+    pages = match.end - match.start
+    return Finding(
+        RULE.id,
+        ERROR,
+        match.start,
+        match.end,
+        node,
+        zone.name if zone else None,
+        f"{pages} page{'s' if pages > 1 else ''} in the free block [{block[0]:#x}, {block[1]:#x}) of "
+        f"{memory.link_name(link)} with {' and '.join(what)}: bad page state as soon as it is allocated",
+        {"flags": names, "raw": match.value, "refcount": count, "block": list(block)},
+    )
+
+
+RULE = Rule(
+    "free-page-state",
+    "pages in free blocks with page flags or references",
+    ("free_pages_prepare", "check_new_page", "bad_page", "__free_one_page"),
+    (
+        Commit(
+            "907ec5fca3dc",
+            "mm: zero remaining unavailable struct pages",
+            "struct pages that nobody initialised (v4.20)",
+        ),
+    ),
+    check,
+    describe,
+    documentation=__doc__,
+)
