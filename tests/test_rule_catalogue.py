@@ -3,11 +3,13 @@
 
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 
-from mminspect.rules import all_rules
-from tests.conftest import Cli, Scanned
+from mminspect.rules import all_rules, examples
+from tests.conftest import Cli, Scanned, Unpacked
+from tests.examples import EXAMPLES, make
 from tests.support import NAMES, without_consequences
 
 CORE = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
@@ -112,3 +114,21 @@ def test_rules_as_json(cli: Cli) -> None:
     assert all(set(rule) >= {"id", "summary", "documentation", "functions", "commits"} for rule in data)
     (one,) = cli("rules", "mixed-zone", "--format", "json").json()
     assert one in data
+
+
+@pytest.mark.parametrize("rule", sorted(EXAMPLES))
+def test_example_is_a_finding_of_its_vmcore(rule: str, unpacked: Unpacked, tmp_path: Path) -> None:
+    copy = tmp_path / "core"
+    copy.write_bytes(unpacked(EXAMPLES[rule].fixture).read_bytes())
+    assert examples()[rule] == make(rule, copy), "run python -m tests.examples"
+
+
+def test_every_rule_of_vmcores_has_an_example() -> None:
+    assert set(examples()) == set(EXAMPLES) == set(all_rules()) - {"proc-disagrees"}
+
+
+def test_rules_of_one_shows_its_example(cli: Cli) -> None:
+    done = cli("rules", "free-list")
+    assert "A finding in amd64-6.1-healthy.xz, where nr_free of order 10 was raised by one:\n  error 0x" in done.out
+    assert cli("rules", "mixed-zone").out.count("A finding in i386-5.10-hole.xz:") == 1
+    assert "A finding" not in cli("rules", "proc-disagrees").out

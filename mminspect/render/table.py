@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables for people."""
 
+import json
 import textwrap
 from itertools import islice
 from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
@@ -204,6 +205,17 @@ def write_rule(data: Dict[str, Any], out: IO[str]) -> None:
     if data["commits"]:
         out.write("\nKnown commits:\n")
         out.writelines(f'  {c["hash"]} ("{c["title"]}"): {c["what"]}\n' for c in data["commits"])
+    if data["example"]:
+        _write_example(data["example"], out)
+
+
+def _write_example(example: Dict[str, Any], out: IO[str]) -> None:
+    finding = example["finding"]
+    planted = f", where {example['planted']}" if example["planted"] else ""
+    where = hex_range(finding["start_pfn"], finding["end_pfn"])
+    out.write(f"\nA finding in {example['fixture']}{planted}:\n")
+    out.write(f"  {finding['severity']} {where}: {finding['message']}\n")
+    out.write(f"  detail: {json.dumps(finding['detail'])}\n")
 
 
 def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:

@@ -7,8 +7,10 @@ the same key that touch are joined, also across chunks, and each joined match be
 """
 
 import importlib
+import json
 import pkgutil
 from dataclasses import dataclass
+from importlib import resources
 from typing import (
     Any,
     Callable,
@@ -171,8 +173,21 @@ def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match], start
         pending[match.key] = match
 
 
+def examples() -> Dict[str, Any]:
+    """
+    Load the examples.
+
+    :return: By rule ID: the stored vmcore that it is from (``fixture``), what was changed there (``planted``, or
+        ``None``), and the ``finding``.
+    """
+    text = resources.files(__name__).joinpath("examples.json").read_text(encoding="utf-8")
+    loaded: Dict[str, Any] = json.loads(text)
+    return loaded
+
+
 def catalogue(rules: Sequence[Rule]) -> List[Dict[str, Any]]:
     """Get the catalogue entries of some rules as plain data."""
+    shown = examples()
     return [
         {
             "id": rule.id,
@@ -180,6 +195,7 @@ def catalogue(rules: Sequence[Rule]) -> List[Dict[str, Any]]:
             "documentation": rule.documentation.strip(),
             "functions": list(rule.functions),
             "commits": [{"hash": c.hash, "title": c.title, "what": c.what} for c in rule.commits],
+            "example": shown.get(rule.id),
         }
         for rule in rules
     ]

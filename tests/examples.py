@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The examples that ``mminspect rules RULE`` shows: findings of stored vmcores, as they are or with a fault planted.
+
+``python -m tests.examples`` writes them to mminspect/rules/examples.json. A test compares that file with the vmcores.
+"""
+
+import dataclasses
+import json
+import lzma
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from drgn.helpers.linux.list import list_for_each_entry
+
+from mminspect import analyzer
+from mminspect.findings import SEVERITIES, Finding
+from tests.support import (
+    AMD64_400M,
+    AMD64_HEALTHY,
+    AMD64_LOW_RAM,
+    AMD64_NUMA,
+    I386_HOLE,
+    ROOT,
+    VMCORES,
+    CoreEditor,
+    open_core,
+    scan_file,
+)
+from tests.test_planted_faults import Fault
+
+FILE = ROOT / "mminspect" / "rules" / "examples.json"
+
+
+class Example(NamedTuple):
+    """
+    Where an example is from.
+
+    :ivar planted: What was changed, in words; ``None`` if nothing was.
+    :ivar plant: Changes it.
+    """
+
+    fixture: str
+    planted: Optional[str] = None
+    plant: Optional[Callable[[Fault], None]] = None
+
+
+def _free_block(fault: Fault) -> int:
+    """Find a free block of order 3 or more in DMA32, by drgn."""
+    for area in list(fault.zone_member(0, 1, "free_area"))[3:]:
+        for head in area.free_list:
+            for page in list_for_each_entry("struct page", head.address_of_(), "lru"):
+                return int(page.value_() - fault.page(0)) // fault.size
+    raise AssertionError("nothing is free")
+
+
+def _contiguous(fault: Fault) -> None:
+    fault.editor.write(fault.zone_member(0, 1, "contiguous").address_, b"\1")
+
+
+def _unreadable(fault: Fault) -> None:
+    fault.editor.exclude(fault.page(0x2000), fault.page(0x2040))
+
+
+def _migratetype(fault: Fault) -> None:
+    fault.editor.write_word(fault.prog["mem_section"][0][1].usage.pageblock_flags.address_, (1 << 64) - 1)
+
+
+def _node_span(fault: Fault) -> None:
+    member = fault.prog["node_data"][1].node_spanned_pages
+    fault.editor.write_word(member.address_, member.value_() - 512)
+
+
+def _node_link(fault: Fault) -> None:
+    fault.editor.write(fault.zone_member(1, 1, "node").address_, bytes(4))
+
+
+def _section(fault: Fault) -> None:
+    section = fault.prog["mem_section"][0][1].section_mem_map
+    fault.editor.write_word(section.address_, section.value_() & ~2)
+
+
+def _zone_overlap(fault: Fault) -> None:
+    member = fault.zone_member(0, 1, "spanned_pages")
+    fault.editor.write_word(member.address_, member.value_() + 0x200)
+
+
+def _cursor(fault: Fault) -> None:
+    fault.editor.write_word(fault.zone_member(0, 1, "compact_cached_free_pfn").address_, 0xFFFF888000000000)
+
+
+def _deferred(fault: Fault) -> None:
+    pgdat = fault.prog["node_data"][1]
+    middle = pgdat.node_start_pfn.value_() + pgdat.node_spanned_pages.value_() // 2
+    fault.editor.write_word(pgdat.first_deferred_pfn.address_, middle)
+
+
+def _zone_pages(fault: Fault) -> None:
+    member = fault.zone_member(0, 1, "present_pages")
+    fault.editor.write_word(member.address_, member.value_() + 0x1000000)
+
+
+def _buddy_page(fault: Fault) -> None:
+    offset = fault.prog.type("struct page").member("private").offset
+    fault.editor.write_word(fault.page(_free_block(fault)) + offset, 99)
+
+
+def _free_page_state(fault: Fault) -> None:
+    pfn = _free_block(fault) + 1
+    fault.editor.write_word(fault.page(pfn), fault.flags_of(pfn) | 1)
+
+
+def _free_list(fault: Fault) -> None:
+    area = fault.zone_member(0, 1, "free_area")[10]
+    fault.editor.write_word(area.nr_free.address_, area.nr_free.value_() + 1)
+
+
+def _compound_page(fault: Fault) -> None:
+    """Damage the third page of the first compound page that has four or more."""
+    head = 1 << int(fault.prog["PG_head"].value_())
+    offset = fault.prog.type("struct page").member("compound_head").offset
+    pfn = next(
+        pfn
+        for pfn in range(0x1000, 0x10000)
+        if fault.flags_of(pfn) & head and fault.editor.read(fault.page(pfn + 2) + offset, 1)[0] & 1
+    )
+    fault.editor.write_word(fault.page(pfn + 2) + offset, 0x1000)
+
+
+EXAMPLES: Dict[str, Example] = {
+    "bitmap-bounds": Example(I386_HOLE),
+    "buddy-page": Example(AMD64_HEALTHY, "page->private of a free page was set to 99", _buddy_page),
+    "compaction-cursor": Example(AMD64_HEALTHY, "compact_cached_free_pfn was overwritten with an address", _cursor),
+    "compound-page": Example(AMD64_HEALTHY, "compound_head of a tail was overwritten", _compound_page),
+    "contiguous": Example(I386_HOLE, "zone->contiguous of Normal was set", _contiguous),
+    "deferred-init": Example(AMD64_NUMA, "first_deferred_pfn of node 1 was set to its middle", _deferred),
+    "free-list": Example(AMD64_HEALTHY, "nr_free of order 10 was raised by one", _free_list),
+    "free-page-state": Example(AMD64_HEALTHY, "PG_locked was set on the second page of a free block", _free_page_state),
+    "migratetype": Example(AMD64_HEALTHY, "a word of a section's bitmap was overwritten with ones", _migratetype),
+    "mixed-zone": Example(I386_HOLE),
+    "node-link": Example(AMD64_NUMA, "zone->node of node 1's DMA32 was set to 0", _node_link),
+    "node-span": Example(AMD64_NUMA, "node_spanned_pages of node 1 was made smaller by 512", _node_span),
+    "section": Example(AMD64_HEALTHY, "SECTION_HAS_MEM_MAP of an online section was cleared", _section),
+    "uninitialized": Example(I386_HOLE),
+    "unreadable": Example(AMD64_HEALTHY, "64 struct pages were taken out of the dump", _unreadable),
+    "zone-id": Example(AMD64_400M),
+    "zone-overlap": Example(AMD64_NUMA, "spanned_pages of node 0's DMA32 was raised by 512", _zone_overlap),
+    "zone-pages": Example(AMD64_HEALTHY, "present_pages of DMA32 was raised above spanned_pages", _zone_pages),
+    "zone-span": Example(AMD64_LOW_RAM),
+}
+
+
+def make(rule: str, path: Path) -> Dict[str, Any]:
+    """
+    Make an example.
+
+    :param path: A copy of the rule's vmcore, which is changed.
+    """
+    example = EXAMPLES[rule]
+    if example.plant is not None:
+        target, types = open_core(path)
+        fault = Fault(example.fixture, CoreEditor(path), target.prog, analyzer.scan_target(target, types, []))
+        example.plant(fault)
+    found: List[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
+    worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    made = {"fixture": f"{example.fixture}.xz", "planted": example.planted, "finding": dataclasses.asdict(worst)}
+    result: Dict[str, Any] = json.loads(json.dumps(made))
+    # What follows from it depends on more than the rule.
+    result["finding"]["detail"].pop("consequences", None)
+    return result
+
+
+def main() -> None:
+    """Write the file."""
+    made = {}
+    for rule, example in EXAMPLES.items():
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "core"
+            path.write_bytes(lzma.decompress((VMCORES / f"{example.fixture}.xz").read_bytes()))
+            made[rule] = make(rule, path)
+            print(rule, made[rule]["finding"]["message"])
+    FILE.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
