@@ -2,6 +2,7 @@
 """Scans of a kernel whose memory comes and goes, on a stored vmcore whose tables fail to be read now and then."""
 
 import dataclasses
+from itertools import count
 from typing import Any, Tuple, Union
 
 import pytest
@@ -15,10 +16,10 @@ from mminspect.layout.records import MemoryMap
 from mminspect.live import rescan
 from mminspect.live.proc import ProcFiles
 from mminspect.live.rescan import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
-from mminspect.rules import select_rules
+from mminspect.rules import WhatIs, select_rules
 from mminspect.whatis import what_is
 from tests.conftest import Opened, Scanned
-from tests.support import AMD64_400M, without_consequences
+from tests.support import AMD64_400M, I386_HOLE, without_consequences
 
 GONE = FaultError("could not find memory segment", 0xFFFF888000000000)
 ODD = LayoutError("a section has no memmap")
@@ -139,3 +140,19 @@ def test_the_running_kernel_is_scanned_so(
     report = analyzer.scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles("", "", "")))
     assert report.findings == scanned(AMD64_400M).findings
     assert report.summary["transient"] == 0
+
+
+def test_what_lives_at_an_address_may_change(opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = opened(I386_HOLE)[0]
+    memory = read_memory_map(target)
+    monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None))
+    calls = count()
+
+    def make_look(_: MemoryMap) -> WhatIs:
+        return lambda address: {"kind": "slab", "text": f"slab object {next(calls)}"}
+
+    rules = select_rules(["bitmap-bounds"])
+    result = scan_live(target, Prepared(memory, ProcFiles("", "", "")), rules, make_look, None, None, None)
+    expected = [f for f in scanned(I386_HOLE).findings if f.rule == "bitmap-bounds"]
+    assert [(f.start_pfn, f.end_pfn) for f in result.findings] == [(f.start_pfn, f.end_pfn) for f in expected]
+    assert result.transient == 0
