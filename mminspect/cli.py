@@ -109,8 +109,11 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        e.show()
-        sys.exit(e.exit_code)
+        # The help that click shows when there are no arguments. Before click 8.2 it is no exception.
+        if type(e).__name__ == "NoArgsIsHelpError":
+            e.show()
+            sys.exit(e.exit_code)
+        _die(" ".join(e.format_message().split()), e.exit_code)
     except Stopped as e:
         signals.stopped()
         _die(str(e), e.status)
@@ -120,6 +123,10 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
         _die(str(e))
     except MemoryError:
         _die("out of memory")
+    except OSError as e:
+        # Of what click prints by itself, such as help.
+        _discard(1)
+        _die(f"{e.filename or 'the output'}: {e.strerror or e}")
     except Exception as e:
         if debug:
             traceback.print_exc()
@@ -194,7 +201,7 @@ class ProgressBar:
 
     def start(self, total: int) -> Callable[[int], None]:
         """Begin; see :func:`mminspect.analyzer.scan_target`."""
-        if not sys.stderr.isatty():
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return lambda pages: None
         bar: Any = self._stack.enter_context(
             click.progressbar(
@@ -202,6 +209,7 @@ class ProgressBar:
                 label="struct pages",
                 file=sys.stderr,
                 show_eta=True,
+                width=0,
                 item_show_func=self._rate,
                 update_min_steps=max(1, total // 200),
             )

@@ -35,6 +35,7 @@ from mminspect.memmap import Memmap
 from mminspect.rules import WhatIs, select_rules
 from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.target import Target
+from mminspect.typeinfo.symbols import CAPTURE_NOTE
 from mminspect.whatis import virtual_to_pfn
 
 # Pages of a range that are shown one by one.
@@ -102,7 +103,10 @@ class PageInspector:
             if end - start >= MAX_PAGES:
                 raise MminspectError(f"{text}: {end - start + 1} pages; {MAX_PAGES} can be shown at once")
             return start, end + 1, kind
-        raise MminspectError(f"{text}: no pfn of online memory, and no address that leads to one")
+        why = ""
+        if self._target.core is not None and CAPTURE_NOTE in self._target.core.notes:
+            why = "; a capture has no page tables for virtual addresses"
+        raise MminspectError(f"{text}: no pfn of online memory, and no address that leads to one{why}")
 
     @property
     def _page_shift(self) -> int:

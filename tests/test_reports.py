@@ -193,8 +193,9 @@ def rendered(report: Report, style: Style) -> List[str]:
 @pytest.mark.parametrize("width", [80, 100, 132, 200])
 def test_table_fits_the_terminal(width: int, scanned: Scanned) -> None:
     lines = rendered(scanned(I386_HOLE), Style(width))
-    table = lines[2:-2]
-    assert max(map(len, table)) <= width
+    assert max(map(len, lines)) <= width
+    empty = [number for number, line in enumerate(lines) if not line]
+    table = lines[empty[0] + 1 : empty[-1]]
     # All of the text is there, in pieces.
     column = table[0].index("message")
     text = "".join("".join(line[column:].split()) for line in table)

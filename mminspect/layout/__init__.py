@@ -39,6 +39,15 @@ def read_memory_map(
     :param layout: The layout, if it was read before.
     :raises LayoutError: if something can't be read or can't be true.
     """
+    try:
+        return _read_memory_map(target, pageblock_order, layout)
+    except LayoutError as e:
+        if pageblock_order is None:
+            raise
+        raise LayoutError(f"with --pageblock-order {pageblock_order}: {e}") from None
+
+
+def _read_memory_map(target: Target, pageblock_order: Optional[int], layout: Optional[Layout]) -> MemoryMap:
     prog = target.prog
     try:
         if layout is None:

@@ -71,6 +71,11 @@ def plural(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
+def _write_line(text: str, out: IO[str], width: Optional[int]) -> None:
+    """Write a line, folded where the terminal is narrower."""
+    out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
+
+
 def write_report(report: Report, out: IO[str], width: Optional[int], color: bool, verbose: bool = False) -> None:
     """
     Write target, findings and summary.
@@ -79,10 +84,13 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
     """
     target, summary = report.target, report.summary
     order = target["pageblock_order"]
-    out.write(
+    _write_line(
         f"{target['release']} {target['machine']}, {target['memory_model']}, pages of {target['page_size']}, "
-        f"pageblocks of order {order} ({target['pageblock_order_from']}), types from {target['types_from']}\n\n"
+        f"pageblocks of order {order} ({target['pageblock_order_from']}), types from {target['types_from']}",
+        out,
+        width,
     )
+    out.write("\n")
     if report.findings:
         rows = []
         for finding in islice(report.findings, MAX_FINDINGS):
@@ -98,15 +106,18 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
             _write_finding_consequences(finding, out, width, color)
     counts = ", ".join(plural(number, severity) for severity, number in summary["by_severity"].items())
     unread = summary["pages_unreadable"]
-    out.write(
+    _write_line(
         f"{counts}; {plural(summary['pages_examined'], 'page')} in "
         f"{plural(summary['pageblocks'], 'pageblock')} examined"
-        f"{f', {unread:,} unreadable' if unread else ''} in {summary['elapsed_seconds']:.2f} s\n"
+        f"{f', {unread:,} unreadable' if unread else ''} in {summary['elapsed_seconds']:.2f} s",
+        out,
+        width,
     )
     if summary.get("transient"):
-        out.write(f"{plural(summary['transient'], 'finding')} not shown: a second read didn't show them again\n")
+        transient = plural(summary["transient"], "finding")
+        _write_line(f"{transient} not shown: a second read didn't show them again", out, width)
     if summary.get("partial"):
-        out.write("stopped early: not all of memory was examined\n")
+        _write_line("stopped early: not all of memory was examined", out, width)
 
 
 def _write_finding_consequences(finding: Finding, out: IO[str], width: Optional[int], color: bool) -> None:

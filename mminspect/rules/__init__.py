@@ -107,7 +107,7 @@ class Rule:
     check_gap: Optional[Callable[[int, int, MemoryMap], Iterable[Match]]] = None
     check_map: Optional[Callable[[MemoryMap], Iterable[Finding]]] = None
     tally: Optional[Callable[[MemoryMap], Tally]] = None
-    documentation: str = ""
+    documentation: Optional[str] = ""
 
 
 def no_matches(chunk: Chunk, memory: MemoryMap) -> Iterable[Match]:
@@ -192,7 +192,8 @@ def catalogue(rules: Sequence[Rule]) -> List[Dict[str, Any]]:
         {
             "id": rule.id,
             "summary": rule.summary,
-            "documentation": rule.documentation.strip(),
+            # python -OO takes the docstrings away.
+            "documentation": (rule.documentation or "").strip(),
             "functions": list(rule.functions),
             "commits": [{"hash": c.hash, "title": c.title, "what": c.what} for c in rule.commits],
             "example": shown.get(rule.id),

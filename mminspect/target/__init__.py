@@ -166,6 +166,8 @@ def open_vmcore(path: str) -> Target:
                 os.close(fd)
                 fd = rearranged
         return _open_core(fd, path, core)
+    except OSError as e:
+        raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
     finally:
         os.close(fd)
 

@@ -30,7 +30,11 @@ def parse_system_map(text: str, path: str) -> List[Tuple[int, str, str]]:
     result = []
     try:
         for line in text.splitlines():
-            address, letter, name = line.split()[:3]
+            fields = line.split()
+            # nm(1) gives symbols that are not defined no address.
+            if len(fields) == 2 and len(fields[0]) == 1:
+                continue
+            address, letter, name = fields[:3]
             result.append((int(address, 16), letter, name))
     except ValueError:
         raise TypeInfoError(f"{path}: not a System.map (lines of address, type and name)") from None
@@ -56,7 +60,10 @@ def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> List[Symbol]:
     addresses = {name: address for address, _, name in entries}
     common = [name for name in ("_stext", "swapper_pg_dir", "init_uts_ns") if name in addresses]
     if not common:
-        raise TypeInfoError(f"{path}: no System.map of a kernel: it has no _stext")
+        raise TypeInfoError(
+            f"{path}: no System.map of a kernel: it has no _stext (Debian's /boot has a stand-in; the real one is in "
+            f"linux-image-{vmcoreinfo.release}-dbg)"
+        )
     for name in common:
         actual = vmcoreinfo.symbols.get(name)
         if actual is None:
