@@ -77,6 +77,9 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Optional[Compound]:
         return None
     info = word_column(chunk, layout, page.compound_head_offset)
     head_flag = chunk.flags.dtype.type(page.flag("head"))
+    # Many chunks have no compound page at all.
+    if not np.bitwise_or.reduce(info) & 1 and not np.bitwise_or.reduce(chunk.flags) & head_flag:
+        return None
     tails = np.flatnonzero(info & info.dtype.type(1))
     tails = tails[chunk.state[tails] == INITIALIZED]
     heads = np.flatnonzero(chunk.flags & head_flag)

@@ -23,6 +23,7 @@ Example: a dump of amd64 6.1 in which PG_locked was set on the second page of a 
 from typing import Iterator, List
 
 import numpy as np
+import numpy.typing as npt
 
 from mminspect.columns import free_pages, int_column, whole_blocks
 from mminspect.findings import ERROR, Finding
@@ -44,13 +45,15 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     outer = np.ones(len(starts), np.bool_)
     outer[1:] = starts[1:] >= np.maximum.accumulate(ends)[:-1]
     starts, ends = starts[outer], ends[outer]
+    refcount = int_column(chunk, layout, layout.refcount_offset)
+    if _all_clean(chunk, starts, ends, layout.page, refcount):
+        return
     # Alternately, pages that are in no block and pages that are in one.
     edges = np.concatenate(([0], np.stack((starts, ends), 1).ravel(), [len(chunk.link)]))
     inside = np.repeat(np.arange(len(edges) - 1) % 2 == 1, np.diff(edges))
     kind = chunk.flags.dtype.type
     bad_flags = chunk.flags & kind(layout.page.check_at_prep)
     bad_flags[starts] &= ~kind(layout.page.flag("uptodate"))
-    refcount = int_column(chunk, layout, layout.refcount_offset)
     for index in np.flatnonzero(inside & ((bad_flags != 0) | (refcount != 0))).tolist():
         if chunk.state[index] != INITIALIZED:
             continue
@@ -59,6 +62,22 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         block = (chunk.start_pfn + int(starts[position]), chunk.start_pfn + int(ends[position]))
         key = (int(bad_flags[index]), int(refcount[index]), int(chunk.link[index]), block)
         yield Match(start, start + 1, key, int(chunk.flags[index]))
+
+
+def _all_clean(
+    chunk: Chunk,
+    starts: npt.NDArray[np.intp],
+    ends: npt.NDArray[np.intp],
+    page: PageMembers,
+    refcount: npt.NDArray[np.unsignedinteger],
+) -> bool:
+    """Tell whether no page of any block has a flag or a reference, as in nearly every chunk. One pass each."""
+    edges = np.stack((starts, ends), 1).ravel()
+    # reduceat() takes no place behind the end; the last block ends there without being told.
+    edges = edges[:-1] if edges[-1] == len(chunk.link) else edges
+    # Every other part is a block; what is between two blocks that touch doesn't matter.
+    flags = np.bitwise_or.reduceat(chunk.flags, edges)[::2] & chunk.flags.dtype.type(page.check_at_prep)
+    return not flags.any() and not np.bitwise_or.reduceat(refcount, edges)[::2].any()
 
 
 def flag_names(page: PageMembers, flags: int) -> List[str]:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The early way out of rule free-page-state, against one look at each page."""
+
+from types import SimpleNamespace
+from typing import Any, List, Tuple
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mminspect.layout.records import PageMembers
+from mminspect.rules.free_page_state import _all_clean
+
+PAGES = 64
+PAGE = PageMembers(0, 0, 0, False, 0, 0, ("locked", "uptodate", "hwpoison"))
+
+
+@st.composite
+def blocks(draw: Any) -> List[Tuple[int, int]]:
+    """Draw free blocks: ascending, not overlapping, often touching each other and both ends."""
+    edges = sorted(draw(st.sets(st.integers(0, PAGES), min_size=2)))
+    parts = list(zip(edges, edges[1:]))
+    chosen = [part for part in parts if draw(st.booleans())]
+    return chosen or parts[:1]
+
+
+@given(
+    blocks(),
+    st.lists(st.integers(0, PAGES - 1), max_size=3),
+    st.lists(st.integers(0, PAGES - 1), max_size=3),
+    st.sampled_from([1, 4, 8, 1 << 40]),
+)
+def test_a_block_is_clean_if_each_of_its_pages_is(
+    free: List[Tuple[int, int]], flagged: List[int], counted: List[int], flag: int
+) -> None:
+    flags, refcount = np.zeros(PAGES, np.uint64), np.zeros(PAGES, np.uint32)
+    flags[flagged] = flag
+    refcount[counted] = 1
+    starts, ends = (np.array(column, np.intp) for column in zip(*free))
+    chunk: Any = SimpleNamespace(flags=flags, link=np.zeros(PAGES, np.uint32))
+    inside = [pfn for start, end in free for pfn in range(start, end)]
+    # PG_hwpoison is allowed, and so are bits above the flags: they are the link.
+    clean = not any(refcount[pfn] or int(flags[pfn]) & 0b011 for pfn in inside)
+    assert _all_clean(chunk, starts, ends, PAGE, refcount) == clean
