@@ -18,10 +18,10 @@ from drgn.helpers.linux.mm import (
 )
 
 from mminspect import owner
-from mminspect.analyzer import Scan
+from mminspect.analyzer import Scan, check_map
 from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError
-from mminspect.findings import Finding
+from mminspect.findings import Finding, sort_key
 from mminspect.layout import bitmap
 from mminspect.layout.records import (
     INITIALIZED,
@@ -40,6 +40,9 @@ from mminspect.whatis import virtual_to_pfn
 
 # Pages of a range that are shown one by one.
 MAX_PAGES = 4096
+
+# Chunks on either side that are looked at to find out how far a finding reaches.
+MAX_CHUNKS_AROUND = 64
 
 _NUMBER = r"0[xX][0-9a-fA-F]+|[0-9]+"
 
@@ -147,18 +150,26 @@ class PageInspector:
         raise MminspectError(f"pfn {pfn:#x} is not online")
 
     def _findings(self, start: int, end: int) -> List[Finding]:
-        """Apply the rules that need no more than the pageblocks of the pages."""
+        """
+        Apply the rules to the chunks that the pages are in, as a scan cuts them; none that counts over a whole walk.
+
+        More chunks are looked at as long as a finding of the pages reaches their edge.
+        """
         rules = [rule for rule in select_rules() if rule.describe_all is None]
-        scan = Scan(self._memory, self._memmap, rules, self._look)
-        nr_pages = self._memory.layout.pageblock_nr_pages
-        chunks = []
-        position = start
-        while position < end:
-            section = self.section(position)
-            if section is not None:
-                chunks.append(self._block(position, section))
-            position = (position & -nr_pages) + nr_pages
-        return list(attach(scan.findings_in(chunks), self._judge))
+        parts = list(self._memmap.ranges())
+        near = [index for index, (low, high, _) in enumerate(parts) if low < end and start < high]
+        first, last = near[0], near[-1]
+        for _ in range(MAX_CHUNKS_AROUND):
+            scan = Scan(self._memory, self._memmap, rules, self._look)
+            found = scan.findings_in(self._memmap.chunk(*part) for part in parts[first : last + 1])
+            found = [finding for finding in found if finding.start_pfn < end and start < finding.end_pfn]
+            before = first > 0 and any(f.start_pfn == parts[first][0] == parts[first - 1][1] for f in found)
+            after = last + 1 < len(parts) and any(f.end_pfn == parts[last][1] == parts[last + 1][0] for f in found)
+            if not before and not after:
+                break
+            first, last = first - before, last + after
+        found += [f for f in check_map(self._memory, select_rules()) if f.start_pfn < end and start < f.end_pfn]
+        return list(attach(sorted(found, key=sort_key), self._judge))
 
     def _page(self, pfn: int, findings: List[Finding]) -> Dict[str, Any]:
         memory = self._memory

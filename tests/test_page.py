@@ -7,13 +7,14 @@ from typing import Any, Callable, Dict
 import pytest
 from drgn import FaultError
 
+from mminspect.columns import free_pages
 from mminspect.layout import read_memory_map
 from mminspect.memmap import Memmap
 from mminspect.owner import FreeLists, page_type
 from mminspect.pageinfo import PageInspector
 from mminspect.render.table import write_pages
 from mminspect.whatis import what_is
-from tests.conftest import Opened
+from tests.conftest import Cli, Opened, Scanned, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
 
 Inspect = Callable[[str, int], Dict[str, Any]]
@@ -138,3 +139,25 @@ def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(memmap, "entry", gone)
     with pytest.raises(FaultError):
         inspector.inspect(0x2000, 0x2001)
+
+
+def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
+    for name, pfn in ((I386_HOLE, 0xA17B), (I386_HOLE, 0xA216), (AMD64_400M, 0x18FE0), (AMD64_400M, 0x1A000)):
+        (page,) = cli("-c", unpacked(name), "page", hex(pfn), "--format", "json").json()["pages"]
+        expected = [f.as_dict() for f in scanned(name).findings if f.start_pfn <= pfn < f.end_pfn]
+        assert [(f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in page["findings"]] == [
+            (f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in expected
+        ]
+
+
+def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, opened: Opened) -> None:
+    target, _ = opened(AMD64_HEALTHY)
+    memory = read_memory_map(target)
+    for chunk in Memmap(target.prog, memory).chunks():
+        free = free_pages(chunk, memory.layout)
+        large = free.at[free.order == memory.layout.max_order] if free is not None else []
+        if len(large):
+            pfn = chunk.start_pfn + int(large[0])
+            break
+    (page,) = cli("-c", unpacked(AMD64_HEALTHY), "page", hex(pfn), "--format", "json").json()["pages"]
+    assert page["findings"] == []

@@ -324,7 +324,7 @@ def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
     if page.get("consequences"):
         out.write("\nWhat the kernel would do\n")
         write_consequences(page["consequences"], out, width)
-    out.write("\nRules that it breaks, in its pageblock\n")
+    out.write("\nRules that it breaks\n")
     rows = [(f["severity"], f["rule"], f["message"]) for f in page["findings"]]
     if rows:
         write_table(rows, ("severity", "rule", "message"), out, width)
