@@ -385,7 +385,8 @@ def scan(
     found = fail_on != "never" and report.count(fail_on)
     if stopper is not None and stopper.status is not None:
         _say(f"{stopper.message}: the report is of the part that was walked")
-        return EXIT_FINDINGS if found else stopper.status
+        # Nothing found says little when not all was looked at.
+        return EXIT_FINDINGS if found else 0 if fail_on == "never" else stopper.status
     return EXIT_FINDINGS if found else 0
 
 

@@ -127,6 +127,12 @@ def test_partial_scan_with_errors_has_their_status(tmp_path: Path) -> None:
     assert "terminated: the report is of the part that was walked" in done.err
 
 
+def test_partial_scan_that_never_fails(tmp_path: Path) -> None:
+    core = VMCORES / f"{AMD64_HEALTHY}.xz"
+    done = signalled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "never")
+    assert (done.status, done.err) == (0, "mminspect: interrupted: the report is of the part that was walked\n")
+
+
 def write_to(file: Any, *arguments: str) -> Done:
     """Run mminspect with something else as its stdout."""
     command = [sys.executable, "-m", "mminspect", *arguments]
