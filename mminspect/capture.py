@@ -28,7 +28,7 @@ from mminspect import target as targets
 from mminspect.analyzer import Scan
 from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError, TypeInfoError
-from mminspect.layout import read_memory_map
+from mminspect.layout import read_booted, read_memory_map
 from mminspect.layout.records import MemoryMap
 from mminspect.layout.sections import Range, merge, subtract
 from mminspect.memmap import Memmap
@@ -216,7 +216,8 @@ def _record(
 
 
 def _use_helpers(prog: Program) -> None:
-    """Let drgn's own helpers read what they need, so that they work on the capture too."""
+    """Let drgn's own helpers read what they need, so that they work on the capture too; and what a fault would need."""
+    read_booted(prog)
     for helper in (for_each_online_pgdat, for_each_present_section, for_each_valid_page_range):
         # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP.
         with contextlib.suppress(LookupError, FaultError):

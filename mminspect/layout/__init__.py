@@ -72,7 +72,10 @@ def _read_memory_map(target: Target, pageblock_order: Optional[int], layout: Opt
     if layout.flatmem:
         zones = _read_bitmaps(prog, layout, zones)
     phantoms = _read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
-    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms, tuple(entries), limit, _booted(prog))
+    # Without DWARF, the symbol makes all of kallsyms be read. It matters to pages that wait only.
+    waiting = any(node.first_deferred_pfn is not None for node in nodes)
+    booted = read_booted(prog) if waiting else None
+    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms, tuple(entries), limit, booted)
 
 
 def _one_line(error: Exception) -> str:
@@ -337,7 +340,7 @@ def _read_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> List[Zone
     return result
 
 
-def _booted(prog: Program) -> Optional[bool]:
+def read_booted(prog: Program) -> Optional[bool]:
     """Tell whether the kernel has called ``page_alloc_init_late()``: it did before it left SYSTEM_SCHEDULING."""
     try:
         return bool(prog["system_state"].value_() > prog.constant("SYSTEM_SCHEDULING").value_())
