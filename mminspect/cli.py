@@ -258,6 +258,13 @@ _select = click.option(
 _ignore = click.option(
     "--ignore", metavar="RULE,...", multiple=True, callback=_rule_list, help="Leave these rules out."
 )
+_fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "note", "never"]),
+    default="error",
+    show_default=True,
+    help="Least severity of a finding that makes the exit status 1.",
+)
 _max_rate = click.option(
     "--max-rate", metavar="BYTES", callback=_rate, help="Read no more memmap a second than this, e.g. 100M."
 )
@@ -338,13 +345,7 @@ class Session:
 )
 @_select
 @_ignore
-@click.option(
-    "--fail-on",
-    type=click.Choice(["error", "warning", "note", "never"]),
-    default="error",
-    show_default=True,
-    help="Least severity of a finding that makes the exit status 1.",
-)
+@_fail_on
 @click.option("-o", "--output", metavar="FILE", help="Write the report there, not to stdout.")
 @_max_rate
 @_user
@@ -546,13 +547,7 @@ def capture(options: Options, output: str) -> None:
 @main.command()
 @click.argument("vmcores", metavar="VMCORE...", nargs=-1)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option(
-    "--fail-on",
-    type=click.Choice(["error", "warning", "note", "never"]),
-    default="error",
-    show_default=True,
-    help="Least severity of a finding that makes the exit status 1.",
-)
+@_fail_on
 @click.option("-o", "--output", metavar="FILE", help="Write the result there, not to stdout.")
 @click.pass_obj
 def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: str, output: Optional[str]) -> int:

@@ -89,7 +89,7 @@ class PageInspector:
         last = first if match.group(2) is None else _number(match.group(2)) - 1
         if last < first:
             raise MminspectError(f"{text}: a range is START-END, END behind START")
-        if self.section(first) is not None and self.section(last) is None:
+        if self._memory.section(first) is not None and self._memory.section(last) is None:
             raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
         kinds: Sequence[Tuple[str, Callable[[int], Optional[int]]]] = (
             ("pfn", lambda value: value),
@@ -99,7 +99,7 @@ class PageInspector:
         )
         for kind, to_pfn in kinds:
             start, end = to_pfn(first), to_pfn(last)
-            if start is None or end is None or self.section(start) is None or self.section(end) is None:
+            if start is None or end is None or self._memory.section(start) is None or self._memory.section(end) is None:
                 continue
             if kind == "virtual address" and end - start != (last >> self._page_shift) - (first >> self._page_shift):
                 raise MminspectError(f"{text}: these addresses are not next to each other in physical memory")
@@ -124,13 +124,6 @@ class PageInspector:
                     return (address - section.mem_map) // size
         return None
 
-    def section(self, pfn: int) -> Optional[Section]:
-        """Get the section of an online pfn, or ``None``."""
-        for section in self._memory.sections:
-            if any(start <= pfn < end for start, end in section.ranges):
-                return section
-        return None
-
     def inspect(self, start: int, end: int) -> List[Dict[str, Any]]:
         """
         Describe pages.
@@ -138,7 +131,7 @@ class PageInspector:
         :return: A dictionary per online page of ``[start, end)``.
         """
         findings = self._findings(start, end)
-        return [self._page(pfn, findings) for pfn in range(start, end) if self.section(pfn) is not None]
+        return [self._page(pfn, findings) for pfn in range(start, end) if self._memory.section(pfn) is not None]
 
     def _block(self, pfn: int, section: Section) -> Chunk:
         """Read the pageblock of a pfn, as far as it is online."""
@@ -174,7 +167,7 @@ class PageInspector:
     def _page(self, pfn: int, findings: List[Finding]) -> Dict[str, Any]:
         memory = self._memory
         layout = memory.layout
-        section = self.section(pfn)
+        section = self._memory.section(pfn)
         assert section is not None
         chunk = self._block(pfn, section)
         index = pfn - chunk.start_pfn
@@ -239,7 +232,7 @@ class PageInspector:
 
     def _brief(self, pfn: int) -> Optional[Dict[str, Any]]:
         """Describe a page in short. ``None`` if it isn't online."""
-        section = self.section(pfn) if pfn >= 0 else None
+        section = self._memory.section(pfn) if pfn >= 0 else None
         if section is None:
             return None
         chunk = self._memmap.chunk(pfn, pfn + 1, section)
@@ -321,7 +314,7 @@ class PageInspector:
         """Find the free block that a page is in, and the free list that it is really on. ``None`` if there is none."""
         for order in range(self._memory.layout.max_order + 1):
             head = pfn & -(1 << order)
-            entry = self._judge.page(head) if self.section(head) is section else None
+            entry = self._judge.page(head) if self._memory.section(head) is section else None
             if entry is None or not entry.buddy:
                 continue
             address = section.mem_map + head * self._memory.layout.page_struct_size

@@ -6,7 +6,7 @@ from typing import Callable, Dict, Optional
 from drgn import Architecture, FaultError, Object, Program
 
 from mminspect.errors import TargetError
-from mminspect.layout.records import MemoryMap, Section
+from mminspect.layout.records import MemoryMap
 from mminspect.target import Target, riscv
 from mminspect.target.overlay import i386_page_offset
 from mminspect.typeinfo.symbols import best_symbol
@@ -40,7 +40,7 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
         pfn = virtual_to_pfn(target, memory, address)
         if pfn is None:
             return dict(_UNKNOWN)
-        return _what_page(prog, memory, pfn, address)
+        return _what_page(target, memory, pfn, address)
 
     return look
 
@@ -56,7 +56,7 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[
             pfn = translate(target, memory, address)
         except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
             continue
-        if pfn is not None and _section_of(memory, pfn) is not None:
+        if pfn is not None and memory.section(pfn) is not None:
             return pfn
     return None
 
@@ -92,17 +92,11 @@ def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int
     return int(follow_pfn(mm, address).value_())
 
 
-def _section_of(memory: MemoryMap, pfn: int) -> Optional[Section]:
-    for section in memory.sections:
-        if any(start <= pfn < end for start, end in section.ranges):
-            return section
-    return None
-
-
-def _what_page(prog: Program, memory: MemoryMap, pfn: int, address: int) -> Dict[str, object]:
+def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> Dict[str, object]:
     from drgn.helpers.linux.mm import PageSlab, decode_page_flags
 
-    section = _section_of(memory, pfn)
+    prog = target.prog
+    section = memory.section(pfn)
     if section is None:
         return {"kind": "unknown", "text": f"physical page {pfn:#x}, which has no struct page", "pfn": pfn}
     layout = memory.layout
@@ -110,7 +104,7 @@ def _what_page(prog: Program, memory: MemoryMap, pfn: int, address: int) -> Dict
     try:
         word = prog.read_word(page.value_() + layout.flags_offset)
         mapcount = page._mapcount.counter.value_()
-        buddy = _buddy_mapcount(prog)
+        buddy = target.vmcoreinfo.buddy_mapcount
         if word >> layout.pg_reserved & 1:
             return {"kind": "reserved", "text": f"page {pfn:#x}, reserved (boot-time memory)", "pfn": pfn}
         if buddy is not None and mapcount == buddy:
@@ -121,14 +115,6 @@ def _what_page(prog: Program, memory: MemoryMap, pfn: int, address: int) -> Dict
         return {"kind": "page", "text": f"page {pfn:#x}, in use ({flags or 'no flags'})", "pfn": pfn, "flags": flags}
     except (FaultError, LookupError, AttributeError, ValueError):
         return {"kind": "unknown", "text": f"page {pfn:#x}, of unknown use", "pfn": pfn}
-
-
-def _buddy_mapcount(prog: Program) -> Optional[int]:
-    # VMCOREINFO has it since long before 4.19, for makedumpfile.
-    for line in prog["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
-        if line.startswith("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)="):
-            return int(line.partition("=")[2])
-    return None
 
 
 def _what_slab(prog: Program, pfn: int, address: int) -> Dict[str, object]:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from typing import Any
 from .errors import HarnessError
 from .matrix import find_row
 from .row import debug_of
-from .run import Types, count_findings, dumped, lacks_btf, make_btf, scan
+from .run import Types, count_findings, dumped, lacks_btf, make_btf, mminspect, scan
 
 CAPTURE_SECONDS = 600
 VMCORES = Path(__file__).resolve().parents[2] / "fixtures" / "vmcores"
@@ -68,19 +66,7 @@ class Captured:
 def capture(core: Path, types: Types, output: Path) -> list[str]:
     """Capture a dump as a user does. Return the words of mminspect's command line."""
     words = ["-c", str(core), *types.options, "capture", "-o", str(output)]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "mminspect", *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=CAPTURE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise HarnessError(f"the capture of {core.name} took longer than {CAPTURE_SECONDS} s") from None
-    if done.returncode:
-        raise HarnessError(f"the capture of {core.name} ended with {done.returncode}: {done.stderr.strip()}")
+    mminspect(words, f"the capture of {core.name}", CAPTURE_SECONDS)
     return words
 
 

@@ -73,35 +73,38 @@ class Result:
         return bool(self.reports) and not self.problem and not any(self.checks.values())
 
 
-def scan(core: Path, types: Types) -> tuple[Mapping[str, Any], float]:
-    """Scan a dump as a user does. Return the report and the seconds it took, start of Python and all."""
-    command = [sys.executable, "-m", "mminspect", "-c", str(core), *types.options]
-    command += ["scan", "--format", "json", "--fail-on", "never"]
-    start = time.monotonic()
+def mminspect(words: Sequence[str], what: str, seconds: float) -> str:
+    """
+    Run mminspect as a user does.
+
+    :param what: What it is, for messages.
+    :return: What it printed.
+    :raises HarnessError: if it takes longer than that, or fails.
+    """
+    command = [sys.executable, "-m", "mminspect", *words]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SCAN_SECONDS, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        raise HarnessError(f"the scan with {types.name} took longer than {SCAN_SECONDS} s") from None
+        raise HarnessError(f"{what} took longer than {seconds} s") from None
     if done.returncode:
-        raise HarnessError(f"the scan with {types.name} ended with {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout), time.monotonic() - start
+        raise HarnessError(f"{what} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def scan(core: Path, types: Types) -> tuple[Mapping[str, Any], float]:
+    """Scan a dump as a user does. Return the report and the seconds it took, start of Python and all."""
+    words = ["-c", str(core), *types.options, "scan", "--format", "json", "--fail-on", "never"]
+    start = time.monotonic()
+    output = mminspect(words, f"the scan with {types.name}", SCAN_SECONDS)
+    return json.loads(output), time.monotonic() - start
 
 
 def triage(core: Path, types: Types) -> Mapping[str, Any]:
     """Triage a dump as a user does."""
-    command = [sys.executable, "-m", "mminspect", *types.options]
-    command += ["triage", "--format", "json", "--fail-on", "never", str(core)]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SCAN_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise HarnessError(f"the triage took longer than {SCAN_SECONDS} s") from None
-    if done.returncode:
-        raise HarnessError(f"the triage ended with {done.returncode}: {done.stderr.strip()}")
-    result: Mapping[str, Any] = json.loads(done.stdout)[0]
+    words = [*types.options, "triage", "--format", "json", "--fail-on", "never", str(core)]
+    result: Mapping[str, Any] = json.loads(mminspect(words, "the triage", SCAN_SECONDS))[0]
     return result
 
 

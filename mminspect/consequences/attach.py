@@ -5,7 +5,6 @@ Add consequences to findings.
 Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
 """
 
-import bisect
 from collections import Counter
 from dataclasses import replace
 from typing import Dict, Iterable, Iterator, List, Optional
@@ -16,7 +15,7 @@ from drgn import FaultError
 from mminspect.consequences.kernel import Kernel, read_kernel
 from mminspect.consequences.model import Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, MemoryMap, Section
+from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import WhatIs
 from mminspect.target import Target
@@ -42,20 +41,10 @@ class Judge:
         self._memory = memory
         self._memmap = memmap
         self._look = look
-        ranges = sorted((low, high, section) for section in memory.sections for low, high in section.ranges)
-        self._starts = [low for low, _, _ in ranges]
-        self._ranges = ranges
-
-    def section(self, pfn: int) -> Optional[Section]:
-        """Get the section of an online pfn, or ``None``."""
-        at = bisect.bisect_right(self._starts, pfn) - 1
-        if at < 0 or pfn >= self._ranges[at][1]:
-            return None
-        return self._ranges[at][2]
 
     def page(self, pfn: int) -> Optional[Page]:
         """Decode the entry of a pfn. ``None`` if the target doesn't hold it."""
-        section = self.section(pfn)
+        section = self._memory.section(pfn)
         if section is None:
             return Page(pfn, 0, OFFLINE)
         chunk = self._memmap.chunk(pfn, pfn + 1, section)
@@ -90,7 +79,7 @@ class Judge:
         around = [entry for entry in map(self.page, (first, last, start)) if entry is not None]
         if len(around) < 3:
             return None
-        return Place(self._memory, self.kernel, page, zone, around[0], around[1], around[2], self.section(pfn))
+        return Place(self._memory, self.kernel, page, zone, around[0], around[1], around[2], self._memory.section(pfn))
 
     def outcomes(self, pfn: int) -> List[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
@@ -120,7 +109,7 @@ class Judge:
             if zone.end_pfn < end:
                 return int(zone.end_pfn)
         pfn = finding.start_pfn
-        while self.section(pfn) is None and pfn < min(finding.end_pfn, finding.start_pfn + layout.pageblock_nr_pages):
+        while memory.section(pfn) is None and pfn < min(finding.end_pfn, finding.start_pfn + layout.pageblock_nr_pages):
             pfn += 1
         return pfn
 

@@ -41,7 +41,6 @@ class Kernel:
 def read_kernel(target: Target) -> Kernel:
     """Read what decides from a target that has types."""
     version = release_version(target.vmcoreinfo.release)
-    buddy = target.vmcoreinfo.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
     return Kernel(
         debug_vm=_debug_vm(target.has_function),
         # Since Linux 6.17 both go through get_pfnblock_bitmap_bitidx(); get_pfnblock_bit() came with it.
@@ -59,8 +58,7 @@ def read_kernel(target: Target) -> Kernel:
         # (in v5.12). Stable kernels of 5.10 have it too, from some release on.
         around_checks_block=True if version >= (5, 12) else None,
         pg_lru=enumerator(target.prog, "enum pageflags", "PG_lru"),
-        # _mapcount is a signed int of 32 bits.
-        buddy_mapcount=None if buddy is None else (buddy + (1 << 31)) % (1 << 32) - (1 << 31),
+        buddy_mapcount=target.vmcoreinfo.buddy_mapcount,
     )
 
 

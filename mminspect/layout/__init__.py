@@ -153,7 +153,7 @@ def _page_members(target: Target) -> Optional[PageMembers]:
     """Find the members of ``struct page`` that not every kernel has at one place or under one name."""
     prog = target.prog
     page = prog.type("struct page")
-    buddy = target.vmcoreinfo.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+    buddy = target.vmcoreinfo.buddy_mapcount
     nr_pageflags = enumerator(prog, "enum pageflags", "__NR_PAGEFLAGS")
     if buddy is None or nr_pageflags is None:
         return None

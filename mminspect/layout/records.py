@@ -6,7 +6,9 @@ These records are what the checks see: no drgn object is in them. They are made 
 :mod:`mminspect.layout`, and by hand in tests.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -321,13 +323,9 @@ class MemoryMap:
         """Get a zone, or ``None`` if the node is offline or the zone ID out of the array."""
         return self._zones_by_id.get((node, index))
 
-    @property
+    @cached_property
     def _zones_by_id(self) -> Dict[Tuple[int, int], Zone]:
-        cached = self.__dict__.get("_by_id")
-        if cached is None:
-            cached = {(z.node, z.index): z for z in self.zones}
-            self.__dict__["_by_id"] = cached
-        return cached
+        return {(z.node, z.index): z for z in self.zones}
 
     def node(self, nid: int) -> Optional[Node]:
         """Get an online node, or ``None``."""
@@ -338,14 +336,26 @@ class MemoryMap:
         """The zones that span pages, by node and zone ID."""
         return [z for z in self.zones if z.spanned]
 
-    @property
+    @cached_property
     def contiguous_zones(self) -> List[Zone]:
         """The zones that span pages and are marked contiguous, by node and zone ID. Cached."""
-        cached: Optional[List[Zone]] = self.__dict__.get("_contiguous")
-        if cached is None:
-            cached = [z for z in self.zones if z.contiguous and z.spanned]
-            self.__dict__["_contiguous"] = cached
-        return cached
+        return [z for z in self.zones if z.contiguous and z.spanned]
+
+    @cached_property
+    def _online_ranges(self) -> List[Tuple[int, int, Section]]:
+        return [(start, end, section) for section in self.sections for start, end in section.ranges]
+
+    @cached_property
+    def _online_starts(self) -> List[int]:
+        return [start for start, _, _ in self._online_ranges]
+
+    def section(self, pfn: int) -> Optional[Section]:
+        """Get the section of an online pfn, or ``None``."""
+        at = bisect_right(self._online_starts, pfn) - 1
+        if at < 0:
+            return None
+        _, end, section = self._online_ranges[at]
+        return section if pfn < end else None
 
     def zones_spanning(self, start: int, end: int) -> List[Zone]:
         """Get the zones that span any pfn of ``[start, end)``, by node and zone ID."""

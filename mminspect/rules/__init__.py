@@ -110,6 +110,11 @@ class Rule:
     documentation: Optional[str] = ""
 
 
+def counted(number: int, name: str) -> str:
+    """Put a number of things, one at least, into words."""
+    return f"{number} {name}{'s' if number > 1 else ''}"
+
+
 def no_matches(chunk: Chunk, memory: MemoryMap) -> Iterable[Match]:
     """Be the ``check`` of a rule that looks at no single page."""
     return ()

@@ -31,7 +31,7 @@ from typing import Dict, Iterator, Optional
 from mminspect.findings import ERROR, Finding
 from mminspect.layout import bitmap
 from mminspect.layout.records import Chunk, MemoryMap, Zone
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
 def page_zone(memory: MemoryMap, link: int) -> Optional[Zone]:
@@ -76,7 +76,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     """Compute the address that a write would hit."""
     kind, value = match.key
     pages = match.end - match.start
-    these = f"{pages} page{'s' if pages > 1 else ''}"
+    these = counted(pages, "page")
     if kind == "section":
         zones = memory.zones_spanning(match.start, match.end)
         return Finding(

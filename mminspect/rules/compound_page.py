@@ -35,7 +35,7 @@ import numpy.typing as npt
 from mminspect.columns import byte_column, int_column, page_addresses, word_column
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout.records import INITIALIZED, Chunk, Layout, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 # The largest compound page of any kernel: 16 GiB huge pages of powerpc, of 4 KiB each.
 MAX_COMPOUND_ORDER = 22
@@ -212,7 +212,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         node,
         zone.name if zone else None,
-        f"{pages} page{'s' if pages > 1 else ''} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
+        f"{counted(pages, 'page')} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
         {"problem": problem, "head": head, "order": order},
     )
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from mminspect.columns import free_pages, int_column, whole_blocks
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, PageMembers
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -104,7 +104,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         node,
         zone.name if zone else None,
-        f"{pages} page{'s' if pages > 1 else ''} in the free block [{block[0]:#x}, {block[1]:#x}) of "
+        f"{counted(pages, 'page')} in the free block [{block[0]:#x}, {block[1]:#x}) of "
         f"{memory.link_name(link)} with {' and '.join(what)}: bad page state as soon as it is allocated",
         {"flags": names, "raw": match.value, "refcount": count, "block": list(block)},
     )

@@ -30,7 +30,7 @@ from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout import bitmap
 from mminspect.layout.records import MemoryMap, Section, Zone
 from mminspect.layout.sections import Range
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.rules import Commit, Rule, counted, never_described, no_matches
 
 MIGRATETYPE_MASK = 7
 # Migratetype, skip and, where there is room for it, isolate.
@@ -98,7 +98,7 @@ def _finding(memory: MemoryMap, start: int, end: int, value: int) -> Finding:
     number = value & MIGRATETYPE_MASK
     zones: List[Zone] = memory.zones_spanning(start, end)
     blocks = (end - start) >> layout.pageblock_order
-    these = f"{blocks} pageblock{'s' if blocks > 1 else ''}"
+    these = counted(blocks, "pageblock")
     severity = ERROR
     if number >= kinds:
         what = (

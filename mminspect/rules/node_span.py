@@ -22,7 +22,7 @@ from typing import Iterator
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 from mminspect.rules.zone_span import outside
 
 
@@ -55,7 +55,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         nid,
         zone.name,
-        f"{pages} page{'s' if pages > 1 else ''} of {zone} outside node {nid}, which spans [{node.start_pfn:#x}, "
+        f"{counted(pages, 'page')} of {zone} outside node {nid}, which spans [{node.start_pfn:#x}, "
         f"{node_end:#x}): walkers of the node never see them",
         {"linked": [nid, index], "node_span": [node.start_pfn, node_end]},
     )

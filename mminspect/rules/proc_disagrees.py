@@ -14,30 +14,16 @@ Always an error.
 Example: ``mminspect --pageblock-order 10 scan`` on a kernel whose pageblocks have order 9.
 """
 
-from typing import Iterable
-
-from mminspect.findings import Finding
-from mminspect.layout.records import Chunk, MemoryMap
 from mminspect.live.proc import RULE_ID
-from mminspect.rules import Match, Rule, WhatIs
-
-
-def check(chunk: Chunk, memory: MemoryMap) -> Iterable[Match]:
-    """Find nothing: the comparison is of whole files, in :mod:`mminspect.live.proc`."""
-    return ()
-
-
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
-    """Not called, as nothing matches."""
-    raise AssertionError("proc-disagrees has no matches")
-
+from mminspect.rules import Rule, never_described, no_matches
 
 RULE = Rule(
     RULE_ID,
     "the running kernel's files in /proc contradict its memory map",
     ("pagetypeinfo_show", "zoneinfo_show_print", "iomem_resource"),
     (),
-    check,
-    describe,
+    # The comparison is of whole files, in mminspect.live.proc.
+    no_matches,
+    never_described,
     documentation=__doc__,
 )

@@ -35,7 +35,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout.records import INITIALIZED, SPARSEMEM_VMEMMAP, Chunk, MemoryMap, SectionEntry
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 PRESENT, HAS_MEM_MAP, ONLINE = "SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE"
 # Shared with device memory, which can be all that is left of it.
@@ -68,8 +68,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         zones[0].node if zones else None,
         zones[0].name if zones else None,
-        f"{pages} page{'s' if pages > 1 else ''} of section {nr} linked to section {linked}: page_to_pfn() returns "
-        "another pfn",
+        f"{counted(pages, 'page')} of section {nr} linked to section {linked}: page_to_pfn() returns another pfn",
         {"section": nr, "problem": "section link", "linked": linked},
     )
 

@@ -28,7 +28,7 @@ from typing import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.layout.records import DEFERRED, UNINITIALIZED_KINDS, Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -60,7 +60,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         zones[0].node if zones else None,
         zones[0].name if zones else None,
-        f"{pages} struct page{'s' if pages > 1 else ''} never initialised ({kind}); {why}",
+        f"{counted(pages, 'struct page')} never initialised ({kind}); {why}",
         {"kind": kind, "spanned_by": [[z.node, z.index] for z in zones]},
     )
 

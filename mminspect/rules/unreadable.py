@@ -20,7 +20,7 @@ from typing import Iterator
 
 from mminspect.findings import NOTE, Finding
 from mminspect.layout.records import UNREADABLE_REASONS, Chunk, MemoryMap
-from mminspect.rules import Match, Rule, WhatIs
+from mminspect.rules import Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -42,7 +42,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         zones[0].node if zones else None,
         zones[0].name if zones else None,
-        f"{pages} struct page{'s' if pages > 1 else ''} not examined: {why}",
+        f"{counted(pages, 'struct page')} not examined: {why}",
         {"why": why},
     )
 

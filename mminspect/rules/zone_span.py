@@ -29,7 +29,7 @@ from typing import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.layout.records import Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -98,7 +98,7 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         match.end,
         node,
         zone.name,
-        f"{pages} page{'s' if pages > 1 else ''} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
+        f"{counted(pages, 'page')} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
         {
             "linked": [node, index],
             "spanned_by": [[z.node, z.index] for z in others],

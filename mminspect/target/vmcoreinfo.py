@@ -60,6 +60,13 @@ class Vmcoreinfo:
         except ValueError:
             return 0
 
+    @property
+    def buddy_mapcount(self) -> Optional[int]:
+        """What a page in the buddy allocator has in the place of ``_mapcount``, signed. Since before Linux 4.19."""
+        value = self.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+        # It is an int of 32 bits.
+        return None if value is None else (value + (1 << 31)) % (1 << 32) - (1 << 31)
+
     def machine(self) -> Optional[str]:
         """
         Tell the architecture from the lines that only that architecture writes.

@@ -178,10 +178,7 @@ def _find_btf(target: Target, table: SymbolTable, path: Optional[str]) -> Tuple[
     if path is None and target.kind == "live":
         path = SYSFS_BTF
     if path is not None:
-        try:
-            return _read_btf(path), path, None
-        except TypeInfoError as e:
-            raise TypeInfoError(str(e) if str(e).startswith(path) else f"{path}: {e}") from None
+        return _read_btf(path), path, None
     # A capture names it. Otherwise looking for the data is faster than reading the symbols.
     start = table.address("__start_BTF") if "capture" in table.sources else None
     if start is None:
@@ -209,7 +206,11 @@ def _read_btf(path: str) -> bytes:
     """Read a file as far as its BTF header says."""
     with open_input(path, "raw BTF, as /sys/kernel/btf/vmlinux has it") as file:
         header = file.read(HEADER_SIZE)
-        return header + file.read(btf_size(header) - len(header))
+        try:
+            size = btf_size(header)
+        except TypeInfoError as e:
+            raise TypeInfoError(f"{path}: {e}") from None
+        return header + file.read(size - len(header))
 
 
 def _search_btf(target: Target) -> Optional[int]:
