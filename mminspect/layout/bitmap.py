@@ -106,7 +106,13 @@ def all_pageblock_bits(layout: Layout, data: bytes) -> npt.NDArray[np.uint8]:
     shifts = np.arange(0, layout.word_bits, width, dtype=np.uint64)
     if layout.bits_from_top:
         shifts = shifts[::-1]
-    fields: npt.NDArray[np.uint8] = ((words[:, np.newaxis] >> shifts) & np.uint64((1 << width) - 1)).astype(np.uint8)
-    if layout.bits_from_top:
-        fields = ((fields >> 1) | (fields & 1) << 3).astype(np.uint8)
-    return fields.ravel()
+    stored: npt.NDArray[np.uint8] = ((words[:, np.newaxis] >> shifts) & np.uint64((1 << width) - 1)).astype(np.uint8)
+    return fields(layout, stored).ravel()
+
+
+def fields(layout: Layout, stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Put the bits of pageblocks, as they are stored, into the order of :func:`pageblock_bits`."""
+    if not layout.bits_from_top:
+        return stored
+    result: npt.NDArray[np.uint8] = ((stored >> 1) | (stored & 1) << 3).astype(np.uint8)
+    return result

@@ -25,16 +25,18 @@ migratetype 7, and MIGRATE_TYPES is 6.
 from typing import Iterator, List, Tuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout import bitmap
-from mminspect.layout.records import MemoryMap, Section, Zone
+from mminspect.layout.records import Layout, MemoryMap, Section, Zone
 from mminspect.layout.sections import Range
 from mminspect.rules import Commit, Rule, counted, never_described, no_matches
 
 MIGRATETYPE_MASK = 7
 # Migratetype, skip and, where there is room for it, isolate.
 KNOWN_BITS = {4: 0xF, 8: 0x1F}
+SECTIONS_AT_ONCE = 4096
 
 
 def check_map(memory: MemoryMap) -> Iterator[Finding]:
@@ -48,9 +50,36 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
                 yield from _judge(memory, zone.pageblock_flags, base, [(zone.start_pfn, zone.end_pfn)], online)
         return
     spans = [(zone.start_pfn, zone.end_pfn) for zone in memory.populated_zones]
-    for section in memory.sections:
-        if section.pageblock_flags:
-            yield from _judge(memory, section.pageblock_flags, _section_start(memory, section), spans, section.ranges)
+    for section in _suspects(memory):
+        yield from _judge(memory, section.pageblock_flags, _section_start(memory, section), spans, section.ranges)
+
+
+def _suspects(memory: MemoryMap) -> Iterator[Section]:
+    """Find the sections with bad bits in their bitmap. A machine may have half a million."""
+    layout = memory.layout
+    width = layout.bits_per_pageblock
+    # No pageblock's bits cross a byte, so that a byte is bad or not wherever it is.
+    values = np.arange(256, dtype=np.uint8)
+    bad = np.zeros(256, np.bool_)
+    for shift in range(0, 8, width):
+        bad |= _is_bad(layout, bitmap.fields(layout, (values >> np.uint8(shift)) & np.uint8((1 << width) - 1)))
+    for first in range(0, len(memory.sections), SECTIONS_AT_ONCE):
+        sections = memory.sections[first : first + SECTIONS_AT_ONCE]
+        where = np.flatnonzero(bad[np.frombuffer(b"".join(s.pageblock_flags for s in sections), np.uint8)])
+        if len(where):
+            ends = np.cumsum([len(section.pageblock_flags) for section in sections])
+            for index in np.unique(np.searchsorted(ends, where, "right")).tolist():
+                yield sections[index]
+
+
+def _is_bad(layout: Layout, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Tell which pageblocks' bits can't be."""
+    types = bits & MIGRATETYPE_MASK
+    bad: npt.NDArray[np.bool_] = types >= len(layout.migratetypes)
+    if layout.isolate_bit and "ISOLATE" in layout.migratetypes:
+        bad |= types == layout.migratetypes.index("ISOLATE")
+    bad |= (bits & ~np.uint8(KNOWN_BITS[layout.bits_per_pageblock]) & 0xFF) != 0
+    return bad
 
 
 def _section_start(memory: MemoryMap, section: Section) -> int:
@@ -64,13 +93,7 @@ def _judge(
     """Find the bad pageblocks of one bitmap, whose first is at ``base``."""
     layout = memory.layout
     bits = bitmap.all_pageblock_bits(layout, data)
-    kinds = len(layout.migratetypes)
-    types = bits & MIGRATETYPE_MASK
-    bad = types >= kinds
-    if layout.isolate_bit and "ISOLATE" in layout.migratetypes:
-        bad |= types == layout.migratetypes.index("ISOLATE")
-    bad |= (bits & ~np.uint8(KNOWN_BITS[layout.bits_per_pageblock]) & 0xFF) != 0
-    where = np.flatnonzero(bad)
+    where = np.flatnonzero(_is_bad(layout, bits))
     if not len(where):
         return
     nr_pages = layout.pageblock_nr_pages
