@@ -344,7 +344,7 @@ def scan_target(
     if target.kind == "live":
         return _scan_live(target, types, rules, pageblock_order, progress, gentleness, prepared, start)
     memory = read_memory_map(target, pageblock_order)
-    memmap = Memmap(target.prog, memory)
+    memmap = Memmap(target.prog, memory, mapped=target.mapped)
     memmap_.calibrate(memmap, memory)
     look = what_is(target, memory)
     scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)

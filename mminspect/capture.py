@@ -42,6 +42,8 @@ from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.whatis import what_is
 
 PIECE = 1 << 20
+# Bytes to which large segments are aligned in the file.
+ALIGNMENT = 1 << 12
 
 # Where a capture has BTF that wasn't in the kernel's memory: a low address that no kernel uses.
 BTF_ADDRESS = 0x10000
@@ -288,12 +290,20 @@ def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded
     no_paddr = (1 << (64 if wide else 32)) - 1
     out.write(_program_header(wide, order, corefile.PT_NOTE, offset, 0, 0, len(note_data), len(note_data)))
     offset += len(note_data)
+    gaps: Dict[int, int] = {}
     for address, filesz, memsz in segments:
+        if filesz >= PIECE:
+            # So that struct pages are aligned where the file is mapped.
+            gaps[address] = (address - offset) % ALIGNMENT
+            offset += gaps[address]
         out.write(_program_header(wide, order, corefile.PT_LOAD, offset, address, no_paddr, filesz, memsz))
         offset += filesz
     out.write(note_data)
-    out.write(embedded)
+    if embedded:
+        out.write(bytes(gaps.get(BTF_ADDRESS, 0)))
+        out.write(embedded)
     for start, end in ranges:
+        out.write(bytes(gaps.get(start, 0)))
         for address in range(start, end, PIECE):
             out.write(prog.read(address, min(PIECE, end - address)))
     return offset

@@ -6,6 +6,7 @@ from typing import Dict, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
+from mminspect.digest import ROWS
 from mminspect.layout.records import INITIALIZED, Chunk, Layout
 
 Words = npt.NDArray[np.uint64]
@@ -32,8 +33,26 @@ def int_column(chunk: Chunk, layout: Layout, offset: int) -> npt.NDArray[np.unsi
     kept: Dict[int, npt.NDArray[np.unsignedinteger]] = chunk.__dict__.setdefault("_columns", {})
     if offset // size not in kept:
         kept[offset // size] = np.ascontiguousarray(word_column(chunk, layout, offset))
+    return _uints(kept[offset // size], layout, offset)
+
+
+def _uints(column: npt.NDArray[np.unsignedinteger], layout: Layout, offset: int) -> npt.NDArray[np.unsignedinteger]:
+    """Get an ``unsigned int`` out of words. They must be contiguous."""
+    size = layout.word_bits // 8
     order = "<" if layout.byteorder == "little" else ">"
-    return kept[offset // size].view(f"{order}u4")[offset % size // 4 :: size // 4]
+    return column.view(f"{order}u4")[offset % size // 4 :: size // 4]
+
+
+def uint_of_words(
+    words: npt.NDArray[np.unsignedinteger], layout: Layout, offset: int
+) -> npt.NDArray[np.unsignedinteger]:
+    """
+    Get an ``unsigned int`` out of struct pages.
+
+    :param words: Shape (pages, words of a struct page).
+    :param offset: In bytes.
+    """
+    return _uints(np.ascontiguousarray(words[:, offset // (layout.word_bits // 8)]), layout, offset)
 
 
 def byte_column(chunk: Chunk, offset: int) -> npt.NDArray[np.uint8]:
@@ -48,6 +67,27 @@ def page_addresses(chunk: Chunk, layout: Layout, index: npt.NDArray[np.intp]) ->
     base = (chunk.section.mem_map + chunk.start_pfn * size) & ((1 << layout.word_bits) - 1)
     addresses: Words = np.uint64(base) + index.astype(np.uint64) * np.uint64(size)
     return addresses
+
+
+def _with_mapcount(chunk: Chunk, layout: Layout, value: int) -> npt.NDArray[np.intp]:
+    """
+    Find the pages with a ``_mapcount``, which most pages don't have.
+
+    :param value: As 32 bits, and not -1.
+    :return: Indexes, ascending.
+    """
+    count = len(chunk.link)
+    # Rows of the digest in which all pages have -1 have none.
+    rows = np.flatnonzero(uint_of_words(chunk.digest().all, layout, layout.mapcount_offset) != 0xFFFFFFFF)
+    if len(rows) > ROWS // 8:
+        mapcount = int_column(chunk, layout, layout.mapcount_offset)
+        return np.flatnonzero(mapcount == mapcount.dtype.type(value))
+    index = (np.arange(0, count, ROWS)[:, np.newaxis] + rows).ravel()
+    index = index[index < count]
+    assert chunk.words is not None
+    mapcount = uint_of_words(chunk.words[index], layout, layout.mapcount_offset)
+    result: npt.NDArray[np.intp] = index[mapcount == mapcount.dtype.type(value)]
+    return result
 
 
 class FreePages(NamedTuple):
@@ -72,8 +112,7 @@ def free_pages(chunk: Chunk, layout: Layout) -> Optional[FreePages]:
         return None
     cached: Optional[FreePages] = chunk.__dict__.get("_free_pages")
     if cached is None:
-        mapcount = int_column(chunk, layout, layout.mapcount_offset)
-        index = np.flatnonzero(mapcount == mapcount.dtype.type(layout.page.buddy))
+        index = _with_mapcount(chunk, layout, layout.page.buddy)
         index = index[chunk.state[index] == INITIALIZED]
         order = word_column(chunk, layout, layout.page.private_offset)[index].astype(np.uint64)
         cached = FreePages(index, order)

@@ -8,12 +8,14 @@ comes out is arrays.
 
 import sys
 from bisect import bisect_right
+from dataclasses import replace
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program, sizeof
 
+from mminspect.digest import Digest, digest
 from mminspect.errors import LayoutError
 from mminspect.layout.records import (
     DEFERRED,
@@ -34,9 +36,13 @@ from mminspect.layout.records import (
     States,
 )
 from mminspect.layout.sections import Range, subtract
+from mminspect.target.mapped import MappedFile
 
-# Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes.
+# Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
+# when it is looked at.
 CHUNK_PAGES = 1 << 15
+# Pages of a chunk that is not copied: 16 MiB.
+MAPPED_PAGES = 1 << 18
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
 MAX_REFCOUNT = 1 << 24
@@ -64,6 +70,34 @@ def join_in_blocks(ranges: Sequence[Range], nr_pages: int) -> Iterator[Range]:
         yield pending
 
 
+def stretches(memory: MemoryMap) -> Iterator[Section]:
+    """
+    Join adjacent sections that are online as a whole, have a pageblock bitmap each, and one memmap together.
+
+    With SPARSEMEM_VMEMMAP, nearly all sections of nearly all machines are such.
+
+    :return: Iterator of sections; one that stands for several has the number of the first.
+    """
+    # Without VMEMMAP each section has a memmap of its own, and its number is in page->flags.
+    joinable = not memory.layout.flags.section.width
+    first: Optional[Section] = None
+    end = 0
+    for section in memory.sections:
+        whole = joinable and bool(section.bitmap) and len(section.ranges) == 1
+        if first is not None:
+            if whole and section.ranges[0][0] == end and section.mem_map == first.mem_map:
+                end = section.ranges[0][1]
+                continue
+            yield replace(first, ranges=((first.ranges[0][0], end),))
+            first = None
+        if whole:
+            first, end = section, section.ranges[0][1]
+        else:
+            yield section
+    if first is not None:
+        yield replace(first, ranges=((first.ranges[0][0], end),))
+
+
 class Memmap:
     """
     Reads the memmap of a kernel.
@@ -71,12 +105,16 @@ class Memmap:
     :param prog: The kernel.
     :param memory: Its layout, nodes, zones and sections.
     :param live: Whether it is running; memory that can't be read was then not exported.
+    :param mapped: Its dump, where it can be read without a copy.
     """
 
-    def __init__(self, prog: Program, memory: MemoryMap, live: bool = False) -> None:
+    def __init__(
+        self, prog: Program, memory: MemoryMap, live: bool = False, mapped: Optional[MappedFile] = None
+    ) -> None:
         self._prog = prog
         self._memory = memory
         self._live = live
+        self._mapped = mapped
         layout = memory.layout
         self._word = np.dtype(f"{'<' if layout.byteorder == 'little' else '>'}u{layout.word_bits // 8}")
         self._invalid_link = _invalid_links(memory)
@@ -90,7 +128,6 @@ class Memmap:
         ]
         self._link_columns: Dict[int, Links] = {}
         self._initialized = _constant(INITIALIZED, np.uint8, 0)
-        self._scratch = np.empty(0, self._word.newbyteorder("="))
 
     def ranges(self) -> Iterator[Tuple[int, int, Section]]:
         """
@@ -99,13 +136,19 @@ class Memmap:
         :return: Iterator of (start pfn, end pfn, section), ascending. No pageblock is split.
         """
         nr_pages = self._memory.layout.pageblock_nr_pages
-        step = max(CHUNK_PAGES, nr_pages)
-        for section in self._memory.sections:
+        for section in stretches(self._memory):
             for start, end in join_in_blocks(section.ranges, nr_pages):
+                is_mapped = self._mapped is not None and self._mapped.holds(self._address(section, start))
+                step = max(MAPPED_PAGES if is_mapped else CHUNK_PAGES, nr_pages)
                 while start < end:
                     stop = min(end, (start // step + 1) * step)
                     yield start, stop, section
                     start = stop
+
+    def _address(self, section: Section, pfn: int) -> int:
+        """Get the address of a struct page."""
+        layout = self._memory.layout
+        return (section.mem_map + pfn * layout.page_struct_size) & ((1 << layout.word_bits) - 1)
 
     def chunks(self) -> Iterator[Chunk]:
         """Read all online memory, one chunk at a time."""
@@ -122,13 +165,14 @@ class Memmap:
         """
         layout = self._memory.layout
         size = layout.page_struct_size
-        data, unread = self._read(section.mem_map + start * size, (end - start) * size)
+        data, unread = self._read(self._address(section, start), (end - start) * size)
         words = np.frombuffer(data, self._word).reshape(end - start, size // self._word.itemsize)
         flags = words[:, layout.flags_offset // self._word.itemsize]
+        common = digest(words)
         if not unread and _is_inside(start, end, section):
-            only = self._only_link(words, flags, start, end)
+            only = self._only_link(words, common, start, end)
             if only is not None:
-                return self._uniform_chunk(start, words, flags, only, section)
+                return self._uniform_chunk(start, words, common, only, section)
         # One copy in native order makes everything after it faster than strided access.
         flags = flags.astype(self._word.newbyteorder("="))
         link = self._links(flags)
@@ -140,52 +184,49 @@ class Memmap:
             for low, high in subtract([(start, end)], section.ranges):
                 state[low - start : high - start] = OFFLINE
         link[state >= EXCLUDED] = 0
-        return Chunk(start, flags, link, state, section, words)
+        chunk = Chunk(start, flags, link, state, section, words)
+        chunk.set_digest(common)
+        return chunk
 
-    def _only_link(
-        self, words: npt.NDArray[np.unsignedinteger], flags: npt.NDArray[np.unsignedinteger], start: int, end: int
-    ) -> Optional[int]:
+    def _only_link(self, words: npt.NDArray[np.unsignedinteger], common: Digest, start: int, end: int) -> Optional[int]:
         """
         Get the link of pages that all have the same, and that an initialiser wrote for certain.
 
-        Nearly all chunks of nearly all kernels are such. One pass over ``flags`` tells; to decode every page takes
-        many.
+        Nearly all chunks of nearly all kernels are such.
 
         :return: The link, or ``None`` if the pages are to be looked at one by one.
         """
         if self._link_mask is None or any(start < high and low < end for low, high, _ in self._deferred):
             return None
-        if len(self._scratch) < len(flags):
-            self._scratch = np.empty(len(flags), self._word.newbyteorder("="))
-        different = np.bitwise_xor(flags, flags[0], out=self._scratch[: len(flags)])
-        if int(np.bitwise_or.reduce(different)) & self._link_mask:
+        layout = self._memory.layout
+        flags_word = layout.flags_offset // self._word.itemsize
+        flags = common.all_bits(flags_word)
+        if (common.any_bits(flags_word) ^ flags) & self._link_mask:
             return None
-        link = (int(flags[0]) & self._link_mask) >> self._link_shift
+        link = (flags & self._link_mask) >> self._link_shift
         # Each of these may hide entries that no initialiser wrote: an impossible link stale data, a link with all
         # bits set poison, a link of 0 zeros.
         if self._invalid_link[link] or link == self._link_mask >> self._link_shift:
             return None
-        if link == 0 and not (flags | words[:, self._memory.layout.mapcount_offset // self._word.itemsize]).all():
+        mapcount = layout.mapcount_offset // self._word.itemsize
+        if link == 0 and not common.all_bits(mapcount) and not (words[:, flags_word] | words[:, mapcount]).all():
             return None
         return link
 
     def _uniform_chunk(
-        self,
-        start: int,
-        words: npt.NDArray[np.unsignedinteger],
-        flags: npt.NDArray[np.unsignedinteger],
-        link: int,
-        section: Section,
+        self, start: int, words: npt.NDArray[np.unsignedinteger], common: Digest, link: int, section: Section
     ) -> Chunk:
         """Make a chunk of initialised pages with one link. Its columns are shared with others like it."""
-        size = len(flags)
+        size = len(words)
         links = self._link_columns.get(link)
         if links is None or len(links) < size:
             links = self._link_columns[link] = _constant(link, np.uint32, size)
         if len(self._initialized) < size:
             self._initialized = _constant(INITIALIZED, np.uint8, size)
+        flags = words[:, self._memory.layout.flags_offset // self._word.itemsize]
         chunk = Chunk(start, flags, links[:size], self._initialized[:size], section, words)
         chunk.set_runs([Run(start, start + size, link, INITIALIZED)])
+        chunk.set_digest(common)
         return chunk
 
     def entry(self, pfn: int, section: Section) -> bytes:
@@ -195,16 +236,19 @@ class Memmap:
         :raises drgn.FaultError: if the target doesn't hold it.
         """
         size = self._memory.layout.page_struct_size
-        data: bytes = self._prog.read(section.mem_map + pfn * size, size)
+        data: bytes = self._prog.read(self._address(section, pfn), size)
         return data
 
-    def _read(self, address: int, size: int) -> Tuple[bytes, List[Tuple[int, int, int]]]:
+    def _read(self, address: int, size: int) -> "Tuple[bytes | npt.NDArray[np.uint8], List[Tuple[int, int, int]]]":
         """
         Read memory as far as the target holds it.
 
         :return: The bytes, zeros where there are none, and a list of (start offset, end offset, state).
         """
-        address &= (1 << self._memory.layout.word_bits) - 1
+        if self._mapped is not None:
+            view = self._mapped.read(address, size)
+            if view is not None:
+                return view, []
         try:
             return self._prog.read(address, size), []
         except FaultError:

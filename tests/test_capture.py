@@ -74,7 +74,7 @@ def test_capture_of_a_capture_scans_the_same_and_holds_no_more(
     original = CoreEditor(source)
     for start, size, _ in segments(output):
         assert original.load_at(start, size)
-    assert output.stat().st_size <= source.stat().st_size
+    assert sum(size for _, size, _ in segments(output)) <= sum(size for _, size, _ in segments(source))
 
 
 @pytest.mark.parametrize("name", [AMD64_HEALTHY, S390X])

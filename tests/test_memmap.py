@@ -106,6 +106,38 @@ def test_chunks_end_at_pageblocks_and_with_the_ranges(monkeypatch: pytest.Monkey
     assert ranges == [(3, 16), (16, 32), (32, 40), (48, 50)]
 
 
+def stretch_ranges(*sections: Section, width: int = 0) -> List[Tuple[int, Tuple[Tuple[int, int], ...]]]:
+    """Get (number of the first section, ranges) of stretches."""
+    memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=sections)
+    field = memory.layout.flags.section._replace(width=width)
+    flags = dataclasses.replace(memory.layout.flags, section=field)
+    memory = dataclasses.replace(memory, layout=dataclasses.replace(memory.layout, flags=flags))
+    return [(section.nr, section.ranges) for section in memmap_.stretches(memory)]
+
+
+def test_adjacent_sections_of_one_memmap_are_one_stretch() -> None:
+    sections = [Section(nr, ((nr * 8, nr * 8 + 8),), BASE, 1) for nr in range(4)]
+    assert stretch_ranges(*sections) == [(0, ((0, 32),))]
+    # page->flags has the section of each page.
+    assert len(stretch_ranges(*sections, width=4)) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Section(1, ((8, 16),), BASE + 64, 1),
+        Section(1, ((8, 16),), BASE, 0),
+        Section(1, ((9, 16),), BASE, 1),
+        Section(1, ((8, 10), (12, 16)), BASE, 1),
+    ],
+    ids=["another memmap", "no bitmap", "a hole before", "a hole inside"],
+)
+def test_sections_that_differ_are_stretches_of_their_own(other: Section) -> None:
+    first, last = Section(0, ((0, 8),), BASE, 1), Section(2, ((16, 24),), BASE, 1)
+    expected = [(0, first.ranges), (1, other.ranges), (2, last.ranges)]
+    assert stretch_ranges(first, other, last) in (expected, [(0, first.ranges), (1, ((9, 24),))])
+
+
 def test_chunk_is_never_smaller_than_a_pageblock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 2)
     memory = with_sections(memory_map(zone(1, 0, 64)), (0, 24))

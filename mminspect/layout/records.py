@@ -14,6 +14,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from mminspect.digest import Digest, digest
+
 FLATMEM = "flatmem"
 SPARSEMEM = "sparsemem"
 SPARSEMEM_VMEMMAP = "sparsemem_vmemmap"
@@ -416,7 +418,8 @@ class Chunk:
     :ivar flags: ``page->flags``, shape (pages,).
     :ivar link: Links (:meth:`Layout.link`), shape (pages,).
     :ivar state: One of the states above, shape (pages,).
-    :ivar section: The section that all the pages are in.
+    :ivar section: The section that all the pages are in, or several that are one to the memmap; see
+        :func:`mminspect.memmap.stretches`.
     :ivar words: The struct pages themselves, in the kernel's byte order, shape (pages, words of one).
     """
 
@@ -444,6 +447,19 @@ class Chunk:
     def set_runs(self, runs: List[Run]) -> None:
         """Tell the runs, where they are known without looking at every page."""
         self.__dict__["_runs"] = runs
+
+    def digest(self) -> Digest:
+        """Get what the struct pages have in common, those that are no pages or weren't read included. Cached."""
+        cached = self.__dict__.get("_digest")
+        if cached is None:
+            assert self.words is not None
+            cached = self.__dict__["_digest"] = digest(self.words)
+        result: Digest = cached
+        return result
+
+    def set_digest(self, known: Digest) -> None:
+        """Tell the digest."""
+        self.__dict__["_digest"] = known
 
     def _find_runs(self) -> List[Run]:
         link, state = self.link, self.state

@@ -25,9 +25,9 @@ from typing import Iterator, List
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.columns import free_pages, int_column, whole_blocks
+from mminspect.columns import free_pages, int_column, uint_of_words, whole_blocks
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, PageMembers
+from mminspect.layout.records import INITIALIZED, Chunk, Layout, MemoryMap, PageMembers
 from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
@@ -38,6 +38,8 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     if free is None or not len(free.at):
         return
     assert layout.page is not None
+    if _nobody_has(chunk, layout, layout.page):
+        return
     whole = whole_blocks(chunk, layout, free)
     starts = free.at[whole]
     ends = np.minimum(starts + (1 << free.order[whole].astype(np.intp)), len(chunk.link))
@@ -62,6 +64,13 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         block = (chunk.start_pfn + int(starts[position]), chunk.start_pfn + int(ends[position]))
         key = (int(bad_flags[index]), int(refcount[index]), int(chunk.link[index]), block)
         yield Match(start, start + 1, key, int(chunk.flags[index]))
+
+
+def _nobody_has(chunk: Chunk, layout: Layout, page: PageMembers) -> bool:
+    """Tell whether no page at all, free or not, has such a flag or a reference."""
+    common = chunk.digest()
+    flags = common.any_bits(layout.flags_offset // (layout.word_bits // 8))
+    return not flags & page.check_at_prep and not uint_of_words(common.any, layout, layout.refcount_offset).any()
 
 
 def _all_clean(

@@ -15,6 +15,7 @@ from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
 from mminspect.errors import TargetError
 from mminspect.target import corefile, overlay, riscv, unpack
+from mminspect.target.mapped import MappedFile
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
 KCORE = "/proc/kcore"
@@ -71,6 +72,7 @@ class Target:
     :ivar path: What the user named, or :data:`KCORE`.
     :ivar vmcoreinfo: The kernel's VMCOREINFO.
     :ivar core: The headers of a vmcore, ``None`` for a live kernel or a program of unknown origin.
+    :ivar mapped: The file of a vmcore, where its memory can be read without a copy.
     """
 
     prog: Program
@@ -78,6 +80,7 @@ class Target:
     path: str
     vmcoreinfo: Vmcoreinfo
     core: Optional[corefile.CoreFile] = None
+    mapped: Optional[MappedFile] = None
 
     def has_function(self, name: str) -> bool:
         """
@@ -240,7 +243,7 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
         overlay.map_i386_lowmem(prog, vmcoreinfo, core.segments)
     elif arch in (Architecture.RISCV64, Architecture.RISCV32):
         riscv.map_kernel(prog, vmcoreinfo, core.segments)
-    return Target(prog, "vmcore", path, vmcoreinfo, core)
+    return Target(prog, "vmcore", path, vmcoreinfo, core, MappedFile(prog, fd, core.segments))
 
 
 def open_kernel() -> Target:

@@ -15,12 +15,13 @@ from typing import Any, Callable, Dict, Iterator
 from drgn import Program
 from drgn.helpers.linux.mm import for_each_valid_page_range, page_flags, pfn_to_page
 
-from mminspect import target, typeinfo
+from mminspect import typeinfo
 from mminspect.analyzer import Scan
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import all_rules
+from mminspect.target import Target, open_vmcore
 from tests.handmade import nothing_known
 
 # Chunks that prog.read() was fastest with.
@@ -29,14 +30,14 @@ STEP = 1 << 20
 ENOUGH = 300000
 
 
-def scan(prog: Program, memory: MemoryMap) -> int:
+def scan(target: Target, memory: MemoryMap) -> int:
     """Apply all rules, as mminspect does."""
-    walk = Scan(memory, Memmap(prog, memory), list(all_rules().values()), nothing_known)
+    walk = Scan(memory, Memmap(target.prog, memory, mapped=target.mapped), list(all_rules().values()), nothing_known)
     walk.findings()
     return walk.pages_examined
 
 
-def plain_read(prog: Program, memory: MemoryMap) -> int:
+def plain_read(target: Target, memory: MemoryMap) -> int:
     """Read all of the memmap and look at none of it."""
     size = memory.layout.page_struct_size
     pages = 0
@@ -44,7 +45,7 @@ def plain_read(prog: Program, memory: MemoryMap) -> int:
         for start, end in section.ranges:
             address = (section.mem_map + start * size) % (1 << memory.layout.word_bits)
             for offset in range(0, (end - start) * size, STEP):
-                prog.read(address + offset, min(STEP, (end - start) * size - offset))
+                target.prog.read(address + offset, min(STEP, (end - start) * size - offset))
             pages += end - start
     return pages
 
@@ -55,18 +56,18 @@ def _pages(prog: Program) -> Iterator[Any]:
             yield mem_map + pfn
 
 
-def valid_page_range(prog: Program, memory: MemoryMap) -> int:
+def valid_page_range(target: Target, memory: MemoryMap) -> int:
     """Read the flags of each page of drgn's for_each_valid_page_range()."""
-    return sum(1 for page in islice(_pages(prog), ENOUGH) if page.flags.value_() is not None)
+    return sum(1 for page in islice(_pages(target.prog), ENOUGH) if page.flags.value_() is not None)
 
 
-def page_by_pfn(prog: Program, memory: MemoryMap) -> int:
+def page_by_pfn(target: Target, memory: MemoryMap) -> int:
     """Read the flags of each pfn's page."""
     pfns = (pfn for section in memory.sections for low, high in section.ranges for pfn in range(low, high))
-    return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(prog, pfn)) is not None)
+    return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(target.prog, pfn)) is not None)
 
 
-WAYS: Dict[str, Callable[[Program, MemoryMap], int]] = {
+WAYS: Dict[str, Callable[[Target, MemoryMap], int]] = {
     "scan": scan,
     "plain-read": plain_read,
     "page-by-pfn": page_by_pfn,
@@ -76,11 +77,11 @@ WAYS: Dict[str, Callable[[Program, MemoryMap], int]] = {
 
 def main(way: str, path: str) -> None:
     """Go one way through a vmcore."""
-    opened = target.open_vmcore(path)
-    typeinfo.load(opened)
-    memory = read_memory_map(opened)
+    target = open_vmcore(path)
+    typeinfo.load(target)
+    memory = read_memory_map(target)
     start = time.process_time()
-    pages = WAYS[way](opened.prog, memory)
+    pages = WAYS[way](target, memory)
     print(json.dumps({"pages": pages, "cpu": time.process_time() - start}))
 
 

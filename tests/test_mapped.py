@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that is mapped is what drgn reads, and what can't be mapped is left to drgn."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterator, Tuple
+
+import pytest
+
+from mminspect import analyzer
+from mminspect import memmap as memmap_
+from mminspect.layout import read_memory_map
+from mminspect.memmap import Memmap
+from mminspect.target import Target
+from mminspect.target.corefile import Segment
+from mminspect.target.mapped import MappedFile
+from tests.conftest import Opened, Unpacked
+from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE, NAMES, S390X, open_core, without_times
+
+
+def mapped_of(target: Target) -> MappedFile:
+    """Get the mapped file of a target."""
+    assert target.mapped is not None
+    return target.mapped
+
+
+def segments_of(target: Target) -> Tuple[Segment, ...]:
+    """Get the segments of a target that are in the file."""
+    assert target.core is not None
+    return tuple(s for s in target.core.segments if s.filesz)
+
+
+@pytest.mark.parametrize("name", [AMD64_400M, AMD64_HOTPLUG, I386_HOLE, S390X])
+def test_mapped_memory_is_what_drgn_reads(name: str, opened: Opened) -> None:
+    target, _ = opened(name)
+    compared = 0
+    for segment in segments_of(target):
+        for start, size in ((0, segment.filesz), (segment.filesz // 3, segment.filesz // 2)):
+            data = mapped_of(target).read(segment.vaddr + start, size)
+            if data is not None:
+                assert data.tobytes() == target.prog.read(segment.vaddr + start, size)
+                compared += size
+    assert compared > 1 << 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_are_the_same_mapped_and_copied(name: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, types = opened(name)
+    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 13)
+    mapped = analyzer.scan_target(target, types)
+    copied = analyzer.scan_target(replace(target, mapped=None), types)
+    assert without_times(mapped.as_dict()) == without_times(copied.as_dict())
+
+
+def test_the_memmap_of_a_capture_is_mapped(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = opened(AMD64_400M)
+    read = mapped_of(target).read
+    results = []
+    monkeypatch.setattr(target.mapped, "read", lambda *place: results.append(read(*place)) or results[-1])
+    memory = read_memory_map(target)
+    for _ in Memmap(target.prog, memory, mapped=target.mapped).chunks():
+        pass
+    assert results and all(data is not None for data in results)
+
+
+@pytest.fixture
+def alone(unpacked: Unpacked, tmp_path: Path) -> Iterator[Tuple[Path, Target]]:
+    """Give a copy of a vmcore that may be changed."""
+    path = tmp_path / "core"
+    path.write_bytes(unpacked(AMD64_400M).read_bytes())
+    yield path, open_core(path)[0]
+
+
+def largest(target: Target) -> Segment:
+    """Get the segment with the memmap."""
+    return max(segments_of(target), key=lambda s: s.filesz)
+
+
+def test_what_ends_behind_the_segment_is_left_to_drgn(opened: Opened) -> None:
+    target, _ = opened(AMD64_400M)
+    segment = largest(target)
+    mapped = mapped_of(target)
+    assert mapped.read(segment.vaddr, segment.filesz) is not None
+    assert mapped.read(segment.vaddr, segment.filesz + 1) is None
+    assert mapped.read(0, 4096) is None
+    assert mapped.holds(segment.vaddr + segment.filesz - 1)
+    assert not mapped.holds(segment.vaddr + segment.filesz)
+    assert not mapped.holds(0)
+
+
+def test_file_that_was_cut_short_is_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+    path, target = alone
+    segment = largest(target)
+    os.truncate(path, segment.offset + segment.filesz // 2)
+    assert mapped_of(target).read(segment.vaddr, segment.filesz) is None
+    assert mapped_of(target).read(segment.vaddr, segment.filesz // 4) is not None
+
+
+def test_memory_laid_over_the_dump_is_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+    _, target = alone
+    segment = largest(target)
+    target.prog.add_memory_segment(segment.vaddr, 64, lambda *_: bytes(64))
+    assert mapped_of(target).read(segment.vaddr, 4096) is None
+
+
+def test_segments_that_overlap_are_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+    path, target = alone
+    segment = largest(target)
+    with open(path, "rb") as file:
+        both = (segment, replace(segment, vaddr=segment.vaddr + 4096))
+        assert not MappedFile(target.prog, file.fileno(), both).holds(segment.vaddr)
+        physical = replace(segment, vaddr=segment.paddr)
+        assert not MappedFile(target.prog, file.fileno(), [physical]).holds(segment.paddr)
+
+
+def test_memory_that_no_kernel_maps_in_advance_is_left_to_drgn(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = opened(AMD64_400M)
+    # An advice that no kernel knows, as MADV_POPULATE_READ before Linux 5.14.
+    monkeypatch.setattr("mminspect.target.mapped._POPULATE_READ", 9999)
+    assert mapped_of(target).read(largest(target).vaddr, 4096) is None
