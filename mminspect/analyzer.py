@@ -4,6 +4,7 @@
 import contextlib
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -124,14 +125,14 @@ class Scan:
         def check(chunk: Chunk) -> Checked:
             return self.check(chunk)._replace(counts=tuple(tally.count(chunk) for tally in tallies))
 
-        def work(part: Tuple[int, int, Section]) -> Checked:
-            return check(self._memmap.chunk(*part))
+        def work(window: Tuple[int, int, Section]) -> List[Checked]:
+            return [check(chunk) for chunk in self._memmap.read(*window)]
 
         if jobs <= 1:
             yield from self._walk(self._add(map(check, self._memmap.chunks()), tallies), progress)
         else:
-            with contextlib.closing(parallel.run(work, self._memmap.ranges, jobs)) as results:
-                yield from self._walk(self._add(results, tallies), progress)
+            with contextlib.closing(parallel.run(work, self._memmap.windows, jobs)) as results:
+                yield from self._walk(self._add(chain.from_iterable(results), tallies), progress)
         yield from check_map(self._memory, self._rules)
         if not self.stopped:
             for tally in tallies:

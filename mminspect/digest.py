@@ -6,7 +6,7 @@ Nearly every part of nearly every memmap is dull: one zone, no compound page, fr
 that any struct page has, and those that all have, prove it for a whole chunk, and tell where to look where it isn't so.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,18 @@ class Digest(NamedTuple):
     def all_bits(self, word: int) -> int:
         """Get the bits that all pages have in a word of their struct page."""
         return int(np.bitwise_and.reduce(self.all[:, word]))
+
+
+def combine(parts: Sequence[Tuple[int, Digest]]) -> Digest:
+    """
+    Get the digest of adjacent struct pages out of the digests of their parts.
+
+    :param parts: (index of the first page of the part, its digest).
+    """
+    # Row 0 of a part is the row of its first page.
+    some = [np.roll(part.any, start, axis=0) if start % ROWS else part.any for start, part in parts]
+    every = [np.roll(part.all, start, axis=0) if start % ROWS else part.all for start, part in parts]
+    return Digest(np.bitwise_or.reduce(some, axis=0), np.bitwise_and.reduce(every, axis=0))
 
 
 def digest(words: Table) -> Digest:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program, sizeof
 
-from mminspect.digest import Digest, digest
+from mminspect.digest import ROWS, Digest, combine, digest
 from mminspect.errors import LayoutError
 from mminspect.layout.records import (
     DEFERRED,
@@ -41,7 +41,7 @@ from mminspect.target.mapped import MappedFile
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
 # when it is looked at.
 CHUNK_PAGES = 1 << 15
-# Pages of a chunk that is not copied: 16 MiB.
+# Pages that are mapped at once: 16 MiB. They are one chunk if they are dull.
 MAPPED_PAGES = 1 << 18
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
@@ -115,7 +115,7 @@ class Memmap:
         self._memory = memory
         self._live = live
         self._mapped = mapped
-        layout = memory.layout
+        layout = self._layout = memory.layout
         self._word = np.dtype(f"{'<' if layout.byteorder == 'little' else '>'}u{layout.word_bits // 8}")
         self._invalid_link = _invalid_links(memory)
         self._section_nodes = _section_to_node_table(prog, layout)
@@ -135,40 +135,105 @@ class Memmap:
 
         :return: Iterator of (start pfn, end pfn, section), ascending. No pageblock is split.
         """
-        nr_pages = self._memory.layout.pageblock_nr_pages
+        for start, end, section in self._joined():
+            for low, high in self._cut(start, end, CHUNK_PAGES):
+                yield low, high, section
+
+    def windows(self) -> Iterator[Tuple[int, int, Section]]:
+        """Split the online memory into what :meth:`read` takes at once, as :meth:`ranges` into chunks."""
+        for start, end, section in self._joined():
+            is_mapped = self._mapped is not None and self._mapped.holds(self._address(section, start))
+            for low, high in self._cut(start, end, MAPPED_PAGES if is_mapped else CHUNK_PAGES):
+                yield low, high, section
+
+    def _joined(self) -> Iterator[Tuple[int, int, Section]]:
         for section in stretches(self._memory):
-            for start, end in join_in_blocks(section.ranges, nr_pages):
-                is_mapped = self._mapped is not None and self._mapped.holds(self._address(section, start))
-                step = max(MAPPED_PAGES if is_mapped else CHUNK_PAGES, nr_pages)
-                while start < end:
-                    stop = min(end, (start // step + 1) * step)
-                    yield start, stop, section
-                    start = stop
+            for start, end in join_in_blocks(section.ranges, self._layout.pageblock_nr_pages):
+                yield start, end, section
+
+    def _cut(self, start: int, end: int, step: int) -> Iterator[Range]:
+        """Cut a range at multiples of so many pages, or of a pageblock if that is more."""
+        step = max(step, self._layout.pageblock_nr_pages)
+        while start < end:
+            stop = min(end, (start // step + 1) * step)
+            yield start, stop
+            start = stop
 
     def _address(self, section: Section, pfn: int) -> int:
         """Get the address of a struct page."""
-        layout = self._memory.layout
+        layout = self._layout
         return (section.mem_map + pfn * layout.page_struct_size) & ((1 << layout.word_bits) - 1)
 
     def chunks(self) -> Iterator[Chunk]:
         """Read all online memory, one chunk at a time."""
-        for start, end, section in self.ranges():
-            yield self.chunk(start, end, section)
+        for window in self.windows():
+            yield from self.read(*window)
+
+    def read(self, start: int, end: int, section: Section) -> Iterator[Chunk]:
+        """
+        Read a window of the memmap, as :meth:`windows` gives it.
+
+        :return: Iterator of its chunks: one if the window is dull, else one for each of :meth:`ranges`.
+        """
+        size = (end - start) * self._layout.page_struct_size
+        data = None if self._mapped is None else self._mapped.read(self._address(section, start), size)
+        cuts = list(self._cut(start, end, CHUNK_PAGES))
+        if data is None:
+            for low, high in cuts:
+                yield self.chunk(low, high, section)
+            return
+        words = self._words(data)
+        digests = [digest(words[low - start : high - start]) for low, high in cuts]
+        common = combine([(low - start, part) for (low, _), part in zip(cuts, digests)])
+        if self._is_dull(common):
+            yield self._chunk(start, words, common, section)
+            return
+        for (low, high), part in zip(cuts, digests):
+            yield self._chunk(low, words[low - start : high - start], part, section)
+
+    def _is_dull(self, common: Digest) -> bool:
+        """
+        Tell whether pages have the same flags, and nearly all the same ``_mapcount``.
+
+        There is nothing to look at in them but a few free blocks, so that it doesn't matter that they are too many for
+        the cache of the CPU.
+        """
+        flags, mapcount = (o // self._word.itemsize for o in (self._layout.flags_offset, self._layout.mapcount_offset))
+        differing = np.count_nonzero(common.any[:, mapcount] != common.all[:, mapcount])
+        return bool(differing <= ROWS // 8) and common.any_bits(flags) == common.all_bits(flags)
+
+    def _words(self, data: "bytes | npt.NDArray[np.uint8]") -> npt.NDArray[np.unsignedinteger]:
+        """Get struct pages as words."""
+        return np.frombuffer(data, self._word).reshape(-1, self._layout.page_struct_size // self._word.itemsize)
 
     def chunk(self, start: int, end: int, section: Section) -> Chunk:
         """
-        Read part of the memmap.
+        Read part of the memmap through drgn.
 
         :param start: First pfn.
         :param end: Pfn behind the last.
         :param section: The section that holds them.
         """
-        layout = self._memory.layout
-        size = layout.page_struct_size
-        data, unread = self._read(self._address(section, start), (end - start) * size)
-        words = np.frombuffer(data, self._word).reshape(end - start, size // self._word.itemsize)
-        flags = words[:, layout.flags_offset // self._word.itemsize]
-        common = digest(words)
+        data, unread = self._read(self._address(section, start), (end - start) * self._layout.page_struct_size)
+        words = self._words(data)
+        return self._chunk(start, words, digest(words), section, unread)
+
+    def _chunk(
+        self,
+        start: int,
+        words: npt.NDArray[np.unsignedinteger],
+        common: Digest,
+        section: Section,
+        unread: Sequence[Tuple[int, int, int]] = (),
+    ) -> Chunk:
+        """
+        Decode struct pages.
+
+        :param unread: What isn't there of them: (start offset, end offset, state).
+        """
+        end = start + len(words)
+        size = self._layout.page_struct_size
+        flags = words[:, self._layout.flags_offset // self._word.itemsize]
         if not unread and _is_inside(start, end, section):
             only = self._only_link(words, common, start, end)
             if only is not None:
@@ -198,7 +263,7 @@ class Memmap:
         """
         if self._link_mask is None or any(start < high and low < end for low, high, _ in self._deferred):
             return None
-        layout = self._memory.layout
+        layout = self._layout
         flags_word = layout.flags_offset // self._word.itemsize
         flags = common.all_bits(flags_word)
         if (common.any_bits(flags_word) ^ flags) & self._link_mask:
@@ -223,7 +288,7 @@ class Memmap:
             links = self._link_columns[link] = _constant(link, np.uint32, size)
         if len(self._initialized) < size:
             self._initialized = _constant(INITIALIZED, np.uint8, size)
-        flags = words[:, self._memory.layout.flags_offset // self._word.itemsize]
+        flags = words[:, self._layout.flags_offset // self._word.itemsize]
         chunk = Chunk(start, flags, links[:size], self._initialized[:size], section, words)
         chunk.set_runs([Run(start, start + size, link, INITIALIZED)])
         chunk.set_digest(common)
@@ -235,25 +300,21 @@ class Memmap:
 
         :raises drgn.FaultError: if the target doesn't hold it.
         """
-        size = self._memory.layout.page_struct_size
+        size = self._layout.page_struct_size
         data: bytes = self._prog.read(self._address(section, pfn), size)
         return data
 
-    def _read(self, address: int, size: int) -> "Tuple[bytes | npt.NDArray[np.uint8], List[Tuple[int, int, int]]]":
+    def _read(self, address: int, size: int) -> Tuple[bytes, List[Tuple[int, int, int]]]:
         """
         Read memory as far as the target holds it.
 
         :return: The bytes, zeros where there are none, and a list of (start offset, end offset, state).
         """
-        if self._mapped is not None:
-            view = self._mapped.read(address, size)
-            if view is not None:
-                return view, []
         try:
             return self._prog.read(address, size), []
         except FaultError:
             pass
-        page = self._memory.layout.page_size
+        page = self._layout.page_size
         data = bytearray(size)
         unread: List[Tuple[int, int, int]] = []
         offset = 0
@@ -282,7 +343,7 @@ class Memmap:
     def _links(self, flags: npt.NDArray[np.unsignedinteger]) -> Links:
         kind = flags.dtype.type
         if self._link_mask is None:
-            layout = self._memory.layout.flags
+            layout = self._layout.flags
             zone = (flags >> kind(layout.zone.shift)) & kind(layout.zone.mask)
             nr = (flags >> kind(layout.section.shift)) & kind(layout.section.mask)
             assert self._section_nodes is not None
@@ -301,7 +362,7 @@ class Memmap:
         end: int,
     ) -> States:
         """Tell which entries no initialiser wrote."""
-        layout = self._memory.layout
+        layout = self._layout
         state = np.full(len(flags), INITIALIZED, np.uint8)
         zero = np.flatnonzero(flags == 0)
         if len(zero):
@@ -335,7 +396,7 @@ class Memmap:
             low, high = max(zone.start_pfn - start, 0), max(zone.end_pfn - start, 0)
             if zone.node == nid:
                 part = slice(low, high)
-                result[part] |= link[part] == self._memory.layout.link(nid, zone.index)
+                result[part] |= link[part] == self._layout.link(nid, zone.index)
         return result
 
 

@@ -17,8 +17,8 @@ from typing import IO, Any, Callable, Generator, Iterable, Iterator, List, Seque
 from mminspect.errors import MminspectError
 from mminspect.signals import SIGNALS
 
-# Items of a unit of work: with chunks, 32 MiB of memmap.
-UNIT = 16
+# Items of a unit of work: with windows of a mapped memmap, 64 MiB.
+UNIT = 4
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,6 +9,7 @@ from mminspect.errors import TargetError
 from mminspect.layout.records import MemoryMap
 from mminspect.target import Target, riscv
 from mminspect.target.overlay import i386_page_offset
+from mminspect.target.pagetable import PAGE_SHIFT
 from mminspect.typeinfo.symbols import best_symbol
 
 _UNKNOWN: Dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
@@ -82,7 +83,7 @@ def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int
     prog = target.prog
     if prog.platform is not None and prog.platform.arch == Architecture.RISCV64:
         tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
-        return tables.translate(address)[0] >> riscv.PAGE_SHIFT
+        return tables.translate(address)[0] >> PAGE_SHIFT
     root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
     if root is None:
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The digest of struct pages says what the pages say one by one."""
 
-from typing import Any
+from typing import Any, List
 from unittest import mock
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mminspect import digest as digest_
-from mminspect.digest import digest
+from mminspect.digest import combine, digest
 
 
 def struct_pages(count: int, words: int, kind: str, seed: int, skew: int) -> npt.NDArray[Any]:
@@ -58,3 +58,14 @@ def test_no_page_is_left_out(count: int, where: str) -> None:
     found = digest(pages)
     assert (found.any_bits(3), found.all_bits(3)) == ((0xFF, 0) if count > 1 else (0x0F, 0x0F))
     assert (found.any_bits(2), found.all_bits(2)) == (0xF0, 0xF0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(0, 1 << 32))
+def test_digests_of_parts_make_that_of_the_whole(sizes: List[int], seed: int) -> None:
+    pages = struct_pages(sum(sizes), 3, "<u8", seed, 0)
+    with mock.patch.object(digest_, "ROWS", 8):
+        whole = digest(pages)
+        starts = [sum(sizes[:index]) for index in range(len(sizes))]
+        parts = [(start, digest(pages[start : start + size])) for start, size in zip(starts, sizes)]
+        made = combine(parts)
+    assert np.array_equal(whole.any, made.any) and np.array_equal(whole.all, made.all)

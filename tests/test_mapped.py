@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Iterator, Tuple
 
 import pytest
+from drgn import FaultError
 
 from mminspect import analyzer
 from mminspect import memmap as memmap_
@@ -15,6 +16,7 @@ from mminspect.memmap import Memmap
 from mminspect.target import Target
 from mminspect.target.corefile import Segment
 from mminspect.target.mapped import MappedFile
+from mminspect.target.pagetable import PageTables
 from tests.conftest import Opened, Unpacked
 from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE, NAMES, S390X, open_core, without_times
 
@@ -47,7 +49,8 @@ def test_mapped_memory_is_what_drgn_reads(name: str, opened: Opened) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_findings_are_the_same_mapped_and_copied(name: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     target, types = opened(name)
-    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 13)
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
+    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 14)
     mapped = analyzer.scan_target(target, types)
     copied = analyzer.scan_target(replace(target, mapped=None), types)
     assert without_times(mapped.as_dict()) == without_times(copied.as_dict())
@@ -62,6 +65,21 @@ def test_the_memmap_of_a_capture_is_mapped(opened: Opened, monkeypatch: pytest.M
     for _ in Memmap(target.prog, memory, mapped=target.mapped).chunks():
         pass
     assert results and all(data is not None for data in results)
+
+
+def test_dull_windows_are_one_chunk_and_others_are_cut(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = opened(AMD64_400M)
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
+    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 13)
+    memory = read_memory_map(target)
+    memmap = Memmap(target.prog, memory, mapped=target.mapped)
+    chunks = list(memmap.chunks())
+    sizes = {len(chunk.link) for chunk in chunks}
+    assert 1 << 13 in sizes and 1 << 11 in sizes
+    bounds = [(chunk.start_pfn, chunk.end_pfn) for chunk in chunks]
+    whole = [(start, end) for start, end, _ in memmap.ranges()]
+    assert (bounds[0][0], bounds[-1][1]) == (whole[0][0], whole[-1][1])
+    assert sum(end - start for start, end in bounds) == sum(end - start for start, end in whole)
 
 
 @pytest.fixture
@@ -119,3 +137,44 @@ def test_memory_that_no_kernel_maps_in_advance_is_left_to_drgn(opened: Opened, m
     # An advice that no kernel knows, as MADV_POPULATE_READ before Linux 5.14.
     monkeypatch.setattr("mminspect.target.mapped._POPULATE_READ", 9999)
     assert mapped_of(target).read(largest(target).vaddr, 4096) is None
+
+
+def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> None:
+    path, target = alone
+    segment = largest(target)
+    size = segment.filesz & -(1 << 22)
+    virtual = 0xFFFF_EA00_0000_0000
+
+    class Tables(PageTables):
+        """The segment, mapped by large pages; the last one elsewhere."""
+
+        def translate(self, address: int) -> Tuple[int, int]:
+            page, inside = divmod(address - virtual, 1 << 21)
+            if not 0 <= page < size >> 21:
+                raise FaultError("address is not mapped", address)
+            last = page == (size >> 21) - 1
+            return segment.vaddr + (0 if last else page << 21) + inside, (1 << 21) - inside
+
+    tables = Tables(target.prog, 0, 4, lambda value, shift: None)
+    # drgn reads through the same tables.
+    target.prog.add_memory_segment(segment.vaddr, size, lambda a, n, o, p: read_at(path, segment, a, n), physical=True)
+    target.prog.add_memory_segment(virtual, size, tables.read)
+    with open(path, "rb") as file:
+        physical = replace(segment, paddr=segment.vaddr, vaddr=0)
+        nested = replace(physical, paddr=physical.paddr + 4096, offset=physical.offset + 4096, filesz=8192)
+        mapped = MappedFile(target.prog, file.fileno(), [nested, physical], tables)
+    whole = size - (1 << 21)
+    data = mapped.read(virtual, whole)
+    assert data is not None and data.tobytes() == target.prog.read(virtual, whole)
+    assert mapped.read(virtual + 4096, whole - 8192) is not None
+    # Not adjacent in physical memory, and not mapped.
+    assert mapped.read(virtual, size) is None
+    assert mapped.read(virtual + size, 4096) is None
+    assert not mapped.holds(virtual + size)
+
+
+def read_at(path: Path, segment: Segment, address: int, size: int) -> bytes:
+    """Read the memory of a segment out of its file."""
+    with open(path, "rb") as file:
+        file.seek(segment.offset + address - segment.vaddr)
+        return file.read(size)

@@ -11,7 +11,10 @@ from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Source, cached, fetch, fetch_busybox
 from contrib.kernels.matrix import find_row
 from contrib.kernels.row import boot_row
+from mminspect.layout import read_memory_map
+from mminspect.memmap import Memmap
 from tests.conftest import Cli
+from tests.support import open_core
 
 
 @pytest.mark.vm
@@ -36,6 +39,16 @@ def test_zones_of_a_booted_kernel_are_those_it_prints(cli: Cli, tmp_path: Path) 
     assert compare(report, booted.truth) == []
     assert report["summary"]["pages_unreadable"] == 0
     assert report["summary"]["by_rule"]["uninitialized"]["findings"] == 0
+
+    # Its memmap is mapped by way of the kernel's page tables, and is what drgn reads by its own way through them.
+    target, _ = open_core(booted.core)
+    memory = read_memory_map(target)
+    assert target.mapped is not None
+    size = memory.layout.page_struct_size
+    for start, end, section in Memmap(target.prog, memory, mapped=target.mapped).windows():
+        data = target.mapped.read(section.mem_map + start * size, (end - start) * size)
+        assert data is not None
+        assert data.tobytes() == target.prog.read(section.mem_map + start * size, (end - start) * size)
 
     # A capture of the dump gives the same report.
     assert cli("-c", booted.core, "capture", "-o", tmp_path / "small.gz").status == 0

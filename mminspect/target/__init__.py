@@ -14,7 +14,7 @@ from typing import Callable, Iterator, Optional
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.target import corefile, overlay, riscv, unpack
+from mminspect.target import corefile, overlay, riscv, unpack, x86_64
 from mminspect.target.mapped import MappedFile
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
@@ -243,7 +243,8 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
         overlay.map_i386_lowmem(prog, vmcoreinfo, core.segments)
     elif arch in (Architecture.RISCV64, Architecture.RISCV32):
         riscv.map_kernel(prog, vmcoreinfo, core.segments)
-    return Target(prog, "vmcore", path, vmcoreinfo, core, MappedFile(prog, fd, core.segments))
+    tables = x86_64.kernel_page_tables(prog, vmcoreinfo) if arch == Architecture.X86_64 else None
+    return Target(prog, "vmcore", path, vmcoreinfo, core, MappedFile(prog, fd, core.segments, tables))
 
 
 def open_kernel() -> Target:

@@ -3,24 +3,69 @@
 The memory of an ELF dump without a copy: its file, mapped.
 
 drgn copies what it reads. Where the dump's own headers say which part of the file holds a virtual address, as in every
-capture, the copy can be left out, which takes as long as all the checks together.
+capture, or the kernel's page tables do, the copy can be left out, which takes as long as all the checks together.
 """
 
 import mmap
 import os
 from bisect import bisect_right
-from typing import Iterable, List, Optional
+from typing import Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
 
 from mminspect.target.corefile import Segment
+from mminspect.target.overlay import NO_PADDR
+from mminspect.target.pagetable import PageTables
 
 # MADV_POPULATE_READ of linux/mman.h, since Linux 5.14. It reports what would be SIGBUS at the first access.
 _POPULATE_READ = 22
 # Bytes at each end that are compared with what drgn reads.
 _COMPARED = 64
+# The vmemmap is mapped by pages of this size, or larger ones.
+_LARGE_PAGE = 1 << 21
+
+
+class _Index:
+    """
+    Finds segments by address.
+
+    :param ranges: (first address, segment) that don't overlap.
+    """
+
+    def __init__(self, ranges: Iterable[Tuple[int, Segment]]) -> None:
+        self._ranges = sorted(ranges, key=lambda pair: pair[0])
+        self._starts = [start for start, _ in self._ranges]
+
+    def find(self, address: int, size: int) -> Optional[int]:
+        """Get where in the file a range is, ``None`` if not all of it is in one segment."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
+            return None
+        start, segment = self._ranges[index]
+        return segment.offset + address - start if address + size <= start + segment.filesz else None
+
+
+def _separate(segments: Iterable[Segment]) -> Iterator[Tuple[int, Segment]]:
+    """Get the segments at virtual addresses that overlap no other. Which one drgn reads is its business."""
+    # Without virtual addresses, QEMU writes zero or the physical address.
+    known = sorted((s for s in segments if s.vaddr and s.vaddr != s.paddr), key=lambda s: s.vaddr)
+    end = 0
+    for index, segment in enumerate(known):
+        last = segment.vaddr + max(segment.memsz, segment.filesz)
+        if segment.vaddr >= end and (index + 1 == len(known) or last <= known[index + 1].vaddr):
+            yield segment.vaddr, segment
+        end = max(end, last)
+
+
+def _largest(segments: Iterable[Segment]) -> Iterator[Tuple[int, Segment]]:
+    """Get the segments at physical addresses without those inside others: the kernel's image is in its RAM again."""
+    end = 0
+    for segment in sorted((s for s in segments if s.paddr not in NO_PADDR), key=lambda s: (s.paddr, -s.filesz)):
+        if segment.paddr >= end:
+            yield segment.paddr, segment
+            end = segment.paddr + segment.filesz
 
 
 class MappedFile:
@@ -29,32 +74,39 @@ class MappedFile:
 
     :param prog: The program that has the dump open. What is laid over its memory must be in the dump's headers.
     :param fd: The dump; kept open through a descriptor of its own.
-    :param segments: Its segments. Those that overlap another, or have no virtual address, are left to drgn.
+    :param segments: Its segments.
+    :param tables: The kernel's page tables, for addresses that no segment has.
     """
 
-    def __init__(self, prog: Program, fd: int, segments: Iterable[Segment]) -> None:
+    def __init__(
+        self, prog: Program, fd: int, segments: Sequence[Segment], tables: Optional[PageTables] = None
+    ) -> None:
         self._prog = prog
-        # Without virtual addresses, QEMU writes zero or the physical address.
-        known = sorted((s for s in segments if s.vaddr and s.vaddr != s.paddr), key=lambda s: s.vaddr)
-        self._segments: List[Segment] = []
-        end = 0
-        for index, segment in enumerate(known):
-            following = known[index + 1].vaddr if index + 1 < len(known) else None
-            last = segment.vaddr + max(segment.memsz, segment.filesz)
-            if segment.vaddr >= end and (following is None or last <= following):
-                self._segments.append(segment)
-            end = max(end, last)
-        self._starts = [segment.vaddr for segment in self._segments]
+        self._virtual = _Index(_separate(segments))
+        self._physical = _Index(_largest(segments))
+        self._tables = tables
         self._file = open(os.dup(fd), "rb", buffering=0)  # noqa: SIM115
 
     def holds(self, address: int) -> bool:
-        """Tell whether the file has a virtual address."""
-        segment = self._segment(address)
-        return segment is not None and address - segment.vaddr < segment.filesz
+        """Tell whether a byte can be mapped."""
+        return self._offset(address, 1) is not None
 
-    def _segment(self, address: int) -> Optional[Segment]:
-        index = bisect_right(self._starts, address) - 1
-        return self._segments[index] if index >= 0 else None
+    def _offset(self, address: int, size: int) -> Optional[int]:
+        """Get where in the file memory is, ``None`` if it isn't all there in one piece."""
+        offset = self._virtual.find(address, size)
+        if offset is not None or self._tables is None:
+            return offset
+        try:
+            start, done = self._tables.translate(address)
+            while done < size:
+                following, more = self._tables.translate(address + done)
+                # Memory that is mapped by small pages is as well read by drgn.
+                if following != start + done or more < _LARGE_PAGE:
+                    return None
+                done += more
+        except FaultError:
+            return None
+        return self._physical.find(start, size)
 
     def read(self, address: int, size: int) -> Optional[npt.NDArray[np.uint8]]:
         """
@@ -64,13 +116,9 @@ class MappedFile:
         :param size: In bytes.
         :return: The bytes; the mapping goes with them. ``None`` if drgn must read them.
         """
-        segment = self._segment(address)
-        if segment is None:
+        offset = self._offset(address, size) if size >= 2 * _COMPARED else None
+        if offset is None:
             return None
-        offset = address - segment.vaddr
-        if offset + size > segment.filesz or size < 2 * _COMPARED:
-            return None
-        offset += segment.offset
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
             # A file that was cut short meanwhile.
