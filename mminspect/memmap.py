@@ -216,13 +216,15 @@ class Memmap:
         """
         data, unread = self._read(self._address(section, start), (end - start) * self._layout.page_struct_size)
         words = self._words(data)
-        return self._chunk(start, words, digest(words), section, unread)
+        # A few pages are sooner looked at one by one.
+        common = digest(words) if len(words) >= ROWS else None
+        return self._chunk(start, words, common, section, unread)
 
     def _chunk(
         self,
         start: int,
         words: npt.NDArray[np.unsignedinteger],
-        common: Digest,
+        common: Optional[Digest],
         section: Section,
         unread: Sequence[Tuple[int, int, int]] = (),
     ) -> Chunk:
@@ -234,7 +236,7 @@ class Memmap:
         end = start + len(words)
         size = self._layout.page_struct_size
         flags = words[:, self._layout.flags_offset // self._word.itemsize]
-        if not unread and _is_inside(start, end, section):
+        if common is not None and not unread and _is_inside(start, end, section):
             only = self._only_link(words, common, start, end)
             if only is not None:
                 return self._uniform_chunk(start, words, common, only, section)
@@ -250,7 +252,8 @@ class Memmap:
                 state[low - start : high - start] = OFFLINE
         link[state >= EXCLUDED] = 0
         chunk = Chunk(start, flags, link, state, section, words)
-        chunk.set_digest(common)
+        if common is not None:
+            chunk.set_digest(common)
         return chunk
 
     def _only_link(self, words: npt.NDArray[np.unsignedinteger], common: Digest, start: int, end: int) -> Optional[int]:
