@@ -494,7 +494,7 @@ def _calibrate_zone(memmap: Memmap, memory: MemoryMap, start: int, end: int, lin
     tried = 0
     spans = [
         (max(start, low), min(end, high), section)
-        for section in memory.sections
+        for section in stretches(memory)
         for low, high in section.ranges
         if low < end and start < high
     ]

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Tuple
 
 from mminspect.analyzer import describe_zones
 from mminspect.layout.records import MemoryMap, Section
-from mminspect.layout.sections import merge, subtract
+from mminspect.layout.sections import subtract
 
 
 def overview(memory: MemoryMap) -> Dict[str, Any]:
@@ -56,7 +56,7 @@ def _sections(memory: MemoryMap) -> List[Dict[str, Any]]:
 
 
 def _holes(memory: MemoryMap) -> List[Dict[str, Any]]:
-    online = merge(r for section in memory.sections for r in section.ranges)
+    online = list(memory.online_ranges())
     return [
         {"node": zone.node, "index": zone.index, "zone": zone.name, "start_pfn": start, "end_pfn": end}
         for zone in memory.populated_zones

@@ -31,7 +31,7 @@ from mminspect.layout.records import (
     MemoryMap,
     Section,
 )
-from mminspect.memmap import Memmap
+from mminspect.memmap import Memmap, stretches
 from mminspect.rules import WhatIs, select_rules
 from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.target import Target
@@ -118,7 +118,7 @@ class PageInspector:
     def _page_to_pfn(self, address: int) -> Optional[int]:
         """Get the pfn of the struct page that an address lies in."""
         size = self._memory.layout.page_struct_size
-        for section in self._memory.sections:
+        for section in stretches(self._memory):
             for start, end in section.ranges:
                 if section.mem_map + start * size <= address < section.mem_map + end * size:
                     return (address - section.mem_map) // size
@@ -314,7 +314,7 @@ class PageInspector:
         """Find the free block that a page is in, and the free list that it is really on. ``None`` if there is none."""
         for order in range(self._memory.layout.max_order + 1):
             head = pfn & -(1 << order)
-            entry = self._judge.page(head) if self._memory.section(head) is section else None
+            entry = self._judge.page(head) if self._memory.section(head) == section else None
             if entry is None or not entry.buddy:
                 continue
             address = section.mem_map + head * self._memory.layout.page_struct_size

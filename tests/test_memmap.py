@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mminspect import memmap as memmap_
 from mminspect.errors import LayoutError
-from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Section, Zone
+from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Records, Section, Zone
 from mminspect.memmap import Memmap, calibrate, join_in_blocks
 from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
@@ -104,6 +104,31 @@ def test_chunks_end_at_pageblocks_and_with_the_ranges(monkeypatch: pytest.Monkey
     memory = with_sections(memory_map(zone(1, 0, 64)), (3, 40), (48, 50))
     ranges = [(start, end) for start, end, _ in Memmap(program(bytes(64 * SIZE)), memory).ranges()]
     assert ranges == [(3, 16), (16, 32), (32, 40), (48, 50)]
+
+
+def test_pfn_leads_to_its_section() -> None:
+    sections = (
+        Section(0, (), BASE, 1),
+        Section(1, ((8, 10), (12, 16)), BASE, 1),
+        Section(2, (), BASE, 1),
+        Section(3, ((24, 32),), BASE, 1),
+        Section(4, (), BASE, 1),
+    )
+    memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=sections)
+    found = {pfn: memory.section(pfn) for pfn in (-1, *range(64), 1 << 62, 1 << 70)}
+    numbers = {pfn: section.nr for pfn, section in found.items() if section is not None}
+    expected = {pfn: s.nr for s in sections for low, high in s.ranges for pfn in range(low, high)}
+    assert numbers == expected
+    assert list(memory.online_ranges()) == [(8, 10), (12, 16), (24, 32)]
+
+
+def test_records_are_a_sequence() -> None:
+    records = Records(5, lambda index: index * 10)
+    assert list(records) == [0, 10, 20, 30, 40] and len(records) == 5
+    assert (records[-1], records[1:3], records == [0, 10, 20, 30, 40]) == (40, [10, 20], True)
+    assert records != Records(5, lambda index: index) and records != [0]
+    with pytest.raises(IndexError):
+        records[5]
 
 
 def stretch_ranges(*sections: Section, width: int = 0) -> List[Tuple[int, Tuple[Tuple[int, int], ...]]]:

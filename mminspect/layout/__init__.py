@@ -6,7 +6,7 @@ The layout of a kernel's memory map, decoded by the members, enumerators and siz
 """
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 
@@ -20,6 +20,7 @@ from mminspect.layout.records import (
     MemoryMap,
     Node,
     PageMembers,
+    Section,
     SectionEntry,
     Zone,
 )
@@ -52,7 +53,8 @@ def _read_memory_map(target: Target, pageblock_order: Optional[int], layout: Opt
     try:
         if layout is None:
             layout = read_layout(target, pageblock_order)
-        entries: List[SectionEntry] = []
+        entries: Sequence[SectionEntry] = ()
+        found: Sequence[Section]
         if layout.flatmem:
             found = sections.flat_sections(prog, layout.release, layout.pageblock_nr_pages)
         else:
@@ -75,7 +77,7 @@ def _read_memory_map(target: Target, pageblock_order: Optional[int], layout: Opt
     # Without DWARF, the symbol makes all of kallsyms be read. It matters to pages that wait only.
     waiting = any(node.first_deferred_pfn is not None for node in nodes)
     booted = read_booted(prog) if waiting else None
-    return MemoryMap(layout, tuple(nodes), tuple(zones), tuple(found), phantoms, tuple(entries), limit, booted)
+    return MemoryMap(layout, tuple(nodes), tuple(zones), found, phantoms, entries, limit, booted)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,10 +6,9 @@ These records are what the checks see: no drgn object is in them. They are made 
 :mod:`mminspect.layout`, and by hand in tests.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +156,46 @@ class Node:
     first_deferred_pfn: Optional[int] = None
     online: bool = True
     node_id: Optional[int] = None
+
+
+T = TypeVar("T")
+
+
+class Records(Sequence[T]):
+    """
+    Records that are made each time they are asked for. A machine may have half a million sections.
+
+    :param count: Number of records.
+    :param make: Makes one by its index.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[T, Sequence[T]]:
+        """Make a record, or some."""
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(self._count)[index]]
+        return self._make(range(self._count)[index])
+
+    def __eq__(self, other: object) -> bool:
+        """Compare record by record."""
+        if not isinstance(other, Sequence) or len(other) != len(self):
+            return False
+        return all(one == another for one, another in zip(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -315,9 +354,9 @@ class MemoryMap:
     layout: Layout
     nodes: Tuple[Node, ...]
     zones: Tuple[Zone, ...]
-    sections: Tuple[Section, ...]
+    sections: Sequence[Section]
     phantom_zones: Dict[Tuple[int, int], Zone] = field(default_factory=dict)
-    mem_sections: Tuple[SectionEntry, ...] = ()
+    mem_sections: Sequence[SectionEntry] = ()
     pfn_limit: int = 0
     booted: Optional[bool] = None
 
@@ -344,20 +383,37 @@ class MemoryMap:
         return [z for z in self.zones if z.contiguous and z.spanned]
 
     @cached_property
-    def _online_ranges(self) -> List[Tuple[int, int, Section]]:
-        return [(start, end, section) for section in self.sections for start, end in section.ranges]
-
-    @cached_property
-    def _online_starts(self) -> List[int]:
-        return [start for start, _, _ in self._online_ranges]
+    def _section_starts(self) -> npt.NDArray[np.uint64]:
+        """The first pfn of each section, a very large one if it has none. Ascending but for these."""
+        nowhere = 1 << 63
+        starts = (section.ranges[0][0] if section.ranges else nowhere for section in self.sections)
+        # Those without a pfn take the place of their successor, so that the order holds.
+        found = np.fromiter(starts, np.uint64, len(self.sections))
+        result: npt.NDArray[np.uint64] = np.minimum.accumulate(found[::-1])[::-1]
+        return result
 
     def section(self, pfn: int) -> Optional[Section]:
         """Get the section of an online pfn, or ``None``."""
-        at = bisect_right(self._online_starts, pfn) - 1
+        if not 0 <= pfn < 1 << 63:
+            return None
+        at = int(np.searchsorted(self._section_starts, np.uint64(pfn), "right")) - 1
         if at < 0:
             return None
-        _, end, section = self._online_ranges[at]
-        return section if pfn < end else None
+        section = self.sections[at]
+        return section if any(start <= pfn < end for start, end in section.ranges) else None
+
+    def online_ranges(self) -> Iterator[Tuple[int, int]]:
+        """Get the online pfns as half-open ranges, ascending. Those that touch are one."""
+        first = last = 0
+        for section in self.sections:
+            for start, end in section.ranges:
+                if start != last:
+                    if first < last:
+                        yield first, last
+                    first = start
+                last = end
+        if first < last:
+            yield first, last
 
     def zones_spanning(self, start: int, end: int) -> List[Zone]:
         """Get the zones that span any pfn of ``[start, end)``, by node and zone ID."""

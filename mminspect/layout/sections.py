@@ -7,14 +7,15 @@ its own.
 """
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from functools import cached_property, lru_cache
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.layout.orders import release_version
-from mminspect.layout.records import Section, SectionEntry
+from mminspect.layout.records import Records, Section, SectionEntry
 
 SUBSECTION_SHIFT = 21
 
@@ -45,7 +46,12 @@ class SectionFlags:
 
     def names(self, value: int) -> Tuple[str, ...]:
         """Get the names of the flags that are set in a ``section_mem_map``."""
-        return tuple(name for name, bit in self.bits.items() if value & bit)
+        return self._names(value & ~self.map_mask)
+
+    @cached_property
+    def _names(self) -> Callable[[int], Tuple[str, ...]]:
+        # All sections have one of a few sets of flags.
+        return lru_cache(64)(lambda flags: tuple(name for name, bit in self.bits.items() if flags & bit))
 
 
 def section_flags(prog: Program) -> SectionFlags:
@@ -131,7 +137,7 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, in
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 
 
-def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[List[Section], List[SectionEntry]]:
+def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section], Sequence[SectionEntry]]:
     """
     Get the sections of a SPARSEMEM kernel.
 
@@ -169,42 +175,55 @@ def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[List[Section], Lis
             "itemsize": sizeof(struct),
         }
     )
-    found: List[Tuple[int, int, int]] = []
-    entries: List[SectionEntry] = []
+    tables = []
     for first, address, count in _roots(prog, per_root):
         table = np.frombuffer(_read(prog, address, count * record.itemsize, "struct mem_section"), record)
         used = np.flatnonzero(table["section_mem_map"])
-        entries.extend(
-            SectionEntry(first + index, flags.names(value), value & flags.map_mask, pointer)
-            for index, value, pointer in zip(
-                used.tolist(), table["section_mem_map"][used].tolist(), table["bitmap"][used].tolist()
-            )
-        )
-        wanted = flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"]
-        online = np.flatnonzero(table["section_mem_map"] & word.type(wanted) == wanted)
-        found.extend(
-            (first + index, int(table["section_mem_map"][index]), int(table["bitmap"][index]))
-            for index in online.tolist()
-        )
+        tables.append((first + used, table["section_mem_map"][used], table["bitmap"][used]))
+    empty = (np.zeros(0, np.intp), np.zeros(0, word), np.zeros(0, word))
+    numbers, values, pointers = (np.concatenate(column) for column in zip(*tables or [empty]))
+
+    def entry(index: int) -> SectionEntry:
+        value = int(values[index])
+        return SectionEntry(int(numbers[index]), flags.names(value), value & flags.map_mask, int(pointers[index]))
+
+    wanted = word.type(flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"])
+    online = np.flatnonzero(values & wanted == wanted)
+    offset = usage.member("pageblock_flags").offset if usage is not None else 0
+    bitmaps = np.zeros((len(online), bitmap_size), np.uint8)
+    # The ranges of sections that aren't online as a whole.
+    partly: Dict[int, Tuple[Range, ...]] = {}
     device_ranges: Optional[List[Range]] = None
-    result = []
-    for nr, value, pointer in found:
+    for at, index in enumerate(online.tolist()):
+        nr, value, pointer = int(numbers[index]), int(values[index]), int(pointers[index])
         names = flags.names(value)
         start = nr * per_section
-        ranges: List[Range] = [(start, start + per_section)]
+        whole = ranges = [(start, start + per_section)]
         if usage is not None and pointer and "SECTION_IS_EARLY" not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
         if "SECTION_TAINT_ZONE_DEVICE" in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
             ranges = subtract(ranges, device_ranges)
-        offset = usage.member("pageblock_flags").offset if usage is not None else 0
-        bitmap = pointer + offset if pointer else 0
-        data = b""
-        if bitmap:
-            data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")[offset:]
-        result.append(Section(nr, tuple(ranges), value & flags.map_mask, bitmap, names, data))
-    return result, entries
+        if ranges != whole:
+            partly[at] = tuple(ranges)
+        if pointer:
+            data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")
+            bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
+
+    def section(at: int) -> Section:
+        nr, value, pointer = (int(column[online[at]]) for column in (numbers, values, pointers))
+        start = nr * per_section
+        return Section(
+            nr,
+            partly.get(at, ((start, start + per_section),)),
+            value & flags.map_mask,
+            pointer + offset if pointer else 0,
+            flags.names(value),
+            bitmaps[at].tobytes() if pointer else b"",
+        )
+
+    return Records(len(online), section), Records(len(numbers), entry)
 
 
 def _subsections(

@@ -123,7 +123,7 @@ def disagreements(memory: MemoryMap, files: ProcFiles) -> Iterator[Finding]:
                 f"/proc/zoneinfo says of {zone}: start {told.start_pfn}, spanned {told.spanned}, present "
                 f"{told.present}; decoded: start {zone.start_pfn}, spanned {zone.spanned}, present {zone.present}",
             )
-    online = merge(r for section in memory.sections for r in section.ranges)
+    online = list(memory.online_ranges())
     ram = subtract(parse_system_ram(files.iomem, layout.page_size), files.offline)
     for start, end in subtract(ram, online):
         yield _finding(start, end, "/proc/iomem says that this is System RAM, but no online section has it")

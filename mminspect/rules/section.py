@@ -29,7 +29,7 @@ Example: a dump of amd64 6.1 in which SECTION_HAS_MEM_MAP of an online section w
 """
 
 from collections import Counter
-from typing import Dict, Iterator, Tuple
+from typing import Iterator, Set, Tuple
 
 import numpy as np
 
@@ -84,15 +84,13 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
         maps = Counter(entry.mem_map for entry in memory.mem_sections if HAS_MEM_MAP in entry.flags)
         # One section can't tell.
         vmemmap = maps.most_common(1)[0][0] if len(maps) > 1 else None
-    ranges = {section.nr: section.ranges for section in memory.sections}
+    empty = {section.nr for section in memory.sections if not section.ranges}
     for entry in memory.mem_sections:
-        for problem, what in _problems(entry, vmemmap, ranges):
+        for problem, what in _problems(entry, vmemmap, empty):
             yield _finding(memory, entry, problem, what)
 
 
-def _problems(
-    entry: SectionEntry, vmemmap: "int | None", ranges: Dict[int, Tuple[Tuple[int, int], ...]]
-) -> Iterator[Tuple[str, str]]:
+def _problems(entry: SectionEntry, vmemmap: "int | None", empty: Set[int]) -> Iterator[Tuple[str, str]]:
     flags = entry.flags
     if HAS_MEM_MAP not in flags:
         if ONLINE in flags:
@@ -103,7 +101,7 @@ def _problems(
     if not entry.usage:
         if ONLINE not in flags:
             yield "no usage", "is valid but has no usage: pfn_valid() follows a NULL pointer"
-    elif ONLINE in flags and TAINTED not in flags and not ranges.get(entry.nr, ((0, 1),)):
+    elif ONLINE in flags and TAINTED not in flags and entry.nr in empty:
         yield "no subsection", "is online but none of its subsections is valid"
     if vmemmap is not None and entry.mem_map != vmemmap:
         yield "memmap", f"has its memmap at {entry.mem_map:#x}, the others at {vmemmap:#x}"

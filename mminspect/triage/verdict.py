@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from mminspect.findings import ERROR, NOTE, Finding
 from mminspect.layout.records import MemoryMap
+from mminspect.memmap import stretches
 from mminspect.triage import known
 from mminspect.triage.lastwords import Crash
 
@@ -135,7 +136,7 @@ class Pages:
         self._size = size
         self._ranges = [
             ((section.mem_map + start * size) & mask, (end - start) * size, start)
-            for section in memory.sections
+            for section in stretches(memory)
             for start, end in section.ranges
         ]
 
