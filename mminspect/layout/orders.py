@@ -8,6 +8,7 @@ from drgn import Architecture, FaultError, Program, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.target import Target
+from mminspect.target.vmcoreinfo import release_version as release_version
 from mminspect.typeinfo.declarations import enumerator
 
 PAGETYPEINFO = "/proc/pagetypeinfo"
@@ -27,16 +28,6 @@ def max_order(prog: Program) -> int:
         raise LayoutError("struct zone has no sensible free_area; the type information is not usable")
     order: int = length - 1
     return order
-
-
-def release_version(release: str) -> Tuple[int, int]:
-    """
-    Get the version of a release.
-
-    :return: (major, minor); (0, 0) if the release has another form.
-    """
-    match = re.match(r"(\d+)\.(\d+)", release)
-    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 
 def hugepage_order(prog: Program, page_shift: int) -> Optional[int]:

@@ -2,9 +2,19 @@
 """VMCOREINFO: what the kernel itself says about its layout, as text lines ``KEY=VALUE``."""
 
 import re
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 _SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
+
+
+def release_version(release: str) -> Tuple[int, int]:
+    """
+    Get the version of a release.
+
+    :return: (major, minor); (0, 0) if the release has another form.
+    """
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 
 class Vmcoreinfo:

@@ -100,8 +100,12 @@ def load(
     table = SymbolTable(prog, target.vmcoreinfo)
     if system_map is not None:
         table.add_system_map(system_map)
-    table.add_capture_note(target.core.notes.get(CAPTURE_NOTE) if target.core else None)
-    table.add_kallsyms(target.kind == "live")
+    note = target.core.notes.get(CAPTURE_NOTE) if target.core else None
+    if note:
+        # It has all that an analysis asks for; kallsyms would only make captures larger.
+        table.add_capture_note(note)
+    else:
+        table.add_kallsyms(target.kind == "live")
     table.finish()
     data, location, address = _find_btf(target, table, btf)
     types = Btf(prog, data)

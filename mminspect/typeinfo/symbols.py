@@ -2,13 +2,14 @@
 """Symbols of a kernel without DWARF: System.map, kallsyms in the kernel's memory, VMCOREINFO, a capture."""
 
 import bisect
-from typing import Iterable, List, Optional, Sequence, Tuple
+from typing import Iterable, List, Optional, Tuple
 
-from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
+from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from mminspect.errors import TypeInfoError
 from mminspect.inputs import open_input
 from mminspect.target.vmcoreinfo import Vmcoreinfo
+from mminspect.typeinfo.kallsyms import Find, LazyKallsyms
 
 # More than ten times what the largest kernels have.
 MAX_SYSTEM_MAP_SIZE = 128 << 20
@@ -122,39 +123,6 @@ def parse_note(note: bytes) -> List[Symbol]:
     return result
 
 
-class LazyKallsyms:
-    """
-    A symbol finder that reads kallsyms when it is first asked.
-
-    Reading them takes longer than all the rest of a small scan, and most scans need no symbol that VMCOREINFO lacks.
-    """
-
-    def __init__(self) -> None:
-        self._index: Optional[SymbolIndex] = None
-
-    def __call__(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
-        """Find symbols for drgn; see ``drgn.Program.register_symbol_finder()``."""
-        if self._index is None:
-            self._index = self._load(prog)
-        result: Sequence[Symbol] = self._index(prog, name, address, one)
-        return result
-
-    @staticmethod
-    def _load(prog: Program) -> SymbolIndex:
-        # Imported late: drgn loads all its helpers at once, and most scans need none.
-        from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
-        try:
-            return load_vmlinux_kallsyms(prog)
-        except (LookupError, FaultError, ValueError, OSError):
-            return SymbolIndex([])
-        except Exception as e:
-            # drgn has no narrower exception for tables that are missing or make no sense.
-            if type(e).__module__ not in ("builtins", "_drgn", "drgn"):
-                raise
-            return SymbolIndex([])
-
-
 class SymbolTable:
     """
     All the symbols that are known of a kernel without DWARF.
@@ -168,31 +136,26 @@ class SymbolTable:
         self._vmcoreinfo = vmcoreinfo
         self.sources: List[str] = []
 
-    def _register(self, name: str, index: SymbolIndex) -> None:
-        self._prog.register_symbol_finder("mminspect-" + name, index, enable_index=-1)
+    def _register(self, name: str, finder: Find) -> None:
+        self._prog.register_symbol_finder("mminspect-" + name, finder, enable_index=-1)
         self.sources.append(name)
 
     def add_system_map(self, path: str) -> None:
         """Add the symbols of a System.map file."""
         self._register("system-map", SymbolIndex(read_system_map(path, self._vmcoreinfo)))
 
-    def add_capture_note(self, note: Optional[bytes]) -> None:
+    def add_capture_note(self, note: bytes) -> None:
         """Add the symbols that a capture carries in its note."""
-        if not note:
-            return
         self._register("capture", SymbolIndex(parse_note(note)))
 
     def add_kallsyms(self, live: bool) -> None:
         """
         Add the symbols that the kernel has in its memory, if they can be found.
 
-        VMCOREINFO tells where since Linux kernel commit f09bddbd8661 ("vmcoreinfo: add
-        kallsyms_num_syms symbol") (in v6.0).
-
         :param live: Whether the kernel is running, and has ``/proc/kallsyms``.
         """
         if live or "kallsyms_names" in self._vmcoreinfo.symbols:
-            self._register("kallsyms", LazyKallsyms())
+            self._register("kallsyms", LazyKallsyms(self._vmcoreinfo, live))
 
     def finish(self) -> None:
         """Say that no more sources are to come."""
