@@ -4,10 +4,13 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Set
 
 import pytest
 
+from mminspect.cli import SESSION_PLUGINS, _installed_plugins, _start_fast
 from tests.conftest import Unpacked
 from tests.support import AMD64_HEALTHY
 
@@ -45,9 +48,37 @@ def test_scan_loads_no_helpers_commands_or_tables_that_it_does_not_use(unpacked:
     modules = loaded("-c", str(unpacked(AMD64_HEALTHY)), "scan", "--select", "zone-id", "--format", "ndjson")
     assert "_drgn" in modules
     assert not modules & {"drgn.helpers.linux", "drgn.commands", "tabulate", "mminspect.drgn_plugin"}
+    assert "importlib.metadata" not in modules
 
 
 @pytest.mark.parametrize("disabled", ["other", "*"])
 def test_plugins_that_the_user_disabled_stay_disabled(disabled: str, unpacked: Unpacked) -> None:
     modules = loaded("-c", str(unpacked(AMD64_HEALTHY)), "scan", DRGN_DISABLE_PLUGINS=disabled)
     assert not modules & {"drgn.commands", "mminspect.drgn_plugin"}
+
+
+def test_plugins_are_found_without_importing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = [entry.name for entry in entry_points(group="drgn.plugins")]
+    assert _installed_plugins() == set(group)
+    for name, text in (
+        ("other-1.dist-info", "[console_scripts]\nno = a:b\n\n[drgn.plugins]\nmine = a.b\n"),
+        ("none-1.dist-info", "[console_scripts]\nno = a:b\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "entry_points.txt").write_text(text)
+    (tmp_path / "archive.zip").write_bytes(b"")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "gone"))
+    assert _installed_plugins() == {*group, "mine"}
+    monkeypatch.syspath_prepend(str(tmp_path / "archive.zip"))
+    assert str(tmp_path / "archive.zip") in _installed_plugins()
+
+
+def test_another_plugin_stays_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DRGN_DISABLE_PLUGINS", raising=False)
+    monkeypatch.setattr("mminspect.cli._installed_plugins", lambda: {*SESSION_PLUGINS, "mine"})
+    _start_fast()
+    assert os.environ["DRGN_DISABLE_PLUGINS"].split(",") == list(SESSION_PLUGINS)
+    monkeypatch.setenv("DRGN_DISABLE_PLUGINS", "mine")
+    _start_fast()
+    assert os.environ["DRGN_DISABLE_PLUGINS"] == "*"

@@ -2,6 +2,7 @@
 """Allocation orders: the largest one, and that of a pageblock."""
 
 import re
+import zlib
 from typing import Mapping, Optional, Tuple
 
 from drgn import Architecture, FaultError, Program, sizeof
@@ -11,6 +12,8 @@ from mminspect.target import Target
 from mminspect.target.vmcoreinfo import release_version as release_version
 from mminspect.typeinfo.declarations import enumerator
 
+# More than ten times what any configuration has.
+MAX_CONFIG_SIZE = 16 << 20
 PAGETYPEINFO = "/proc/pagetypeinfo"
 
 
@@ -160,12 +163,13 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
 
 
 def _kconfig(prog: Program) -> Optional[Mapping[str, str]]:
-    """Get the kernel's configuration if it carries it (CONFIG_IKCONFIG)."""
-    # Imported late: drgn loads all its helpers at once, and most scans need none.
-    from drgn.helpers.linux.kconfig import get_kconfig
-
+    """Get the kernel's configuration if it carries it (CONFIG_IKCONFIG), as ``kernel/configs.c`` stores it."""
     try:
-        config: Mapping[str, str] = get_kconfig(prog)
-        return config
-    except (LookupError, FaultError, ValueError, EOFError, OSError):
+        start, end = (prog.symbol(name).address for name in ("kernel_config_data", "kernel_config_data_end"))
+        if not 0 < end - start <= MAX_CONFIG_SIZE:
+            return None
+        text = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(prog.read(start, end - start), MAX_CONFIG_SIZE)
+    except (LookupError, FaultError, zlib.error):
         return None
+    lines = (line.partition("=") for line in text.decode("ascii", "replace").splitlines() if line[:1] != "#")
+    return {name: value for name, _, value in lines if value}

@@ -11,6 +11,7 @@ from array import array
 from typing import Callable, Dict, Iterator, List, Literal, Optional, Tuple
 
 import numpy as np
+import numpy.typing as npt
 from drgn import (
     Object,
     Program,
@@ -87,6 +88,8 @@ _TYPE_KINDS = {
     KIND_TYPEDEF: TypeKind.TYPEDEF,
 }
 
+_Words = npt.NDArray[np.uint32]
+
 # Deeper chains of qualifiers and typedefs are a loop.
 _MAX_DEPTH = 64
 
@@ -152,7 +155,7 @@ class Btf:
         # Type ID 0 is void, which has no record.
         self._kinds[0] = 0
         self._types: Dict[int, Type] = {}
-        self._enumerators: Optional[Dict[int, Tuple[int, int]]] = None
+        self._enumerators: Optional[Tuple[_Words, _Words, _Words]] = None
 
     def _find_types(self) -> "array[int]":
         words = np.frombuffer(self._words, np.uint32)
@@ -344,26 +347,30 @@ class Btf:
         if self._enumerators is None:
             self._enumerators = self._index_enumerators()
         at = self._strings.find(b"\0" + name.encode() + b"\0")
-        found = self._enumerators.get(at + 1) if at >= 0 else None
-        if found is None:
+        name_offs, type_ids, indexes = self._enumerators
+        found = np.flatnonzero(name_offs == at + 1) if at >= 0 else ()
+        if len(found) == 0:
             return None
-        type_id, index = found
-        enum_type = self.type(type_id)
+        # An anonymous enum can be there more than once, with the same values.
+        first = found[np.argmin(type_ids[found])]
+        enum_type = self.type(int(type_ids[first]))
         enumerators = enum_type.enumerators
         assert enumerators is not None
-        return Object(self._prog, enum_type, value=enumerators[index].value)
+        return Object(self._prog, enum_type, value=enumerators[int(indexes[first])].value)
 
-    def _index_enumerators(self) -> Dict[int, Tuple[int, int]]:
-        result: Dict[int, Tuple[int, int]] = {}
-        words = self._words
-        for type_id in np.flatnonzero(np.isin(self._kinds, (KIND_ENUM, KIND_ENUM64))):
-            pos = self._starts[type_id]
-            info = words[pos + 1]
-            step = 3 if (info >> 24) & 0x1F == KIND_ENUM64 else 2
-            vlen = info & 0xFFFF
-            for index, name_off in enumerate(words[pos + 3 : pos + 3 + step * vlen : step]):
-                result.setdefault(name_off, (int(type_id), index))
-        return result
+    def _index_enumerators(self) -> Tuple[_Words, _Words, _Words]:
+        """Get the offset of each enumerator's name, its enum's type ID and its number in that."""
+        words = np.frombuffer(self._words, np.uint32)
+        starts = np.frombuffer(self._starts, np.uint32)
+        parts: List[Tuple[_Words, _Words, _Words]] = []
+        for kind, step in ((KIND_ENUM, 2), (KIND_ENUM64, 3)):
+            type_ids = np.flatnonzero(self._kinds == kind).astype(np.uint32)
+            counts = words[starts[type_ids] + 1] & 0xFFFF
+            indexes = np.arange(counts.sum(), dtype=np.uint32) - np.repeat(np.cumsum(counts) - counts, counts)
+            at = np.repeat(starts[type_ids] + 3, counts) + indexes * step
+            parts.append((words[at], np.repeat(type_ids, counts), indexes))
+        name_offs, ids, numbers = (np.concatenate(columns) for columns in zip(*parts))
+        return name_offs, ids, numbers
 
     def variable_type(self, name: str) -> Optional[Type]:
         """
