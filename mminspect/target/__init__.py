@@ -7,21 +7,21 @@ A target holds memory and VMCOREINFO. Types and symbols are added by :mod:`mmins
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.target import corefile, overlay, riscv, unpack, x86_64
+from mminspect.target import corefile, kdump, overlay, riscv, unpack, x86_64
 from mminspect.target.mapped import MappedFile
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
 KCORE = "/proc/kcore"
 
 # libkdumpfile looks through the records of a flattened dump one by one for every page that it reads. With this many it
-# is faster to put them in order first.
+# is faster to put them in order first, unless the pages are read here.
 MANY_RECORDS = 1 << 14
 # Key in the program's cache of what tells whether BTF has a function. drgn would look for its address, too.
 FUNCTIONS = "mminspect_functions"
@@ -35,6 +35,9 @@ _ARCHITECTURES = {
     "riscv": Architecture.RISCV64,
     "s390x": Architecture.S390X,
 }
+
+# Machines whose page tables drgn walks, and RISC-V, which has a walk here.
+WALKED = ("x86_64", "aarch64", "ppc64", "s390x", "riscv")
 
 # Architecture names as "uname -m" prints them, for kernels whose utsname can't be read.
 MACHINE_NAMES = {
@@ -162,12 +165,13 @@ def open_vmcore(path: str) -> Target:
             os.close(fd)
             fd = unpacked
         core = corefile.parse(fd, path)
-        if core.records > MANY_RECORDS:
+        if core.records is not None and len(core.records) > MANY_RECORDS and not kdump.can_read(core):
             # Without room for it the dump can still be read as it is.
             with contextlib.suppress(OSError):
                 rearranged = unpack.rearrange(fd, path)
                 os.close(fd)
                 fd = rearranged
+                core = replace(core, records=None)
         return _open_core(fd, path, core)
     except OSError as e:
         raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
@@ -214,29 +218,52 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
         os.close(null)
 
 
-def _set_core_dump(fd: int, platform: Optional[Platform], flattened: bool) -> Program:
+@contextlib.contextmanager
+def _own_page_tables(wanted: bool) -> Iterator[None]:
+    """Have drgn walk the page tables of a dump that it opens, not libkdumpfile."""
+    name = "DRGN_PREFER_PGTABLE_READER"
+    if not wanted or name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _set_core_dump(fd: int, platform: Optional[Platform], core: corefile.CoreFile) -> Program:
     prog = Program(platform)
     # libkdumpfile advises on stderr to convert flattened dumps.
-    with _quiet_stderr(flattened):
+    with _quiet_stderr(core.format == "flattened"), _own_page_tables(_pages_are_read_here(core)):
         # drgn closes the descriptor that it gets.
         prog.set_core_dump(os.dup(fd))
     return prog
 
 
+def _pages_are_read_here(core: corefile.CoreFile) -> bool:
+    """Tell whether virtual memory can be read by way of :mod:`mminspect.target.kdump`."""
+    vmcoreinfo = Vmcoreinfo((core.vmcoreinfo or b"").decode("ascii", "replace"))
+    return kdump.can_read(core) and vmcoreinfo.machine() in WALKED
+
+
 def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
+    platform = _elf_platform(core)
     try:
-        prog = _set_core_dump(fd, _elf_platform(core), core.format == "flattened")
+        prog = _set_core_dump(fd, platform, core)
     except Exception as e:
         platform = _kdump_platform(core)
         if platform is None:
             raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
         try:
-            prog = _set_core_dump(fd, platform, core.format == "flattened")
+            prog = _set_core_dump(fd, platform, core)
         except Exception as e:
             raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
+    if core.kdump is not None and _pages_are_read_here(core):
+        kdump.map_pages(prog, fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
     overlay.fault_on_excluded(prog, core.segments)
     arch = prog.platform.arch if prog.platform is not None else None
     if arch == Architecture.I386:

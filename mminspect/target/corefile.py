@@ -10,10 +10,13 @@ file, whose utsname is empty. Those need the headers that are decoded here.
 import os
 import stat
 import struct
+from array import array
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mminspect.errors import TargetError
 
@@ -29,6 +32,10 @@ FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
 FLATTENED_HEADER_SIZE = 4096
 # As much of a flattened dump's inside as can hold its headers.
 FLATTENED_HEADERS_SIZE = 1 << 20
+# Bytes of a kdump file's bitmap that are counted together.
+BITMAP_BLOCK = 4096
+# The number of bits that are set in a byte.
+_BITS = bytes(bin(byte).count("1") for byte in range(256))
 # A program header table larger than this is not a core that anything writes.
 MAX_PROGRAM_HEADERS = 1 << 20
 MAX_NOTES_SIZE = 64 << 20
@@ -67,7 +74,8 @@ class CoreFile:
     :ivar utsname_machine: The machine name of a kdump header. Empty in QEMU's.
     :ivar segments: ELF only: the loadable segments.
     :ivar notes: ELF notes by name, first one of each.
-    :ivar records: Flattened only: number of records.
+    :ivar kdump: The header of a kdump file that is not one of several.
+    :ivar records: Flattened only: its records.
     """
 
     format: str
@@ -77,7 +85,8 @@ class CoreFile:
     utsname_machine: str = ""
     segments: Tuple[Segment, ...] = ()
     notes: Dict[str, bytes] = field(default_factory=dict)
-    records: int = 0
+    kdump: Optional["KdumpHeader"] = None
+    records: Optional["Records"] = None
 
     @property
     def vmcoreinfo(self) -> Optional[bytes]:
@@ -220,14 +229,38 @@ def _elf_notes(data: bytes, order: str) -> Iterator[Tuple[str, bytes]]:
 
 
 @dataclass(frozen=True)
-class _KdumpHeader:
-    """The fields of ``struct disk_dump_header`` that are needed here."""
+class KdumpHeader:
+    """
+    The fields of ``struct disk_dump_header`` that are needed here.
+
+    :ivar order: ``<`` for little-endian, ``>`` for big-endian.
+    :ivar machine: Machine name.
+    :ivar block_size: Size of a page, and of the blocks that the header counts in.
+    :ivar sub_hdr_size: Blocks of the sub header, which follows the header's block.
+    :ivar bitmap_blocks: Blocks of the two bitmaps, which follow that.
+    :ivar status: Flags: how pages are compressed.
+    :ivar max_mapnr: The pfn behind the last, cut to 32 bits.
+    :ivar is_64_bit: Whether the dumped machine is a 64-bit one.
+    """
 
     order: str
     machine: str
     block_size: int
     sub_hdr_size: int
     bitmap_blocks: int
+    status: int
+    max_mapnr: int
+    is_64_bit: bool
+
+    @property
+    def bitmap_start(self) -> int:
+        """Offset of the second bitmap, which says of which pages the dump has a descriptor."""
+        return (1 + self.sub_hdr_size) * self.block_size + self.bitmap_size
+
+    @property
+    def bitmap_size(self) -> int:
+        """Size of one bitmap in bytes."""
+        return self.bitmap_blocks * self.block_size // 2
 
     @property
     def data_start(self) -> int:
@@ -235,7 +268,7 @@ class _KdumpHeader:
         return (1 + self.sub_hdr_size + self.bitmap_blocks) * self.block_size
 
 
-def _kdump_header(header: bytes, path: str) -> _KdumpHeader:
+def _kdump_header(header: bytes, path: str) -> KdumpHeader:
     # struct disk_dump_header of makedumpfile and QEMU: signature, header_version, utsname (6 times
     # 65 bytes), timestamp, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr.
     order = "<" if 0 < struct.unpack_from("<i", header, 8)[0] < 0x10000 else ">"
@@ -243,17 +276,46 @@ def _kdump_header(header: bytes, path: str) -> _KdumpHeader:
     # The timestamp is a struct timeval: the word size of the dumped machine decides where the rest
     # lies. Only one of the places holds a sensible block size.
     for words_at in (424, 412, 416):
-        _, block_size, sub_hdr_size, bitmap_blocks = struct.unpack_from(order + "iiii", header, words_at)
+        status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr = struct.unpack_from(
+            order + "IiiiI", header, words_at
+        )
         if block_size in (4096, 8192, 16384, 65536) and 0 < sub_hdr_size < 1024 and bitmap_blocks > 0:
-            return _KdumpHeader(order, machine, block_size, sub_hdr_size, bitmap_blocks)
+            return KdumpHeader(
+                order, machine, block_size, sub_hdr_size, bitmap_blocks, status, max_mapnr, words_at == 424
+            )
     raise TargetError(f"{path}: the kdump header makes no sense; copy the dump again")
 
 
-def _kdump_core(format: str, header: _KdumpHeader, sub_header: bytes) -> CoreFile:
+def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes) -> CoreFile:
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     start = sub_header.find(b"OSRELEASE=")
     notes = {"VMCOREINFO": sub_header[start:].split(b"\0")[0]} if start >= 0 else {}
-    return CoreFile(format, is_little_endian=header.order == "<", utsname_machine=header.machine, notes=notes)
+    # struct kdump_sub_header: phys_base, a long; dump_level; split, which says that other files hold the rest.
+    (split,) = struct.unpack_from(header.order + "i", sub_header, 12 if header.is_64_bit else 8)
+    return CoreFile(
+        format,
+        is_little_endian=header.order == "<",
+        utsname_machine=header.machine,
+        notes=notes,
+        kdump=None if split else header,
+    )
+
+
+def count_bits(data: bytes) -> npt.NDArray[np.int64]:
+    """
+    Count the bits that are set in a bitmap.
+
+    :return: Number of bits in each :data:`BITMAP_BLOCK` bytes.
+    """
+    counts = np.frombuffer(data.translate(_BITS), np.uint8)
+    sums: npt.NDArray[np.int64] = np.add.reduceat(counts, np.arange(0, len(counts), BITMAP_BLOCK), dtype=np.int64)
+    return sums
+
+
+def page_descriptor(header: KdumpHeader) -> "np.dtype[np.void]":
+    """Get the type of ``struct page_desc``: offset and size of a page's data, how it is compressed, page flags."""
+    fields = (("offset", "u8"), ("size", "u4"), ("flags", "u4"), ("page_flags", "u8"))
+    return np.dtype([(name, header.order + kind) for name, kind in fields])
 
 
 def _parse_kdump(fd: int, path: str) -> CoreFile:
@@ -265,28 +327,17 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     block_size = header.block_size
     if size < header.data_start:
         raise _truncated(path, size, header.data_start)
-    # The second half of the bitmap says which pages the dump holds; each has a descriptor.
-    half = header.bitmap_blocks * block_size // 2
     dumped = 0
-    bitmap_start = (1 + header.sub_hdr_size) * block_size + half
-    for offset in range(0, half, 1 << 20):
-        piece = os.pread(fd, min(1 << 20, half - offset), bitmap_start + offset)
-        dumped += int(np.unpackbits(np.frombuffer(piece, np.uint8)).sum())
+    for offset in range(0, header.bitmap_size, 1 << 20):
+        piece = os.pread(fd, min(1 << 20, header.bitmap_size - offset), header.bitmap_start + offset)
+        dumped += int(count_bits(piece).sum())
     # struct page_desc: offset (8 bytes), size (4), flags (4), page_flags (8).
     descriptors_end = header.data_start + dumped * 24
     if size < descriptors_end:
         raise _truncated(path, size, descriptors_end)
     # Page data is written in the order of the descriptors, so the last ones name the file's end.
     last = min(dumped, 1 << 16)
-    descriptor = np.dtype(
-        {
-            "names": ["offset", "size"],
-            "formats": [header.order + "u8", header.order + "u4"],
-            "offsets": [0, 8],
-            "itemsize": 24,
-        }
-    )
-    table = np.frombuffer(os.pread(fd, last * 24, descriptors_end - last * 24), descriptor)
+    table = np.frombuffer(os.pread(fd, last * 24, descriptors_end - last * 24), page_descriptor(header))
     needed = int((table["offset"] + table["size"]).max()) if len(table) else 0
     if needed > size:
         raise _truncated(path, size, needed)
@@ -318,14 +369,57 @@ def flattened_records(fd: int, path: str) -> Iterator[Tuple[int, int, int]]:
         pos += 16 + length
 
 
+class Records:
+    """
+    The records of a flattened dump, in the order of what they hold.
+
+    :param found: (offset in the dump, offset in the file, length) of each, in the order of the file.
+    :ivar overlap: Whether some are written over others; then their order in the file matters.
+    """
+
+    def __init__(self, found: Iterable[Tuple[int, int, int]]) -> None:
+        self.offsets, self.positions, self.lengths = array("q"), array("q"), array("q")
+        self.overlap = False
+        end = 0
+        for offset, pos, length in sorted(found):
+            self.offsets.append(offset)
+            self.positions.append(pos)
+            self.lengths.append(length)
+            self.overlap = self.overlap or offset < end
+            end = max(end, offset + length)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """
+        Read the dump as if it were in order. Its records must not overlap.
+
+        :return: As much as there is without a gap.
+        """
+        pieces = []
+        index = max(0, bisect_right(self.offsets, offset) - 1)
+        while size > 0 and index < len(self.offsets):
+            inside = offset - self.offsets[index]
+            length = min(size, self.lengths[index] - inside)
+            if inside < 0 or length <= 0:
+                break
+            pieces.append(os.pread(fd, length, self.positions[index] + inside))
+            offset += length
+            size -= length
+            index += 1
+        return b"".join(pieces)
+
+
 def _parse_flattened(fd: int, path: str) -> CoreFile:
     inner = bytearray(FLATTENED_HEADERS_SIZE)
-    records = 0
+    found = []
     for offset, pos, length in flattened_records(fd, path):
-        records += 1
+        found.append((offset, pos, length))
         if offset < len(inner):
             data = os.pread(fd, min(length, len(inner) - offset), pos)
             inner[offset : offset + len(data)] = data
+    records = Records(found)
     if inner[:8] not in KDUMP_SIGNATURES:
         return CoreFile("flattened", records=records)
     header = _kdump_header(bytes(inner[:512]), path)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pages of kdump-compressed dumps: what libkdumpfile reads, and what it is left to read."""
+
+import contextlib
+import os
+import struct
+import tempfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import pytest
+import zstandard
+from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mminspect import target
+from mminspect.errors import TargetError
+from mminspect.target import corefile, kdump
+
+BLOCK = 4096
+VMCOREINFO = b"""OSRELEASE=6.12.0
+PAGESIZE=4096
+SYMBOL(init_top_pgt)=ffffffff82000000
+SYMBOL(swapper_pg_dir)=ffffffff82000000
+SYMBOL(_stext)=ffffffff81000000
+NUMBER(phys_base)=0
+"""
+PLATFORM = Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
+
+RAW, ZLIB, ZSTD, LZO = 0, kdump.COMPRESSED_ZLIB, kdump.COMPRESSED_ZSTD, kdump.COMPRESSED_LZO
+PACK: Dict[int, Callable[[bytes], bytes]] = {
+    RAW: bytes,
+    ZLIB: zlib.compress,
+    ZSTD: lambda data: zstandard.ZstdCompressor().compress(data),
+    LZO: lambda data: b"of no use here",
+}
+
+
+class Dump(NamedTuple):
+    """
+    A dump as it is written.
+
+    :ivar data: The file.
+    :ivar descriptors: Where the page descriptors are.
+    """
+
+    data: bytes
+    descriptors: int
+
+
+def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, split: int = 0) -> Dump:
+    """
+    Write a dump as makedumpfile does.
+
+    :param pages: Contents by pfn, and how they are compressed. Pages of zeros share their data.
+    """
+    blocks = 2 * -(-max_pfn // (8 * BLOCK))
+    header = struct.pack("<8si", b"KDUMP   ", 5) + bytes(6 * 65 + 22)
+    header += struct.pack("<IiiiI", status, BLOCK, 1, blocks, max_pfn)
+    # VMCOREINFO is in an ELF note.
+    note = struct.pack("<3I12s", 11, len(VMCOREINFO), 0, b"VMCOREINFO") + VMCOREINFO
+    notes = (BLOCK + 512 + 24, len(VMCOREINFO), BLOCK + 512, len(note))
+    sub = struct.pack("<Qii6Q", 0, 0, split, 0, 0, *notes).ljust(512, b"\0") + note
+    bitmap = bytearray(blocks * BLOCK // 2)
+    for pfn in pages:
+        bitmap[pfn // 8] |= 1 << pfn % 8
+    start = len(bitmap) * 2 + 2 * BLOCK
+    at = start + 24 * len(pages)
+    descriptors, data = b"", b""
+    zeros: Optional[Tuple[int, int, int]] = None
+    for pfn in sorted(pages):
+        content, kind = pages[pfn]
+        packed = PACK[kind](content)
+        if kind != LZO and len(packed) >= BLOCK:
+            packed, kind = content, RAW
+        where = (at + len(data), len(packed), kind)
+        if content == bytes(BLOCK) and kind != LZO:
+            where = zeros = zeros or where
+        if where[0] == at + len(data):
+            data += packed
+        descriptors += struct.pack("<QIIQ", *where, 0)
+    head = header.ljust(BLOCK, b"\0") + sub.ljust(BLOCK, b"\0") + bytes(bitmap) * 2
+    return Dump(head + descriptors + data, start)
+
+
+def flatten(data: bytes, cuts: List[int]) -> bytes:
+    """Write a dump in makedumpfile's flattened format, in pieces that come last to first."""
+    head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+    ends = sorted({*(cut % len(data) for cut in cuts), 0, len(data)})
+    parts = [struct.pack(">qq", a, b - a) + data[a:b] for a, b in zip(ends, ends[1:])]
+    return head.ljust(BLOCK, b"\0") + b"".join(reversed(parts)) + struct.pack(">qq", -1, -1)
+
+
+def libkdumpfile(fd: int) -> Program:
+    prog = Program(PLATFORM)
+    prog.set_core_dump(os.dup(fd))
+    return prog
+
+
+def no_fallback(fd: int) -> Program:
+    raise AssertionError("libkdumpfile was asked")
+
+
+@contextlib.contextmanager
+def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[Tuple[kdump.Pages, int]]:
+    """Open a dump, and give its file too."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        core = corefile.parse(file.fileno(), "dump")
+        assert kdump.can_read(core) and core.kdump is not None
+        yield kdump.Pages(file.fileno(), core.kdump, core.records, fallback), file.fileno()
+
+
+def outcome(read: Callable[[], bytes]) -> Any:
+    try:
+        return read()
+    except FaultError:
+        return FaultError
+
+
+CONTENT = st.one_of(
+    st.just(bytes(BLOCK)),
+    st.builds(
+        lambda seed, size: (seed * size)[:BLOCK].ljust(BLOCK, b"\1"),
+        st.binary(min_size=1, max_size=40),
+        st.integers(1, 200),
+    ),
+    st.builds(lambda n: bytes((i * i * n >> 3) % 251 for i in range(BLOCK)), st.integers(1, 250)),
+)
+PAGES = st.dictionaries(
+    st.one_of(st.integers(0, 40), st.integers(kdump.BLOCK_PFNS - 5, kdump.BLOCK_PFNS + 5)),
+    st.tuples(CONTENT, st.sampled_from((RAW, ZLIB, ZSTD))),
+    min_size=1,
+    max_size=40,
+)
+END = 2 * kdump.BLOCK_PFNS
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAGES, st.lists(st.integers(0, 1 << 24), max_size=12), st.booleans(), st.data())
+def test_reads_what_was_dumped(pages: Dict[int, Tuple[bytes, int]], cuts: List[int], flat: bool, data: Any) -> None:
+    dump = make(pages, END).data
+    with opened(flatten(dump, cuts) if flat else dump) as (reader, _):
+        for _ in range(5):
+            first = data.draw(st.sampled_from(sorted(pages)))
+            address = first * BLOCK + data.draw(st.integers(0, BLOCK - 1))
+            size = data.draw(st.one_of(st.integers(1, 64), st.integers(1, 30 * BLOCK)))
+            wanted = range(address // BLOCK, -(-(address + size) // BLOCK))
+            if all(pfn in pages for pfn in wanted):
+                whole = b"".join(pages[pfn][0] for pfn in wanted)
+                inside = address - wanted[0] * BLOCK
+                assert reader.read(address, size, 0, True) == whole[inside : inside + size]
+            else:
+                with pytest.raises(FaultError, match="excluded") as caught:
+                    reader.read(address, size, 0, True)
+                assert caught.value.address // BLOCK == min(pfn for pfn in wanted if pfn not in pages)
+
+
+def some_pages(kind: int = ZLIB) -> Dict[int, Tuple[bytes, int]]:
+    return {pfn: (bytes([pfn]) * BLOCK if pfn % 3 else bytes(BLOCK), kind) for pfn in range(2, 30) if pfn != 20}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 26), st.integers(0, 19), st.binary(min_size=1, max_size=4), st.sampled_from((False, True)))
+def test_damaged_descriptors_read_as_with_libkdumpfile(index: int, at: int, noise: bytes, flat: bool) -> None:
+    dump = make(some_pages(), 64)
+    data = bytearray(dump.data)
+    where = dump.descriptors + 24 * index + at
+    data[where : where + len(noise)] = noise
+    file = flatten(bytes(data), [5000, 70000]) if flat else bytes(data)
+    try:
+        with opened(file, libkdumpfile) as (reader, fd):
+            truth = libkdumpfile(fd)
+            for address, size in ((2 * BLOCK, 18 * BLOCK), (21 * BLOCK, 9 * BLOCK), ((index + 2) * BLOCK + 8, 8)):
+                ours = outcome(lambda a=address, n=size: reader.read(a, n, 0, True))  # type: ignore[misc]
+                assert ours == outcome(lambda a=address, n=size: truth.read(a, n, physical=True))  # type: ignore[misc]
+    except TargetError:
+        # It was refused before anything was read.
+        assert not flat
+
+
+@pytest.mark.parametrize("kind", [LZO, 0x40])
+def test_other_compressions_are_left_to_libkdumpfile(kind: int) -> None:
+    dump = make(some_pages(), 64)
+    data = bytearray(dump.data)
+    struct.pack_into("<I", data, dump.descriptors + 12, kind)
+    asked = []
+
+    def fallback(fd: int) -> Any:
+        asked.append(fd)
+        return Answer()
+
+    class Answer:
+        def read(self, address: int, count: int, physical: bool) -> bytes:
+            return b"x" * count
+
+    with opened(bytes(data), fallback) as (reader, _):
+        assert reader.read(2 * BLOCK, 5 * BLOCK, 0, True) == b"x" * 5 * BLOCK
+        assert reader.read(2 * BLOCK, 3, 0, True) == b"xxx"
+        assert reader.read(4 * BLOCK, 2 * BLOCK, 0, True) == bytes([4]) * BLOCK + bytes([5]) * BLOCK
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("changes", [{"status": LZO}, {"status": kdump.COMPRESSED_SNAPPY}, {"split": 1}])
+def test_kinds_of_dump_that_are_not_read_here(changes: Dict[str, int]) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(make(some_pages(), 64, **changes).data)
+        file.flush()
+        assert not kdump.can_read(corefile.parse(file.fileno(), "dump"))
+
+
+def test_records_that_overlap_are_not_read_here() -> None:
+    with tempfile.TemporaryFile() as file:
+        flat = flatten(make(some_pages(), 64).data, [])
+        again = struct.pack(">qq", 100, 4) + b"more"
+        file.write(flat[:BLOCK] + again + flat[BLOCK:])
+        file.flush()
+        core = corefile.parse(file.fileno(), "dump")
+        assert core.records is not None and core.records.overlap
+        assert not kdump.can_read(core)
+        assert kdump.can_read(replace(core, records=None))
+
+
+def test_opened_dump_reads_pages_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dump"
+    path.write_bytes(make(some_pages(), 64).data)
+    monkeypatch.setattr(kdump.Pages, "read", lambda self, address, count, offset, physical: b"x" * count)
+    prog = target.open_vmcore(str(path)).prog
+    assert prog.read(BLOCK, 3, physical=True) == b"xxx"
+    with pytest.raises(FaultError):
+        prog.read(1 << 40, 3, physical=True)
+    assert "DRGN_PREFER_PGTABLE_READER" not in os.environ
