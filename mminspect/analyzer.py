@@ -26,6 +26,7 @@ from mminspect import parallel
 from mminspect.consequences.attach import Judge, attach
 from mminspect.findings import SEVERITIES, Finding, Report, sort_key
 from mminspect.layout import read_memory_map
+from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.records import EXCLUDED, OFFLINE, Chunk, MemoryMap, Section
 from mminspect.memmap import Memmap
 from mminspect.rules import Match, Rule, Tally, WhatIs, join_matches, select_rules
@@ -347,6 +348,8 @@ def scan_target(
     memory = read_memory_map(target, pageblock_order)
     memmap = Memmap(target.prog, memory, mapped=target.mapped)
     memmap_.calibrate(memmap, memory)
+    if any(rule.per_cpu for rule in rules):
+        memory = with_per_cpu_pages(target, memory)
     look = what_is(target, memory)
     scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)
     total = sum(end - first for first, end, _ in memmap.ranges())

@@ -29,6 +29,7 @@ from mminspect.analyzer import Scan
 from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.layout import read_booted, read_memory_map
+from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.records import MemoryMap
 from mminspect.layout.sections import Range, merge, subtract
 from mminspect.memmap import Memmap
@@ -210,6 +211,7 @@ def _record(
     memory = read_memory_map(shadow, pageblock_order)
     memmap = Memmap(recorder.prog, memory)
     memmap_.calibrate(memmap, memory)
+    memory = with_per_cpu_pages(shadow, memory)
     look = _remember_symbols(target, shadow, memory, known)
     for _ in attach(Scan(memory, memmap, select_rules(), look).walk(), Judge(shadow, memory, memmap, look)):
         pass

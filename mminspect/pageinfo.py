@@ -23,16 +23,19 @@ from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
 from mminspect.layout import bitmap
+from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.records import (
     INITIALIZED,
     UNINITIALIZED_KINDS,
     UNREADABLE_REASONS,
     Chunk,
     MemoryMap,
+    PerCpuBlocks,
     Section,
+    per_cpu_blocks,
 )
 from mminspect.memmap import Memmap, stretches
-from mminspect.rules import WhatIs, select_rules
+from mminspect.rules import Rule, WhatIs, select_rules
 from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.target import Target
 from mminspect.typeinfo.symbols import CAPTURE_NOTE
@@ -49,6 +52,17 @@ _NUMBER = r"0[xX][0-9a-fA-F]+|[0-9]+"
 
 def _number(text: str) -> int:
     return int(text, 16 if text[:2].lower() == "0x" else 10)
+
+
+def _covers(finding: Finding, pfn: int) -> bool:
+    """Tell whether a finding is about a page: one that it names, else any in its range."""
+    if "blocks" in finding.detail:
+        return any(start <= pfn < end for start, end in finding.detail["blocks"])
+    pfns = finding.detail.get("pfns")
+    if pfns:
+        size = 1 << (finding.detail["order"] or 0)
+        return any(first <= pfn < first + size for first in pfns)
+    return finding.start_pfn <= pfn < finding.end_pfn
 
 
 class PageInspector:
@@ -68,6 +82,8 @@ class PageInspector:
         self._look = look
         self._judge = Judge(target, memory, memmap, look)
         self._free_lists: Optional[owner.FreeLists] = None
+        self._with_lists: Optional[MemoryMap] = None
+        self._blocks: Optional[PerCpuBlocks] = None
         self._known_resources: Optional[List[Tuple[int, int, str, int]]] = None
 
     def parse(self, text: str) -> Tuple[int, int, str]:
@@ -142,13 +158,32 @@ class PageInspector:
                 return self._memmap.chunk(max(block, low), min(block + nr_pages, high), section)
         raise MminspectError(f"pfn {pfn:#x} is not online")
 
+    @property
+    def _lists(self) -> MemoryMap:
+        """The memory map with the per-CPU lists."""
+        if self._with_lists is None:
+            self._with_lists = with_per_cpu_pages(self._target, self._memory)
+        return self._with_lists
+
     def _findings(self, start: int, end: int) -> List[Finding]:
+        """Find what a scan finds in the pages. In the running kernel, nothing is found that takes a whole walk."""
+        rules = select_rules()
+        found = self._findings_around(start, end, [rule for rule in rules if rule.describe_all is None])
+        whole = [rule for rule in rules if rule.describe_all is not None or rule.tally is not None]
+        if self._target.kind == "live":
+            found += check_map(self._memory, rules)
+        else:
+            found += check_map(self._lists, [rule for rule in rules if rule not in whole])
+            found += Scan(self._memory, self._memmap, whole, self._look).walk()
+        found = [finding for finding in found if any(_covers(finding, pfn) for pfn in range(start, end))]
+        return list(attach(sorted(found, key=sort_key), self._judge))
+
+    def _findings_around(self, start: int, end: int, rules: List[Rule]) -> List[Finding]:
         """
-        Apply the rules to the chunks that the pages are in, as a scan cuts them; none that counts over a whole walk.
+        Apply rules to the chunks that the pages are in, as a scan cuts them.
 
         More chunks are looked at as long as a finding of the pages reaches their edge.
         """
-        rules = [rule for rule in select_rules() if rule.describe_all is None]
         parts = list(self._memmap.ranges())
         near = [index for index, (low, high, _) in enumerate(parts) if low < end and start < high]
         first, last = near[0], near[-1]
@@ -161,8 +196,7 @@ class PageInspector:
             if not before and not after:
                 break
             first, last = first - before, last + after
-        found += [f for f in check_map(self._memory, select_rules()) if f.start_pfn < end and start < f.end_pfn]
-        return list(attach(sorted(found, key=sort_key), self._judge))
+        return found
 
     def _page(self, pfn: int, findings: List[Finding]) -> Dict[str, Any]:
         memory = self._memory
@@ -186,7 +220,7 @@ class PageInspector:
             "resources": owner.resource_path(self._resources(), pfn * layout.page_size),
             "memblock": owner.memblock_regions(self._target.prog, pfn * layout.page_size),
         }
-        rules = [f for f in findings if f.start_pfn <= pfn < f.end_pfn]
+        rules = [finding for finding in findings if _covers(finding, pfn)]
         if state in UNREADABLE_REASONS:
             info["state"] = f"unreadable: {UNREADABLE_REASONS[state]}"
             return {**info, "findings": [asdict(finding) for finding in rules]}
@@ -307,6 +341,7 @@ class PageInspector:
             # Garbage in the entry leads the helpers to memory that isn't there.
             result["compound"] = {"part": "unknown"}
         result["buddy"] = self._buddy(pfn, section)
+        result["per_cpu"] = self._per_cpu(pfn)
         result["owner"] = self._owner(page, pfn, kind, result)
         return result
 
@@ -331,10 +366,29 @@ class PageInspector:
             return {"head_pfn": head, "order": block_order, "list": on}
         return None
 
+    def _per_cpu(self, pfn: int) -> Optional[Dict[str, Any]]:
+        """Find the per-CPU list that a page is on, or the block there that it is in. ``None`` if there is none."""
+        if self._blocks is None:
+            self._blocks = per_cpu_blocks(self._lists)
+        blocks = self._blocks
+        at = int(np.searchsorted(blocks.start, np.uint64(pfn), "right")) - 1
+        if at < 0 or pfn >= int(blocks.end[at]):
+            return None
+        pages, item = blocks.lists[int(blocks.number[at])]
+        return {
+            "cpu": pages.cpu,
+            "zone": str(self._memory.zone(pages.node, pages.zone)),
+            "head_pfn": int(blocks.start[at]),
+            "order": item.order,
+            "migratetype": item.migratetype,
+        }
+
     def _owner(self, page: Object, pfn: int, kind: Optional[str], known: Dict[str, Any]) -> str:
         """Say in words who has a page."""
         if known["buddy"] is not None:
             return f"the buddy allocator: a free block of order {known['buddy']['order']}"
+        if known["per_cpu"] is not None:
+            return f"the page allocator: free, on a list of CPU {known['per_cpu']['cpu']}"
         if known.get("slab"):
             cache = owner.slab_cache(self._target.prog, compound_head(page))
             return f"slab cache {cache}" if cache else "a slab cache"
@@ -354,4 +408,5 @@ class PageInspector:
             return "anonymous memory" if "PG_swapbacked" in names else "the page cache"
         if known["refcount"] > 0:
             return "in use by the kernel"
-        return "unknown: no references; on a per-CPU list, or the tail of an allocation that is not compound"
+        listed = "" if self._lists.per_cpu else "on a per-CPU list, or "
+        return f"unknown: no references; {listed}the tail of an allocation that is not compound"

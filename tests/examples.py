@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect import analyzer
@@ -116,6 +117,15 @@ def _free_list(fault: Fault) -> None:
     fault.editor.write_word(area.nr_free.address_, area.nr_free.value_() + 1)
 
 
+def _per_cpu_list(fault: Fault) -> None:
+    """Let a page on a list of CPU 0 link to zone DMA."""
+    pageset = fault.zone_member(0, 1, "per_cpu_pageset").value_() + fault.prog["__per_cpu_offset"][0].value_()
+    lists = Object(fault.prog, "struct per_cpu_pages", address=pageset % (1 << 64)).lists
+    page = next(page for head in lists for page in list_for_each_entry("struct page", head.address_of_(), "lru"))
+    pfn = int(page.value_() - fault.page(0)) // fault.size
+    fault.link(pfn, pfn + 1, 0, 0)
+
+
 def _compound_page(fault: Fault) -> None:
     """Damage the third page of the first compound page that has four or more."""
     head = 1 << int(fault.prog["PG_head"].value_())
@@ -141,6 +151,7 @@ EXAMPLES: Dict[str, Example] = {
     "mixed-zone": Example(I386_HOLE),
     "node-link": Example(AMD64_NUMA, "zone->node of node 1's DMA32 was set to 0", _node_link),
     "node-span": Example(AMD64_NUMA, "node_spanned_pages of node 1 was made smaller by 512", _node_span),
+    "per-cpu-list": Example(AMD64_HEALTHY, "a page on a list of CPU 0 was made to link to another zone", _per_cpu_list),
     "section": Example(AMD64_HEALTHY, "SECTION_HAS_MEM_MAP of an online section was cleared", _section),
     "uninitialized": Example(I386_HOLE),
     "unreadable": Example(AMD64_HEALTHY, "64 struct pages were taken out of the dump", _unreadable),

@@ -136,6 +136,57 @@ class Zone:
         return f"node {self.node} zone {self.name}"
 
 
+class ListFault(NamedTuple):
+    """
+    What is wrong with a per-CPU list.
+
+    :ivar problem: As ``detail.problem`` of the rule ``per-cpu-list``.
+    :ivar pfn: Of the page that is wrong, ``None`` for the list's head.
+    :ivar value: Address or number that shows it.
+    :ivar linked: Whether the page is linked to its neighbours both ways.
+    """
+
+    problem: str
+    pfn: Optional[int]
+    value: int
+    linked: bool = False
+
+
+@dataclass(frozen=True)
+class PerCpuList:
+    """
+    One list of a ``struct per_cpu_pages``: blocks of one order and migratetype.
+
+    :ivar order: Of its blocks; ``None`` for the lists of huge pages.
+    :ivar migratetype: In words.
+    :ivar pfns: Of the blocks, in the order of the list, as far as it was followed.
+    :ivar complete: Whether it was followed to its end.
+    """
+
+    order: Optional[int]
+    migratetype: str
+    pfns: npt.NDArray[np.uint64]
+    faults: Tuple[ListFault, ...]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class PerCpuPages:
+    """
+    A ``struct per_cpu_pages``: the free pages that one CPU keeps of a zone.
+
+    :ivar count: Its ``count``, in pages.
+    :ivar locked: Whether its lock is held, ``None`` if nothing tells whether somebody was changing the lists.
+    """
+
+    cpu: int
+    node: int
+    zone: int
+    count: int
+    locked: Optional[bool]
+    lists: Tuple[PerCpuList, ...]
+
+
 @dataclass(frozen=True)
 class Node:
     """
@@ -349,6 +400,7 @@ class MemoryMap:
     :ivar mem_sections: Every ``struct mem_section`` that isn't empty; none with FLATMEM.
     :ivar pfn_limit: Pfn behind the last that the machine can have, 0 if unknown.
     :ivar booted: Whether the kernel has left the boot behind it, ``None`` if that can't be told.
+    :ivar per_cpu: Per-CPU lists, by zone and CPU; none where they were not read or can't be.
     """
 
     layout: Layout
@@ -359,6 +411,7 @@ class MemoryMap:
     mem_sections: Sequence[SectionEntry] = ()
     pfn_limit: int = 0
     booted: Optional[bool] = None
+    per_cpu: Tuple[PerCpuPages, ...] = field(default=(), compare=False, repr=False)
 
     def zone(self, node: int, index: int) -> Optional[Zone]:
         """Get a zone, or ``None`` if the node is offline or the zone ID out of the array."""
@@ -424,6 +477,34 @@ class MemoryMap:
         node, index = self.layout.node_zone(link)
         zone = self.zone(node, index)
         return str(zone) if zone else f"node {node} zone id {index}"
+
+
+class PerCpuBlocks(NamedTuple):
+    """
+    The blocks on all per-CPU lists, ascending.
+
+    :ivar start: First pfn of each; likewise the next two.
+    :ivar end: Pfn behind the last. Of a huge page, whose size the lists don't tell, this is its second.
+    :ivar number: Index of its list.
+    :ivar lists: The lists that have blocks.
+    """
+
+    start: npt.NDArray[np.uint64]
+    end: npt.NDArray[np.uint64]
+    number: npt.NDArray[np.intp]
+    lists: List[Tuple[PerCpuPages, PerCpuList]]
+
+
+def per_cpu_blocks(memory: MemoryMap) -> PerCpuBlocks:
+    """Put the blocks on all per-CPU lists in order."""
+    lists = [(pages, item) for pages in memory.per_cpu for item in pages.lists if len(item.pfns)]
+    lengths = [len(item.pfns) for _, item in lists]
+    start = np.concatenate([np.zeros(0, np.uint64), *(item.pfns for _, item in lists)])
+    sizes = np.array([1 << (item.order or 0) for _, item in lists], np.uint64)
+    end = start + np.repeat(sizes, lengths)
+    number = np.repeat(np.arange(len(lists)), lengths)
+    by_start = np.lexsort((end, start))
+    return PerCpuBlocks(start[by_start], end[by_start], number[by_start], lists)
 
 
 Links = npt.NDArray[np.uint32]

@@ -20,7 +20,7 @@ def zone_state(zone: Object, address: int) -> ZoneState:
     type_ = zone.type_
     return ZoneState(
         _free_areas(zone, address),
-        _locked(zone),
+        bool(lock_is_held(zone.lock)),
         int(zone.node.value_()) if type_.has_member("node") else None,
         zone.zone_pgdat.value_(),
         tuple(_cursors(zone)),
@@ -49,24 +49,25 @@ def _free_areas(zone: Object, address: int) -> Tuple[FreeArea, ...]:
     return tuple(result)
 
 
-def _locked(zone: Object) -> bool:
+def lock_is_held(lock: Object) -> Optional[bool]:
     """
-    Tell whether ``zone->lock`` is held.
+    Tell whether a ``spinlock_t`` is held.
 
     Where there are tickets, the lock is free when both halves of its word are equal; else when the word is 0.
+
+    :return: ``None`` if nothing tells, as without SMP.
     """
-    lock = zone.lock
     if lock.type_.has_member("rlock"):
         raw = lock.rlock.raw_lock
     elif lock.type_.has_member("lock"):
         # PREEMPT_RT: a mutex, whose owner is set while it is held.
         return bool(lock.lock.owner)
     else:
-        return False
+        return None
     size = min(4, sizeof(raw.type_))
     if not size:
         # Without SMP there is nothing to lock.
-        return False
+        return None
     data = raw.to_bytes_()[:size]
     return any(data) and data[: size // 2] != data[size // 2 :]
 

@@ -262,6 +262,11 @@ def _free_block(buddy: Dict[str, Any]) -> str:
     return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on the list of {where}"
 
 
+def _per_cpu(on: Dict[str, Any]) -> str:
+    order = "" if on["order"] is None else f"order {on['order']}, "
+    return f"head {on['head_pfn']:#x}; on the list of CPU {on['cpu']}, {on['zone']}, {order}{on['migratetype']}"
+
+
 def _neighbour(page: Optional[Dict[str, Any]]) -> str:
     if page is None:
         return "not online"
@@ -299,6 +304,8 @@ def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
             pairs["compound"] = _compound(page["compound"])
         if page["buddy"] is not None:
             pairs["free block"] = _free_block(page["buddy"])
+        if page["per_cpu"] is not None:
+            pairs["per-CPU list"] = _per_cpu(page["per_cpu"])
         pairs["owner"] = page["owner"]
     if page["resources"]:
         pairs["resource"] = " / ".join(page["resources"])

@@ -94,6 +94,7 @@ class Rule:
         makes it.
     :ivar check_map: Finds what needs no struct page.
     :ivar tally: Makes a counter for a walk over all chunks. Not used where the kernel runs meanwhile.
+    :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
     """
 
     id: str
@@ -107,6 +108,7 @@ class Rule:
     check_gap: Optional[Callable[[int, int, MemoryMap], Iterable[Match]]] = None
     check_map: Optional[Callable[[MemoryMap], Iterable[Finding]]] = None
     tally: Optional[Callable[[MemoryMap], Tally]] = None
+    per_cpu: bool = False
     documentation: Optional[str] = ""
 
 

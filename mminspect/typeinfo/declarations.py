@@ -12,6 +12,7 @@ from drgn import Object, Program, Type, TypeKind, sizeof
 
 # Variables whose type is the same in every kernel since 4.19, in C.
 DECLARATIONS = {
+    "__cpu_possible_mask": "struct cpumask",
     "__highest_present_section_nr": "unsigned long",
     "_totalram_pages": "atomic_long_t",
     "contig_page_data": "struct pglist_data",

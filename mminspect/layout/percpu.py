@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Per-CPU lists: free pages that each CPU keeps of each zone (``struct per_cpu_pages``).
+
+Their pages are not ``PageBuddy()``; only the lists tell which they are. Each list is followed page by page, never
+further than to the first page that can't be on it.
+"""
+
+import struct
+from dataclasses import replace
+from typing import Dict, Iterator, List, Optional, Set, Tuple
+
+import numpy as np
+from drgn import FaultError, Object, Program, sizeof
+
+from mminspect.layout.records import ListFault, MemoryMap, PerCpuList, PerCpuPages, Zone
+from mminspect.layout.zonestate import lock_is_held
+from mminspect.target import Target
+from mminspect.typeinfo.declarations import enumerator
+
+# Pages that are followed in all lists together.
+MAX_FOLLOWED = 1 << 19
+# Wrong pages after which a list is left.
+MAX_FAULTS = 64
+# CPUs that a kernel can have; a mask with more of them is damaged.
+MAX_CPUS = 1 << 16
+
+# Orders up to PAGE_ALLOC_COSTLY_ORDER have a list per migratetype.
+PAGE_ALLOC_COSTLY_ORDER = 3
+
+_ERRORS = (FaultError, LookupError, AttributeError, TypeError, ValueError)
+
+
+def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
+    """
+    Read the per-CPU lists of a kernel.
+
+    :return: The memory map with the lists that can be read.
+    """
+    layout = memory.layout
+    if layout.page is None:
+        return memory
+    try:
+        bases = _per_cpu_bases(target.prog)
+        pagesets = dict(_pagesets(target.prog, memory))
+    except _ERRORS:
+        return memory
+    walker = Walker(target.prog, memory)
+    found = []
+    for zone, pageset in pagesets.items():
+        for cpu, base in bases:
+            address = (pageset + base) & ((1 << layout.word_bits) - 1)
+            try:
+                found.append(walker.per_cpu_pages(zone, cpu, address))
+            except _ERRORS:
+                continue
+    return replace(memory, per_cpu=tuple(found))
+
+
+def _per_cpu_bases(prog: Program) -> List[Tuple[int, int]]:
+    """
+    Get what is added to a per-CPU pointer for each possible CPU.
+
+    :return: List of (CPU, offset). Without SMP there is one CPU, and pointers are plain.
+    """
+    if not sizeof(prog.type("arch_spinlock_t")):
+        return [(0, 0)]
+    offsets = prog["__per_cpu_offset"]
+    words = prog["__cpu_possible_mask"].bits
+    word_bits = 8 * sizeof(prog.type("unsigned long"))
+    possible = [
+        index * word_bits + bit
+        for index, word in enumerate(words)
+        for bit in range(word_bits)
+        if index * word_bits < MAX_CPUS and word.value_() >> bit & 1
+    ]
+    return [(cpu, offsets[cpu].value_()) for cpu in possible if cpu < len(offsets)]
+
+
+def _pagesets(prog: Program, memory: MemoryMap) -> Iterator[Tuple[Zone, int]]:
+    """
+    Find the per-CPU pointer of each zone that has pages.
+
+    Zones share boot_pageset until setup_per_cpu_pageset() gives each its own; then their lists say nothing of a zone.
+    """
+    # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per cpu page lists and zone stats") (in v5.14), it
+    # is per_cpu_pageset.
+    name = "per_cpu_pageset" if prog.type("struct zone").has_member("per_cpu_pageset") else "pageset"
+    pointers: Dict[Zone, int] = {}
+    for zone in memory.populated_zones:
+        if zone.present:
+            pointers[zone] = Object(prog, "struct zone", address=zone.address).member_(name).value_()
+    values = list(pointers.values())
+    for zone, value in pointers.items():
+        if value and values.count(value) == 1:
+            yield zone, value
+
+
+class Walker:
+    """
+    Follows lists.
+
+    :param memory: The kernel's memory map, whose ``layout.page`` is known.
+    """
+
+    def __init__(self, prog: Program, memory: MemoryMap) -> None:
+        layout = memory.layout
+        assert layout.page is not None
+        self._prog = prog
+        self._memory = memory
+        self._layout = layout
+        self._lru = layout.page.lru_offset
+        self._buddy = layout.page.buddy
+        self._mask = (1 << layout.word_bits) - 1
+        order = "<" if layout.byteorder == "little" else ">"
+        self._two_words = struct.Struct(order + ("QQ" if layout.word_bits == 64 else "II"))
+        self._word = struct.Struct(order + ("Q" if layout.word_bits == 64 else "I"))
+        self._int = struct.Struct(order + "I")
+        self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 3
+        self._left = MAX_FOLLOWED
+        size = layout.page_struct_size
+        self._ranges = [
+            ((section.mem_map + start * size) & self._mask, (end - start) * size, start)
+            for section in memory.sections
+            for start, end in section.ranges
+        ]
+        self._last = self._ranges[0]
+
+    def per_cpu_pages(self, zone: Zone, cpu: int, address: int) -> PerCpuPages:
+        """
+        Read one CPU's lists of a zone.
+
+        :raises drgn.FaultError: if the target doesn't hold them.
+        """
+        prog = self._prog
+        if prog.type("struct zone").has_member("per_cpu_pageset"):
+            pages = Object(prog, "struct per_cpu_pages", address=address)
+        else:
+            pages = Object(prog, "struct per_cpu_pageset", address=address).pcp
+        value = pages.read_()
+        heads = pages.lists
+        base = heads.address_
+        assert base is not None
+        step = sizeof(prog.type("struct list_head"))
+        lists = tuple(self._list(zone, index, base + index * step) for index in range(len(heads)))
+        # Since Linux kernel commit 4b23a68f9536 ("mm/page_alloc: protect PCP lists with a spinlock") (in v6.0), they
+        # have a lock. Before, a CPU changes its own with interrupts off.
+        locked = lock_is_held(value.lock) if value.type_.has_member("lock") else None
+        return PerCpuPages(cpu, zone.node, zone.index, value.count.value_(), locked, lists)
+
+    def _list(self, zone: Zone, index: int, head: int) -> PerCpuList:
+        """Follow the list of a ``pindex``, as ``pindex_to_order()`` has it."""
+        names = self._layout.migratetypes
+        kind = index % self._pcptypes
+        order: Optional[int] = index // self._pcptypes
+        migratetype = names[kind] if kind < len(names) else str(kind)
+        if order is not None and order > PAGE_ALLOC_COSTLY_ORDER:
+            # Lists of huge pages: one for each migratetype (5.14), one in all (6.0), one more for movable pages (6.10).
+            order = None
+            migratetype = "huge pages"
+        pfns, faults, complete = self.follow(zone, head)
+        return PerCpuList(order, migratetype, np.array(pfns, np.uint64), tuple(faults), complete)
+
+    def _pfn(self, node: int) -> Optional[int]:
+        """Get the pfn of the online page whose ``lru`` is at an address."""
+        address = node - self._lru
+        for base, length, start in (self._last, *self._ranges):
+            if base <= address < base + length:
+                self._last = (base, length, start)
+                pfn, rest = divmod(address - base, self._layout.page_struct_size)
+                return None if rest else start + pfn
+        return None
+
+    def follow(self, zone: Zone, head: int) -> Tuple[List[int], List[ListFault], bool]:
+        """
+        Follow a list from its head.
+
+        :return: Its pfns, what is wrong, and whether the end was reached.
+        """
+        pfns: List[int] = []
+        seen: Set[int] = set()
+        faults: List[ListFault] = []
+        here, last = head, None
+        following, first_back = self._two_words.unpack(self._prog.read(head, self._two_words.size))
+        while following != head:
+            pfn = self._pfn(following)
+            if pfn is None:
+                return pfns, [*faults, ListFault("link", last, following)], False
+            if pfn in seen:
+                return pfns, [*faults, ListFault("cycle", last, following)], False
+            if not self._left or len(faults) >= MAX_FAULTS:
+                return pfns, faults, False
+            self._left -= 1
+            try:
+                entry = self._prog.read(following - self._lru, self._layout.page_struct_size)
+            except FaultError:
+                return pfns, faults, False
+            after, back = self._two_words.unpack_from(entry, self._lru)
+            fault = self._judge(zone, pfn, entry)
+            if fault is not None:
+                linked = back == here and self._back(after) == following
+                faults.append(fault._replace(linked=linked))
+                if fault.problem != "zone":
+                    # Its links are those of something else.
+                    return pfns, faults, False
+            if back != here:
+                faults.append(ListFault("prev", pfn, back))
+            pfns.append(pfn)
+            seen.add(pfn)
+            here, last, following = following, pfn, after
+        if first_back != here:
+            faults.append(ListFault("prev", None, first_back))
+        return pfns, faults, True
+
+    def _back(self, node: int) -> Optional[int]:
+        """Read the ``prev`` of a list entry."""
+        try:
+            return int(self._two_words.unpack(self._prog.read(node, self._two_words.size))[1])
+        except FaultError:
+            return None
+
+    def _judge(self, zone: Zone, pfn: int, entry: bytes) -> Optional[ListFault]:
+        """Say why a page can't be on a list of a zone, if it can't."""
+        layout = self._layout
+        (mapcount,) = self._int.unpack_from(entry, layout.mapcount_offset)
+        if mapcount == self._buddy:
+            return ListFault("buddy", pfn, mapcount)
+        (refcount,) = self._int.unpack_from(entry, layout.refcount_offset)
+        if refcount:
+            return ListFault("references", pfn, refcount)
+        (flags,) = self._word.unpack_from(entry, layout.flags_offset)
+        fields = layout.flags
+        node = flags >> fields.node.shift & fields.node.mask
+        if fields.node_not_in_page_flags:
+            node = zone.node
+        link = int(layout.link(node, flags >> fields.zone.shift & fields.zone.mask))
+        return None if link == layout.link(zone.node, zone.index) else ListFault("zone", pfn, link)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Per-CPU lists with pages that can't be on them, and lists that disagree with themselves.
+
+Each CPU keeps some free pages of each zone on lists of its own (``zone->per_cpu_pageset``, before Linux 5.14
+``zone->pageset``), by order and migratetype, and counts them in ``count``. The allocator hands these pages out without
+another look. Each list is followed from its head, never further than to the first page that can't be on it.
+
+- ``zone``: the page links to another zone. It will be allocated for this zone and freed to the other.
+- ``buddy``: the page is ``PageBuddy()``: it is on a free list too, and will be allocated twice.
+- ``references``: the page has references: somebody uses it.
+- ``twice``: the page is on two lists, or in a block of another one.
+- ``cycle``: the list leads back to a page that it had.
+- ``link``: the list leads to an address that is no struct page's ``lru``.
+- ``prev``: a page's ``lru.prev``, or the head's, isn't where the list came from.
+- ``count``: ``count`` isn't the number of pages on the lists.
+
+A CPU that died or was stopped in the allocator leaves its lists half changed. Where ``pcp->lock`` (Linux 6.0 and newer,
+with SMP) is free, nobody was changing them, and everything is an error. Where it is held, or there is no such lock,
+``count`` and ``prev`` are notes, and the others warnings; but a page that is linked to its neighbours both ways is on
+the list for certain, and stays an error. The message says which it is.
+
+The lists of the running kernel are not looked at, as they change all the time. Lists that the dump doesn't hold are
+left out, and so are all if the offsets of the CPUs aren't known: without kallsyms or a System.map. A list is left after
+64 wrong pages, and all of them after 524288 pages; then its ``count`` isn't judged.
+
+``detail`` has the ``problem``, the ``cpu``, whether the lock was held (``locked``, null if nothing tells), the list's
+``order`` (null for huge pages) and ``list`` (its migratetype), how many pages (``pages``) and the first 16 of them
+(``pfns``); for ``count`` the ``count`` and what was ``counted``; else the ``value`` that shows it: for ``zone`` the
+link, for ``link`` and ``prev`` the address, for ``twice`` the page or block that it is in.
+
+Kernel facts: bugs 11, 26 and 27; invariant I8.
+
+Example: a dump of amd64 6.1 in which a page on a per-CPU list was made to link to another zone.
+"""
+
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.layout.records import MemoryMap, PerCpuList, PerCpuPages, Zone, per_cpu_blocks
+from mminspect.rules import Commit, Rule, never_described, no_matches
+
+SHOWN = 16
+
+# What a CPU leaves that is stopped between two steps.
+HALF_DONE = ("count", "prev")
+
+
+def check_map(memory: MemoryMap) -> Iterator[Finding]:
+    """Judge the per-CPU lists."""
+    for pages in memory.per_cpu:
+        zone = memory.zone(pages.node, pages.zone)
+        if zone is None:
+            continue
+        for item in pages.lists:
+            yield from _faults(memory, zone, pages, item)
+        yield from _count(zone, pages)
+    yield from _twice(memory)
+
+
+def _faults(memory: MemoryMap, zone: Zone, pages: PerCpuPages, item: PerCpuList) -> Iterator[Finding]:
+    """Make findings of what was seen on the way, one for each problem."""
+    by_problem: Dict[Tuple[str, bool], List[Tuple[Optional[int], int]]] = {}
+    for fault in item.faults:
+        by_problem.setdefault((fault.problem, fault.linked), []).append((fault.pfn, fault.value))
+    for (problem, linked), faults in by_problem.items():
+        pfn, value = faults[0]
+        who = f"pfn {pfn:#x}" if pfn is not None else "its head"
+        text = {
+            "zone": f"{who} links to {memory.link_name(value) if problem == 'zone' else ''}",
+            "buddy": f"{who} is on a free list too (PageBuddy)",
+            "references": f"{who} has {value} references",
+            "cycle": f"{who} is followed by a page that the list had before",
+            "link": f"{who} is followed by {value:#x}, which is no struct page's lru",
+            "prev": f"{who} has lru.prev {value:#x}, which isn't where the list came from",
+        }[problem]
+        pfns = sorted(pfn for pfn, _ in faults if pfn is not None)
+        yield _finding(zone, pages, item, problem, text, pfns, linked, {"value": value})
+
+
+def _count(zone: Zone, pages: PerCpuPages) -> Iterator[Finding]:
+    """Compare ``count`` with what is on the lists, if all could be followed to their ends."""
+    if not all(item.complete for item in pages.lists):
+        return
+    counted = sum(len(item.pfns) << item.order for item in pages.lists if item.order is not None)
+    huge = sum(len(item.pfns) for item in pages.lists if item.order is None)
+    if huge:
+        # How large a huge page is depends on the architecture.
+        size, rest = divmod(pages.count - counted, huge)
+        if size > 0 and not rest and not size & (size - 1):
+            return
+    elif pages.count == counted:
+        return
+    more = f" and {huge} huge pages" if huge else ""
+    text = f"count is {pages.count}, but {counted} pages{more} are on the lists"
+    yield _finding(zone, pages, None, "count", text, [], False, {"count": pages.count, "counted": counted})
+
+
+def _twice(memory: MemoryMap) -> Iterator[Finding]:
+    """Find pages that are on two lists, or inside a block on another."""
+    start, end, number, lists = per_cpu_blocks(memory)
+    overlap = np.flatnonzero(start[1:] < np.maximum.accumulate(end)[:-1]) + 1
+    found: Dict[int, List[int]] = {}
+    for position in overlap.tolist():
+        found.setdefault(int(number[position]), []).append(position)
+    for index, positions in found.items():
+        pages, item = lists[index]
+        zone = memory.zone(pages.node, pages.zone)
+        assert zone is not None
+        first = positions[0]
+        other, where = lists[int(number[first - 1])]
+        text = f"pfn {int(start[first]):#x} is on the list of CPU {other.cpu}, {_name(where)} too"
+        pfns = start[positions].tolist()
+        yield _finding(zone, pages, item, "twice", text, pfns, True, {"value": int(start[first - 1])})
+
+
+def _name(item: PerCpuList) -> str:
+    return item.migratetype if item.order is None else f"order {item.order} {item.migratetype}"
+
+
+def _finding(
+    zone: Zone,
+    pages: PerCpuPages,
+    item: Optional[PerCpuList],
+    problem: str,
+    text: str,
+    pfns: List[int],
+    certain: bool,
+    more: Dict[str, Any],
+) -> Finding:
+    severity, why = ERROR, ""
+    if not certain and pages.locked is not False:
+        severity = NOTE if problem in HALF_DONE else WARNING
+        why = "; pcp->lock is held" if pages.locked else "; this kernel has no lock that tells whether"
+        why += ": the CPU may have been" if pages.locked else " the CPU was"
+        why += " stopped while it changed its lists"
+    order = (item.order or 0) if item is not None else 0
+    detail: Dict[str, Any] = {"problem": problem, "cpu": pages.cpu, "locked": pages.locked}
+    if item is not None:
+        detail.update(order=item.order, list=item.migratetype)
+    detail.update(pages=len(pfns), pfns=pfns[:SHOWN], **more)
+    where = f"{zone}, CPU {pages.cpu}" + (f", {_name(item)}" if item is not None else "")
+    return Finding(
+        RULE.id,
+        severity,
+        pfns[0] if pfns else zone.start_pfn,
+        pfns[0] + (1 << order) if pfns else zone.end_pfn,
+        zone.node,
+        zone.name,
+        f"{where}: {text}{why}",
+        detail,
+    )
+
+
+RULE = Rule(
+    "per-cpu-list",
+    "per-CPU lists with pages that can't be on them",
+    ("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
+    (
+        Commit(
+            "7b086755fb8c",
+            "mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list",
+            "pages that bypass a locked list (v6.6)",
+        ),
+    ),
+    no_matches,
+    never_described,
+    check_map=check_map,
+    per_cpu=True,
+    documentation=__doc__,
+)
