@@ -7,7 +7,8 @@ the ranges that were read are copied into a new ELF core with virtual addresses,
 Memory that nothing read isn't in it, not even the rest of a page.
 
 Of the log buffer, a capture has the report of a crash from its first line on, without the registers and the code of
-user space, and nothing of what was logged before.
+user space, and nothing of what was logged before. Of the registers that the dump saved, it has those of the CPU that
+crashed, if it was in the kernel, that can be a page's.
 """
 
 import contextlib
@@ -36,8 +37,11 @@ from mminspect.memmap import Memmap
 from mminspect.output import open_output
 from mminspect.rules import WhatIs, select_rules
 from mminspect.target import Target, corefile
-from mminspect.triage.lastwords import crash_lines
+from mminspect.triage.lastwords import crash_lines, parse
 from mminspect.triage.log import read_log
+from mminspect.triage.registers import REGISTERS_NOTE, saved_registers
+from mminspect.triage.registers import format_note as format_registers
+from mminspect.triage.verdict import useful_registers
 from mminspect.typeinfo import declarations
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.whatis import what_is
@@ -137,9 +141,16 @@ def capture(
         recorder = _record(target, known, vmcoreinfo, symbols, btf, pageblock_order)
         note = format_note(known.values())
         # Of the log, what the kernel said when it crashed, for "mminspect triage".
-        read_log(recorder.prog, [line.seq for line in crash_lines(read_log(target.prog) or [])])
+        lines = read_log(target.prog) or []
+        read_log(recorder.prog, [line.seq for line in crash_lines(lines)])
+        notes = {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}
+        crash = parse(lines)
+        saved = saved_registers(target, crash) if crash is not None else {}
+        useful = useful_registers(saved, read_memory_map(target, pageblock_order)) if saved else {}
+        if useful:
+            notes[REGISTERS_NOTE] = format_registers(useful)
         with _compressed(file, output) as out:
-            return _write(target, recorder, {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}, embedded, out)
+            return _write(target, recorder, notes, embedded, out)
 
 
 def _read_file(path: str) -> bytes:

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Triage: what the log says, which pages it names, and whether they are blamed rightly."""
 
+import dataclasses
+import struct
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
+from mminspect import capture as capture_
 from mminspect.findings import Finding
+from mminspect.layout import read_memory_map
 from mminspect.layout.records import MemoryMap, Section
+from mminspect.target import corefile
 from mminspect.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
 from mminspect.triage.log import Line, read_log
-from mminspect.triage.verdict import Pages, about_pages, is_walker, judge
+from mminspect.triage.registers import saved_registers
+from mminspect.triage.verdict import Pages, about_pages, is_walker, judge, useful_registers
 from tests.conftest import Cli, Edited, Opened, Unpacked
 from tests.handmade import SPARSE, zone
-from tests.support import AMD64_400M, I386_HOLE
+from tests.support import AMD64_400M, I386_HOLE, elf_core
 
 BUG = "amd64-5.10-bug"
 DAMAGED = "amd64-6.12-damaged"
@@ -256,6 +262,129 @@ def test_errors_elsewhere_are_only_possible() -> None:
     crash = crash_of("kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\n")
     assert judge(crash, [finding("zone-id", 3, 4)], MEMORY).verdict == "possible"
     assert judge(crash, [], MEMORY).verdict == "unexplained"
+
+
+# Registers that the dump saved
+
+
+def test_saved_register_makes_a_crash_possible_at_most() -> None:
+    crash = crash_of("kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\n")
+    for value in (MEM_MAP + 64 * 0x2A, MEM_MAP + 64 * 0x2A + 8):
+        verdict = judge(crash, [ZEROED], MEMORY, saved={"rdi": value})
+        assert (verdict.verdict, verdict.findings) == ("possible", [ZEROED])
+        source = f"saved register rdi = {value:#x}"
+        assert verdict.evidence == [{"pfn": 0x2A, "from": source, "how": "may have held", "rules": ["uninitialized"]}]
+        assert "pfn 0x2a, which it may have held, is in a finding" in verdict.why
+
+
+def test_saved_registers_say_nothing_where_the_log_does() -> None:
+    saved = {"rdi": MEM_MAP + 64 * 0x10}
+    other = finding("zone-id", 0x10, 0x11)
+    verdict = judge(crash_of(BUG_AT), [other, ZEROED], MEMORY, saved=saved)
+    assert (verdict.verdict, verdict.findings) == ("explained", [ZEROED])
+    assert [item["pfn"] for item in verdict.evidence] == [0x2A]
+    # Nothing wrong with its page, or only a warning; or not about pages at all.
+    crash = crash_of("kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\n")
+    assert judge(crash, [], MEMORY, saved=saved).evidence == []
+    assert judge(crash, [finding("zone-id", 0x10, 0x11, "warning")], MEMORY, saved=saved).evidence == []
+    assert judge(crash_of(OTHER_BUG), [other], MEMORY, saved=saved).verdict == "other"
+
+
+def test_register_with_a_pfn_is_weak_evidence() -> None:
+    memory = MemoryMap(SPARSE, (), (zone(0, 0, 0x4000),), (Section(0, ((0, 0x4000),), MEM_MAP, 0x1000),))
+    text = "kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\nRAX: 0000000000002a00\n"
+    wrong = finding("zone-id", 0x2A00, 0x2A01)
+    verdict = judge(crash_of(text), [wrong], memory)
+    assert (verdict.verdict, verdict.findings) == ("possible", [wrong])
+    assert verdict.evidence[0]["from"] == "register RAX = 0x2a00, perhaps a pfn"
+    small = finding("zone-id", 0xFFF, 0x1000)
+    assert judge(crash_of(text.replace("2a00", "0fff")), [small], memory).evidence == []
+    assert useful_registers({"a": 0xFFF, "b": 0x2A00, "c": MEM_MAP, "d": 0x4000}, memory) == {"b": 0x2A00, "c": MEM_MAP}
+
+
+def prstatus(pid: int, cs: int = 0x10, rdi: int = 0) -> bytes:
+    """Make a ``struct elf_prstatus`` of amd64."""
+    words = [0] * 27
+    words[14], words[17] = rdi, cs
+    return bytes(32) + pid.to_bytes(4, "little") + bytes(76) + struct.pack("<27Q", *words) + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("notes", "rdi"),
+    [
+        # kdump: by the pid of the task.
+        ([prstatus(0, rdi=5), prstatus(44, rdi=6), prstatus(7, rdi=7)], 6),
+        # QEMU: by the number of the CPU.
+        ([prstatus(1, rdi=5), prstatus(2, rdi=6)], 6),
+        # Which is meant can't be told.
+        ([prstatus(9, rdi=5)], None),
+        ([prstatus(44, rdi=5), prstatus(44, rdi=6)], None),
+        ([prstatus(1, rdi=5)], None),
+        ([b""], None),
+        ([], None),
+        # In user space.
+        ([prstatus(44, cs=0x33, rdi=5)], None),
+    ],
+)
+def test_saved_registers_of_the_cpu_that_crashed(notes: List[bytes], rdi: Any, opened: Opened) -> None:
+    target = opened(SYSRQ)[0]
+    assert target.core is not None
+    core = dataclasses.replace(target.core, prstatus=tuple(notes))
+    found = saved_registers(dataclasses.replace(target, core=core), crash_of(ARM64_FAULT))
+    assert found.get("rdi") == rdi
+
+
+def test_notes_of_a_core(tmp_path: Path) -> None:
+    path = tmp_path / "core"
+    notes = [("CORE", prstatus(1)), ("CORE", prstatus(2)), ("VMCOREINFO", b"OSRELEASE=6.1.0\n")]
+    path.write_bytes(elf_core(notes, [(0x1000, b"data")]))
+    with path.open("rb") as file:
+        core = corefile.parse(file.fileno(), str(path))
+    assert core.prstatus == (prstatus(1), prstatus(2))
+    assert core.vmcoreinfo == b"OSRELEASE=6.1.0\n"
+
+
+def test_capture_keeps_the_registers_that_triage_uses(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = opened(DAMAGED)[0]
+    crash = parse(read_log(target.prog) or [])
+    assert target.core is not None
+    assert crash is not None
+    memory = read_memory_map(target)
+    page = memory.sections[0].mem_map + 0x8000 * 64
+    core = dataclasses.replace(target.core, prstatus=(prstatus(crash.pid or 0, rdi=page & ((1 << 64) - 1)),))
+    changed = dataclasses.replace(target, core=core)
+    before = saved_registers(changed, crash)
+    assert len(before) == 18
+    load = capture_.typeinfo.load
+    monkeypatch.setattr(capture_.targets, "open_vmcore", lambda path: changed)
+
+    def load_types(which: Any, *rest: Any, **more: Any) -> Any:
+        return opened(DAMAGED)[1] if which is changed else load(which, *rest, **more)
+
+    monkeypatch.setattr(capture_.typeinfo, "load", load_types)
+    path = tmp_path / "core"
+    capture_.capture("core", (), None, None, None, str(path))
+    with path.open("rb") as file:
+        kept = corefile.parse(file.fileno(), str(path))
+    useful = {"rdi": page & ((1 << 64) - 1)}
+    assert saved_registers(dataclasses.replace(target, core=kept), crash) == useful
+    assert useful_registers(before, memory) == useful
+
+
+@pytest.mark.parametrize("rule", ["zone-pages", "per-cpu-list", "free-list", "compaction-cursor", "node-link"])
+def test_finding_of_a_zone_explains_no_page_of_it(rule: str) -> None:
+    assert judge(crash_of(BAD_PAGE), [finding(rule, 0, 64)], MEMORY).verdict == "unexplained"
+    crash = crash_of("kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\n")
+    assert judge(crash, [finding(rule, 0, 64)], MEMORY).verdict == "possible"
+
+
+def test_finding_of_a_list_explains_the_pages_that_it_names() -> None:
+    listed = finding("per-cpu-list", 0x10, 0x12, pfns=[0x10, 0x2A], order=1)
+    assert judge(crash_of(BAD_PAGE), [listed], MEMORY).findings == [listed]
+    assert judge(crash_of(BAD_PAGE.replace("2a", "2b")), [listed], MEMORY).findings == [listed]
+    assert judge(crash_of(BAD_PAGE.replace("2a", "2c")), [listed], MEMORY).findings == []
 
 
 def test_no_crash_and_no_log() -> None:

@@ -13,7 +13,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ _BITS = bytes(bin(byte).count("1") for byte in range(256))
 # A program header table larger than this is not a core that anything writes.
 MAX_PROGRAM_HEADERS = 1 << 20
 MAX_NOTES_SIZE = 64 << 20
+# Type of the note that has the registers of a CPU.
+NT_PRSTATUS = 1
 
 # e_machine of the architectures whose kernels are known to mminspect.
 ELF_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
@@ -74,6 +76,7 @@ class CoreFile:
     :ivar utsname_machine: The machine name of a kdump header. Empty in QEMU's.
     :ivar segments: ELF only: the loadable segments.
     :ivar notes: ELF notes by name, first one of each.
+    :ivar prstatus: What the NT_PRSTATUS notes hold: a ``struct elf_prstatus`` for each CPU.
     :ivar kdump: The header of a kdump file that is not one of several.
     :ivar records: Flattened only: its records.
     """
@@ -85,6 +88,7 @@ class CoreFile:
     utsname_machine: str = ""
     segments: Tuple[Segment, ...] = ()
     notes: Dict[str, bytes] = field(default_factory=dict)
+    prstatus: Tuple[bytes, ...] = ()
     kdump: Optional["KdumpHeader"] = None
     records: Optional["Records"] = None
 
@@ -179,6 +183,7 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
 
     segments: List[Segment] = []
     notes: Dict[str, bytes] = {}
+    prstatus: List[bytes] = []
     for i in range(phnum):
         if is_64_bit:
             p_type, _, offset, vaddr, paddr, filesz, memsz, _ = struct.unpack_from(
@@ -195,8 +200,7 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
         if p_type == PT_LOAD:
             segments.append(Segment(offset, vaddr, paddr, filesz, memsz))
         elif filesz <= MAX_NOTES_SIZE:
-            for name, desc in _elf_notes(os.pread(fd, filesz, offset), order):
-                notes.setdefault(name, desc)
+            _take_notes(os.pread(fd, filesz, offset), order, notes, prstatus)
     if "VMCOREINFO" not in notes:
         if "QEMU" in notes:
             why = "for a QEMU guest, add '-device vmcoreinfo' and load the guest's qemu_fw_cfg module before the dump"
@@ -212,19 +216,24 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
         order == "<",
         segments=tuple(segments),
         notes=notes,
+        prstatus=tuple(prstatus),
     )
 
 
-def _elf_notes(data: bytes, order: str) -> Iterator[Tuple[str, bytes]]:
+def _take_notes(data: bytes, order: str, notes: Dict[str, bytes], prstatus: List[bytes]) -> None:
+    """Split ELF notes: the first by each name, and every NT_PRSTATUS."""
     pos = 0
     while pos + 12 <= len(data):
-        namesz, descsz, _ = struct.unpack_from(order + "III", data, pos)
+        namesz, descsz, kind = struct.unpack_from(order + "III", data, pos)
         pos += 12
         name = data[pos : pos + namesz].rstrip(b"\0").decode("ascii", "replace")
         pos += -(-namesz // 4) * 4
         if pos + descsz > len(data):
             return
-        yield name, data[pos : pos + descsz]
+        desc = data[pos : pos + descsz]
+        notes.setdefault(name, desc)
+        if name == "CORE" and kind == NT_PRSTATUS:
+            prstatus.append(desc)
         pos += -(-descsz // 4) * 4
 
 
@@ -234,23 +243,25 @@ class KdumpHeader:
     The fields of ``struct disk_dump_header`` that are needed here.
 
     :ivar order: ``<`` for little-endian, ``>`` for big-endian.
+    :ivar version: ``header_version``.
     :ivar machine: Machine name.
+    :ivar is_64_bit: Whether the dumped machine is a 64-bit one.
     :ivar block_size: Size of a page, and of the blocks that the header counts in.
     :ivar sub_hdr_size: Blocks of the sub header, which follows the header's block.
     :ivar bitmap_blocks: Blocks of the two bitmaps, which follow that.
     :ivar status: Flags: how pages are compressed.
     :ivar max_mapnr: The pfn behind the last, cut to 32 bits.
-    :ivar is_64_bit: Whether the dumped machine is a 64-bit one.
     """
 
     order: str
+    version: int
     machine: str
+    is_64_bit: bool
     block_size: int
     sub_hdr_size: int
     bitmap_blocks: int
     status: int
     max_mapnr: int
-    is_64_bit: bool
 
     @property
     def bitmap_start(self) -> int:
@@ -272,6 +283,7 @@ def _kdump_header(header: bytes, path: str) -> KdumpHeader:
     # struct disk_dump_header of makedumpfile and QEMU: signature, header_version, utsname (6 times
     # 65 bytes), timestamp, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr.
     order = "<" if 0 < struct.unpack_from("<i", header, 8)[0] < 0x10000 else ">"
+    (version,) = struct.unpack_from(order + "i", header, 8)
     machine = header[12 + 4 * 65 : 12 + 5 * 65].split(b"\0")[0].decode("ascii", "replace")
     # The timestamp is a struct timeval: the word size of the dumped machine decides where the rest
     # lies. Only one of the places holds a sensible block size.
@@ -280,16 +292,28 @@ def _kdump_header(header: bytes, path: str) -> KdumpHeader:
             order + "IiiiI", header, words_at
         )
         if block_size in (4096, 8192, 16384, 65536) and 0 < sub_hdr_size < 1024 and bitmap_blocks > 0:
+            is_64_bit = words_at == 424
             return KdumpHeader(
-                order, machine, block_size, sub_hdr_size, bitmap_blocks, status, max_mapnr, words_at == 424
+                order, version, machine, is_64_bit, block_size, sub_hdr_size, bitmap_blocks, status, max_mapnr
             )
     raise TargetError(f"{path}: the kdump header makes no sense; copy the dump again")
 
 
-def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes) -> CoreFile:
+def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes, read: Callable[[int, int], bytes]) -> CoreFile:
+    """
+    Decode the sub header.
+
+    :param read: Reads bytes of the dump by offset and size.
+    """
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     start = sub_header.find(b"OSRELEASE=")
     notes = {"VMCOREINFO": sub_header[start:].split(b"\0")[0]} if start >= 0 else {}
+    prstatus: List[bytes] = []
+    # struct kdump_sub_header of a 64-bit machine, since version 4: offset_note and size_note.
+    if header.is_64_bit and header.version >= 4 and len(sub_header) >= 64:
+        offset, size = struct.unpack_from(header.order + "QQ", sub_header, 48)
+        data = read(offset, size) if size <= MAX_NOTES_SIZE and offset < 1 << 62 else b""
+        _take_notes(data, header.order, notes, prstatus)
     # struct kdump_sub_header: phys_base, a long; dump_level; split, which says that other files hold the rest.
     (split,) = struct.unpack_from(header.order + "i", sub_header, 12 if header.is_64_bit else 8)
     return CoreFile(
@@ -297,6 +321,7 @@ def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes) -> CoreFile
         is_little_endian=header.order == "<",
         utsname_machine=header.machine,
         notes=notes,
+        prstatus=tuple(prstatus),
         kdump=None if split else header,
     )
 
@@ -341,7 +366,8 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     needed = int((table["offset"] + table["size"]).max()) if len(table) else 0
     if needed > size:
         raise _truncated(path, size, needed)
-    return _kdump_core("kdump", header, os.pread(fd, header.sub_hdr_size * block_size, block_size))
+    sub_header = os.pread(fd, header.sub_hdr_size * block_size, block_size)
+    return _kdump_core("kdump", header, sub_header, lambda offset, size: os.pread(fd, size, offset))
 
 
 def flattened_records(fd: int, path: str) -> Iterator[Tuple[int, int, int]]:
@@ -424,4 +450,6 @@ def _parse_flattened(fd: int, path: str) -> CoreFile:
         return CoreFile("flattened", records=records)
     header = _kdump_header(bytes(inner[:512]), path)
     end = (1 + header.sub_hdr_size) * header.block_size
-    return replace(_kdump_core("flattened", header, bytes(inner[header.block_size : end])), records=records)
+    sub_header = bytes(inner[header.block_size : end])
+    core = _kdump_core("flattened", header, sub_header, lambda offset, size: bytes(inner[offset : offset + size]))
+    return replace(core, records=records)

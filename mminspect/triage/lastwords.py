@@ -53,6 +53,7 @@ _FRAME = re.compile(
 _KERNEL_BUG = re.compile(r"(?:at )?([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x")
 # Suffixes that the compiler adds to a function that it split or copied.
 _SUFFIX = re.compile(r"\.(?:cold|part|constprop|isra|llvm)(?:\.\d+)*")
+_CPU = re.compile(r"\bCPU: (\d+) (?:UID: \d+ )?PID: (\d+)")
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 # What is left of "list_del corruption" that is an address.
 _LIST = re.compile(r"list_(?:add|del) corruption")
@@ -71,6 +72,7 @@ class Crash:
     :ivar pfns: Pfns that the kernel named, with the line.
     :ivar pointers: Addresses in its words (not in the registers), with the line.
     :ivar registers: Values by register; the first report counts.
+    :ivar cpu: The CPU that reports it; likewise ``pid``.
     :ivar lines: The lines of the crash, as they stand in the log.
     """
 
@@ -82,6 +84,8 @@ class Crash:
     pfns: Dict[int, str] = field(default_factory=dict)
     pointers: Dict[int, str] = field(default_factory=dict)
     registers: Dict[str, int] = field(default_factory=dict)
+    cpu: Optional[int] = None
+    pid: Optional[int] = None
     lines: List[Line] = field(default_factory=list)
 
 
@@ -152,6 +156,9 @@ def _read_line(crash: Crash, text: str, frames_done: bool, registers_done: bool)
     """Take what a line says into a crash; return whether its registers are complete."""
     function = _FUNCTION.search(text)
     named = _KERNEL_BUG.search(text) if "BUG at" in text else None
+    cpu = _CPU.search(text)
+    if cpu and crash.cpu is None:
+        crash.cpu, crash.pid = int(cpu.group(1)), int(cpu.group(2))
     found = function or named
     if found and crash.function is None:
         crash.function = plain_name(found.group(1))

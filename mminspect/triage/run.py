@@ -11,6 +11,7 @@ from mminspect.findings import Finding, Report
 from mminspect.layout import read_memory_map
 from mminspect.triage.lastwords import Crash, parse
 from mminspect.triage.log import read_log
+from mminspect.triage.registers import saved_registers
 from mminspect.triage.verdict import Verdict, judge
 
 SCHEMA = "mminspect.triage/1"
@@ -39,7 +40,8 @@ def triage(
     crash = parse(lines or [])
     # Resources take their symbols, which take time; only a crash needs them.
     resources = owner.resources(target.prog) if crash is not None else []
-    verdict = judge(crash, _with_resources(report, resources), memory, log=bool(lines))
+    saved = saved_registers(target, crash) if crash is not None else {}
+    verdict = judge(crash, _with_resources(report, resources), memory, bool(lines), saved)
     return _as_dict(report, crash, verdict), report
 
 

@@ -77,6 +77,13 @@ WALKERS = (
 )
 # Frames of a trace, from the innermost, among which a walker must be.
 NEAR = 4
+# Rules whose findings are about no page in particular.
+PAGELESS = ("unreadable", "contiguous")
+# Rules whose findings are about a whole zone, unless they name pages.
+OF_A_ZONE = ("compaction-cursor", "free-list", "node-link", "per-cpu-list", "zone-pages")
+# Smaller numbers in registers are rarely pfns.
+MIN_PFN = 0x1000
+NAMED, HELD, SAVED = "named", "held", "may have held"
 # Kinds of crash that are about struct pages by themselves.
 ABOUT_PAGES = ("vm-bug-on", "bad-page", "page-dumped", "outside-zone")
 
@@ -148,41 +155,66 @@ class Pages:
         return None
 
 
-def _named(crash: Crash, memory: MemoryMap) -> List[Tuple[int, str, str]]:
+def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple[int, str, str]]:
     """List (pfn, where it is from, how sure) of the pages that a crash names, each once."""
     pages = Pages(memory)
     found: Dict[int, Tuple[str, str]] = {}
     for pfn, text in crash.pfns.items():
-        found.setdefault(pfn, (f"named: {text}", "named"))
+        found.setdefault(pfn, (f"named: {text}", NAMED))
     for address, text in crash.pointers.items():
         at = pages.pfn(address)
         if at is not None:
-            found.setdefault(at, (f"{address:#x} in: {text}", "named"))
+            found.setdefault(at, (f"{address:#x} in: {text}", NAMED))
     for name, value in crash.registers.items():
         at = pages.pfn(value)
         if at is not None:
-            found.setdefault(at, (f"register {name} = {value:#x}", "held"))
+            found.setdefault(at, (f"register {name} = {value:#x}", HELD))
+    for name, value in saved.items():
+        at = pages.pfn(value)
+        if at is not None:
+            found.setdefault(at, (f"saved register {name} = {value:#x}", SAVED))
+    for kind, registers in (("register", crash.registers), ("saved register", saved)):
+        for name, value in registers.items():
+            if value >= MIN_PFN and memory.section(value) is not None:
+                found.setdefault(value, (f"{kind} {name} = {value:#x}, perhaps a pfn", SAVED))
     return [(pfn, text, how) for pfn, (text, how) in found.items()]
 
 
+def useful_registers(saved: Dict[str, int], memory: MemoryMap) -> Dict[str, int]:
+    """Choose the registers that a verdict can use: those that hold a struct page's address, or what can be a pfn."""
+    pages = Pages(memory)
+    return {
+        name: value
+        for name, value in saved.items()
+        if pages.pfn(value) is not None or (value >= MIN_PFN and memory.section(value) is not None)
+    }
+
+
 def _explains(finding: Finding) -> bool:
-    return finding.severity != NOTE and finding.rule not in ("unreadable", "contiguous")
+    return finding.severity != NOTE and finding.rule not in PAGELESS
 
 
-def judge(crash: Optional[Crash], findings: Iterable[Finding], memory: MemoryMap, log: bool = True) -> Verdict:
+def judge(
+    crash: Optional[Crash],
+    findings: Iterable[Finding],
+    memory: MemoryMap,
+    log: bool = True,
+    saved: Optional[Dict[str, int]] = None,
+) -> Verdict:
     """
     Compare a crash with the findings of a scan.
 
     :param crash: ``None`` if the log shows none.
     :param findings: Gone through once; there may be very many.
     :param log: Whether there is a log at all.
+    :param saved: Registers that the dump saved of the CPU that crashed. They make no verdict better than possible.
     """
     if not log:
         return Verdict(NO_LOG, "the dump doesn't hold the log buffer, so nobody knows how the kernel died")
     if crash is None:
         return Verdict(NO_CRASH, "the log shows no crash")
     reason = about_pages(crash)
-    named = _named(crash, memory)
+    named = _named(crash, saved or {}, memory)
     values = {value: f"register {name}" for name, value in crash.registers.items()}
     values.update(crash.pointers)
     around: Dict[int, List[Finding]] = {pfn: [] for pfn, _, _ in named}
@@ -191,7 +223,7 @@ def judge(crash: Optional[Crash], findings: Iterable[Finding], memory: MemoryMap
     for finding in filter(_explains, findings):
         errors += finding.severity == ERROR
         for pfn, inside in around.items():
-            if finding.start_pfn <= pfn < finding.end_pfn:
+            if _is_about(finding, pfn):
                 inside.append(finding)
         # An access outside of a bitmap, by the address of a fault or of a register.
         if finding.rule == "bitmap-bounds" and finding.detail.get("address") in values:
@@ -199,18 +231,29 @@ def judge(crash: Optional[Crash], findings: Iterable[Finding], memory: MemoryMap
     evidence: List[Dict[str, Any]] = []
     explaining: List[Finding] = []
     sure = bool(hits)
+    weak: List[Tuple[Dict[str, Any], List[Finding]]] = []
     for pfn, source, how in named:
         inside = around[pfn]
+        if how == SAVED:
+            wrong = [f for f in inside if f.severity == ERROR and _wrong_at(f, pfn)] if reason is not None else []
+            if wrong:
+                rules = sorted({f.rule for f in wrong})
+                weak.append(({"pfn": pfn, "from": source, "how": how, "rules": rules}, wrong))
+            continue
         evidence.append({"pfn": pfn, "from": source, "how": how, "rules": sorted({f.rule for f in inside})})
         # A block that is mixed says nothing of the pages in it that are right.
         wrong = [f for f in inside if _wrong_at(f, pfn)] if reason is not None else []
         explaining += [f for f in wrong if f not in explaining]
         # A register may hold a page that has nothing to do with it, where another function works on pages.
-        sure |= bool(wrong) and (how == "named" or is_walker(crash.function or ""))
+        sure |= bool(wrong) and (how == NAMED or is_walker(crash.function or ""))
     for finding in hits:
         address = int(finding.detail["address"])
-        evidence.append({"address": address, "from": values[address], "how": "held", "rules": [finding.rule]})
+        evidence.append({"address": address, "from": values[address], "how": HELD, "rules": [finding.rule]})
         explaining += [] if finding in explaining else [finding]
+    if not explaining:
+        for item, wrong in weak:
+            evidence.append(item)
+            explaining += [f for f in wrong if f not in explaining]
     if explaining:
         verdict = _explained(crash, explaining, evidence, memory, reason or "it used memory outside of a bitmap")
         return verdict if sure else replace(verdict, verdict=POSSIBLE)
@@ -223,6 +266,14 @@ def judge(crash: Optional[Crash], findings: Iterable[Finding], memory: MemoryMap
         why = f"{reason}, and there are {errors} errors in the memory map, but the kernel named no page of them"
         return Verdict(POSSIBLE, why, evidence, proof=["find the page in the registers or the stack with drgn"])
     return Verdict(UNEXPLAINED, f"{reason}, but the scan finds nothing wrong", evidence)
+
+
+def _is_about(finding: Finding, pfn: int) -> bool:
+    """Tell whether a finding is about a page, and not just about a zone that spans it."""
+    if finding.rule not in OF_A_ZONE:
+        return finding.start_pfn <= pfn < finding.end_pfn
+    size = 1 << (finding.detail.get("order") or 0)
+    return any(first <= pfn < first + size for first in finding.detail.get("pfns", ()))
 
 
 def _wrong_at(finding: Finding, pfn: int) -> bool:
