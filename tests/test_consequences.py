@@ -2,6 +2,8 @@
 """The model of kernel functions: each guard, and what happens without it."""
 
 import dataclasses
+import io
+import random
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -10,14 +12,16 @@ import pytest
 from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Judge, attach
 from mminspect.consequences.kernel import Kernel, read_kernel
-from mminspect.consequences.model import Page, Place, consequences, walked_zone
+from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import Finding
+from mminspect.layout import read_memory_map
 from mminspect.layout.records import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED, MemoryMap, Section
 from mminspect.memmap import Memmap
+from mminspect.render.table import write_consequences
 from mminspect.whatis import what_is
 from tests.conftest import Cli, Opened, Scanned
 from tests.handmade import FLAT, SPARSE, memory_map, zone
-from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES
+from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X
 
 # Of 8 pages each: blocks [0, 8), [8, 16), ...; Normal begins inside block 1.
 SPARSE_MAP = memory_map(zone(1, 0, 12), zone(2, 12, 20))
@@ -292,22 +296,56 @@ def test_writes_outside_name_address_and_object(scanned: Scanned) -> None:
     assert finding.detail["there"]["text"] in write["why"]
 
 
-def test_findings_beyond_the_limit_get_none(opened: Opened, scanned: Scanned, monkeypatch: Any) -> None:
-    target, _ = opened(I386_HOLE)
-    report = scanned(I386_HOLE)
-    from mminspect.layout import read_memory_map
-
+@pytest.mark.parametrize("name", [AMD64_400M, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, S390X, "amd64-5.10-bug"])
+def test_abridged_consequences_are_those_of_the_page(name: str, opened: Opened, scanned: Scanned) -> None:
+    """On pages around all findings' edges and everywhere else, in any order."""
+    target, _ = opened(name)
     memory = read_memory_map(target)
     judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    choice = random.Random(1)
+    edges = [edge for zone in memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn)]
+    edges += [edge for section in memory.sections for low, high in section.ranges for edge in (low, high)]
+    wrong = [pfn for finding in scanned(name).findings for pfn in (finding.start_pfn, finding.end_pfn - 1)]
+    pfns = wrong + [edge + choice.randint(-600, 600) for edge in edges for _ in range(20)]
+    pfns += [choice.randrange(max(edges)) for _ in range(500)]
+    choice.shuffle(pfns)
+    harmful = 0
+    for pfn in filter(lambda pfn: pfn >= 0, pfns):
+        outcomes = judge.outcomes(pfn)
+        brief = judge.brief(pfn)
+        if brief is None:
+            assert outcomes == []
+            continue
+        harm = [(o.function, o.outcome, o.commit) for o in outcomes if o.outcome not in ("safe", "refuses")]
+        assert [(h["function"], h["outcome"], h.get("commit")) for h in brief.harm] == harm
+        deadly = fatal(outcomes, judge.kernel)
+        assert (deadly and deadly.function) == (brief.deadly and brief.deadly.function)
+        harmful += bool(harm)
+    assert harmful or not scanned(name).count("error")
+
+
+def test_findings_beyond_the_limit_have_the_same_severity(opened: Opened, monkeypatch: Any) -> None:
+    target, _ = opened(I386_HOLE)
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    many = [Finding("zone-span", "warning", pfn, pfn + 1, 0, "DMA", "m", {}) for pfn in range(0xA100, 0xA300)]
+    whole = list(attach(many, judge))
     monkeypatch.setattr(attach_, "MAX_PER_RULE", 10)
-    many = [Finding("zone-span", "error", pfn, pfn + 1, 0, "DMA", "m", {}) for pfn in range(0x2000, 0x2400)]
-    assert sum("consequences" in f.detail for f in attach(many, judge)) == 10
-    assert report.findings
+    abridged = list(attach(many, judge))
+    assert whole[:10] == abridged[:10]
+    assert {"error", "warning"} == {finding.severity for finding in whole}
+    assert [finding.severity for finding in whole] == [finding.severity for finding in abridged]
+    for one, other in zip(whole[10:], abridged[10:]):
+        assert other.detail["consequences_abridged"] is True
+        assert "consequences_abridged" not in one.detail
+        assert one.detail.get("severity_by_rule") == other.detail.get("severity_by_rule")
+        assert one.message.startswith(other.message)
+    out = io.StringIO()
+    write_consequences(abridged[-1].detail["consequences"] + abridged[200].detail["consequences"], out, 80)
+    assert "the reasons are left out" in out.getvalue()
 
 
 def test_a_million_findings_cost_no_more_than_a_thousand(opened: Opened) -> None:
-    from mminspect.layout import read_memory_map
-
     target, _ = opened(AMD64_LOW_RAM)
     memory = read_memory_map(target)
     judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))

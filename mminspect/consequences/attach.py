@@ -3,28 +3,46 @@
 Add consequences to findings.
 
 Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
+Of the many findings of a rule, those that are alike in what decides are judged once.
 """
 
 from collections import Counter
 from dataclasses import replace
-from typing import Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-import numpy as np
 from drgn import FaultError
 
+from mminspect.columns import int_column
 from mminspect.consequences.kernel import Kernel, read_kernel
-from mminspect.consequences.model import Outcome, Page, Place, consequences, fatal, walked_zone
+from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, MemoryMap
+from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import WhatIs
 from mminspect.target import Target
 
-# Findings of one rule that get consequences. The rest of a report with more of them looks the same.
+# Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
+# Adjacent entries that are read at once, and how many such windows are kept.
+WINDOW = 512
+MAX_WINDOWS = 128
+# Cases of which the outcomes are kept.
+MAX_CASES = 4096
 
 # Rules whose findings are about no page.
 PAGELESS = ("proc-disagrees", "unreadable")
+
+
+class Brief(NamedTuple):
+    """
+    What the kernel would do with a page, without the reasons.
+
+    :ivar harm: Function and outcome, of those that are neither safe nor refuse the block.
+    :ivar deadly: The one that makes a finding an error.
+    """
+
+    harm: List[Dict[str, Any]]
+    deadly: Optional[Outcome]
 
 
 class Judge:
@@ -41,29 +59,50 @@ class Judge:
         self._memory = memory
         self._memmap = memmap
         self._look = look
+        self._windows: Dict[Tuple[int, int], Chunk] = {}
+        self._around: Dict[Tuple[int, int], Optional[Tuple[Page, Page, Page]]] = {}
+        self._cases: Dict[Hashable, Brief] = {}
+        self._last: Optional[Chunk] = None
+        # The pageblock of the last page in brief, and what was said of its pages.
+        self._block = -1
+        self._in_block: Optional[Dict[Hashable, Optional[Brief]]] = None
+
+    def _window(self, pfn: int) -> Optional[Chunk]:
+        """Read the entries around a pfn. ``None`` if it isn't online."""
+        last = self._last
+        # The windows have online pages only.
+        if last is not None and last.start_pfn <= pfn < last.end_pfn:
+            return last
+        section = self._memory.section(pfn)
+        if section is None:
+            return None
+        low, high = next(r for r in section.ranges if r[0] <= pfn < r[1])
+        start, end = max(low, pfn & -WINDOW), min(high, (pfn & -WINDOW) + WINDOW)
+        chunk = self._windows.get((start, end))
+        if chunk is None:
+            if len(self._windows) >= MAX_WINDOWS:
+                del self._windows[next(iter(self._windows))]
+            chunk = self._windows[start, end] = self._memmap.chunk(start, end, section)
+        self._last = chunk
+        return chunk
 
     def page(self, pfn: int) -> Optional[Page]:
         """Decode the entry of a pfn. ``None`` if the target doesn't hold it."""
-        section = self._memory.section(pfn)
-        if section is None:
+        chunk = self._window(pfn)
+        if chunk is None:
             return Page(pfn, 0, OFFLINE)
-        chunk = self._memmap.chunk(pfn, pfn + 1, section)
-        state = int(chunk.state[0])
+        index = pfn - chunk.start_pfn
+        state = int(chunk.state[index])
         if state in UNREADABLE_REASONS:
             return None
         layout, kernel = self._memory.layout, self.kernel
-        flags = int(chunk.flags[0])
-        entry = self._memmap.entry(pfn, section)
-        order = "<" if layout.byteorder == "little" else ">"
-        mapcount = int(np.frombuffer(entry, f"{order}i4", 1, layout.mapcount_offset)[0])
-        return Page(
-            pfn,
-            int(chunk.link[0]),
-            state,
-            reserved=bool(flags >> layout.pg_reserved & 1),
-            lru=kernel.pg_lru is not None and bool(flags >> kernel.pg_lru & 1),
-            buddy=mapcount == kernel.buddy_mapcount,
-        )
+        flags = int(chunk.flags[index])
+        buddy = False
+        if kernel.buddy_mapcount is not None:
+            mapcount = int(int_column(chunk, layout, layout.mapcount_offset)[index])
+            buddy = mapcount == kernel.buddy_mapcount & 0xFFFFFFFF
+        lru = kernel.pg_lru is not None and bool(flags >> kernel.pg_lru & 1)
+        return Page(pfn, int(chunk.link[index]), state, bool(flags >> layout.pg_reserved & 1), lru, buddy)
 
     def place(self, pfn: int) -> Optional[Place]:
         """Find out what lies around a page. ``None`` if the target doesn't hold it."""
@@ -72,14 +111,85 @@ class Judge:
             return None
         zone = walked_zone(self._memory, page)
         nr_pages = self._memory.layout.pageblock_nr_pages
-        start, last = pfn & -nr_pages, (pfn & -nr_pages) + nr_pages - 1
-        first = start
+        start = pfn & -nr_pages
+        first, last = start, start + nr_pages - 1
         if zone is not None:
             first, last = max(first, zone.start_pfn), min(last, zone.end_pfn - 1)
-        around = [entry for entry in map(self.page, (first, last, start)) if entry is not None]
-        if len(around) < 3:
+        around = self._pages_around(start, first, last)
+        if around is None:
             return None
-        return Place(self._memory, self.kernel, page, zone, around[0], around[1], around[2], self._memory.section(pfn))
+        return Place(self._memory, self.kernel, page, zone, *around, self._memory.section(pfn))
+
+    def _pages_around(self, start: int, first: int, last: int) -> Optional[Tuple[Page, Page, Page]]:
+        """Decode the first and the last page of a pageblock's part in a zone, and the block's first."""
+        if (first, last) not in self._around:
+            if len(self._around) >= MAX_WINDOWS:
+                del self._around[next(iter(self._around))]
+            pages = [entry for entry in map(self.page, (first, last, start)) if entry is not None]
+            self._around[first, last] = (pages[0], pages[1], pages[2]) if len(pages) == 3 else None
+        return self._around[first, last]
+
+    def brief(self, pfn: int) -> Optional[Brief]:
+        """Model the kernel's functions for a page; once for all pages that are alike in what decides."""
+        try:
+            page = self.page(pfn)
+            if page is None:
+                return None
+            block = pfn >> self._memory.layout.pageblock_order
+            if block != self._block:
+                self._block, self._in_block = block, {} if self._is_plain(block) else None
+            if self._in_block is None:
+                return self._brief(pfn)
+            alike = (page.link, page.state, page.reserved, page.lru, page.buddy)
+            if alike not in self._in_block:
+                self._in_block[alike] = self._brief(pfn)
+            return self._in_block[alike]
+        except FaultError:
+            return None
+
+    def _is_plain(self, block: int) -> bool:
+        """Tell whether no zone begins or ends inside a pageblock: then only the page itself matters."""
+        start = block << self._memory.layout.pageblock_order
+        end = start + self._memory.layout.pageblock_nr_pages
+        edges = (edge for zone in self._memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn))
+        return not any(start < edge < end for edge in edges)
+
+    def _brief(self, pfn: int) -> Optional[Brief]:
+        place = self.place(pfn)
+        if place is None:
+            return None
+        case = self._case(place)
+        if case not in self._cases:
+            if len(self._cases) >= MAX_CASES:
+                self._cases.clear()
+            outcomes = consequences(place)
+            harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
+            for item in harm:
+                del item["why"]
+            self._cases[case] = Brief(harm, fatal(outcomes, self.kernel))
+        return self._cases[case]
+
+    def _case(self, place: Place) -> Hashable:
+        """Get all that decides on the outcomes of a page, their reasons and addresses aside."""
+        layout = self._memory.layout
+        page, first, last, start = place.page, place.first, place.last, place.start
+        block: Hashable = page.pfn >> layout.pageblock_order
+        if not layout.flatmem:
+            # The index into a section's bitmap always fits.
+            end = start.pfn + layout.pageblock_nr_pages - 1
+            section = place.section
+            block = (
+                place.outside(start),
+                place.outside(first),
+                place.zone is not None and (place.zone.spans(start.pfn), place.zone.spans(end)),
+                section is not None and bool(section.bitmap),
+            )
+        return (
+            *(page.link, page.state, page.reserved, page.lru, page.buddy, place.outside(page)),
+            *(first.link, first.state, last.link, last.state, start.link, start.state),
+            place.zone_link,
+            block,
+        )
 
     def outcomes(self, pfn: int) -> List[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
@@ -118,27 +228,43 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
     """
     Add ``detail.consequences`` to findings, and make errors of warnings that the kernel would not survive.
 
+    After :data:`MAX_PER_RULE` findings of a rule, they are abridged.
+
     :return: Iterator of the findings, in the same order.
     """
     done: Counter[str] = Counter()
     known: Dict[int, List[Outcome]] = {}
     for finding in findings:
-        if finding.rule in PAGELESS or done[finding.rule] >= MAX_PER_RULE:
+        if finding.rule in PAGELESS:
             yield finding
             continue
         done[finding.rule] += 1
         pfn = judge.wrong_page(finding)
+        if done[finding.rule] > MAX_PER_RULE:
+            brief = judge.brief(pfn)
+            more = {"consequences": brief.harm if brief is not None else [], "consequences_abridged": True}
+            yield _with_consequences(finding, more, brief.deadly if brief is not None else None, "")
+            continue
         if pfn not in known:
             known[pfn] = judge.outcomes(pfn)
-        yield _with_consequences(finding, known[pfn], judge.kernel)
+        deadly = fatal(known[pfn], judge.kernel)
+        more = {"consequences": [item.as_dict() for item in known[pfn]]}
+        yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
 
 
-def _with_consequences(finding: Finding, outcomes: List[Outcome], kernel: Kernel) -> Finding:
-    detail = {**finding.detail, "consequences": [item.as_dict() for item in outcomes]}
-    deadly = fatal(outcomes, kernel)
+def _with_consequences(finding: Finding, more: Dict[str, Any], deadly: Optional[Outcome], why: str) -> Finding:
+    severity, message = finding.severity, finding.message
     # A note is legal; what is wrong with its page besides has a finding of its own.
-    if deadly is None or finding.severity != WARNING:
-        return replace(finding, detail=detail)
-    message = f"{finding.message}; but {deadly.function}() {deadly.outcome}: {deadly.why}"
-    detail["severity_by_rule"] = finding.severity
-    return replace(finding, severity=ERROR, message=message, detail=detail)
+    if deadly is not None and severity == WARNING:
+        more["severity_by_rule"], severity = severity, ERROR
+        message = f"{message}; but {deadly.function}() {deadly.outcome}{why}"
+    return Finding(
+        finding.rule,
+        severity,
+        finding.start_pfn,
+        finding.end_pfn,
+        finding.node,
+        finding.zone,
+        message,
+        {**finding.detail, **more},
+    )

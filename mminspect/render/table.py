@@ -133,7 +133,7 @@ def write_consequences(data: Sequence[Dict[str, Any]], out: IO[str], width: Opti
     """Write what kernel functions would do, those that do the same for the same reason together."""
     groups: Dict[Tuple[str, str], List[str]] = {}
     for item in data:
-        why = item["why"]
+        why = item.get("why", "so many findings of one rule: the reasons are left out; 'mminspect page PFN' has them")
         if "commit" in item:
             commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
             why += f". Only the source tells whether this kernel has {commit}"

@@ -300,7 +300,9 @@ def _function(crash: Crash, finding: Finding) -> str:
     for name in names:
         item = outcomes.get(name)
         if item is not None and item["outcome"] not in ("safe", "refuses"):
-            return f"; {name}() there: {item['outcome']}: {item['why']}"
+            # Of very many findings, the reasons are left out.
+            why = f": {item['why']}" if "why" in item else ""
+            return f"; {name}() there: {item['outcome']}{why}"
     return ""
 
 

@@ -12,11 +12,13 @@ import resource
 import struct
 import sys
 import time
+from types import SimpleNamespace
 from typing import List, NamedTuple, Sequence, Tuple
 
 from drgn import Architecture, Platform, PlatformFlags, Program
 
 from mminspect.analyzer import Scan, summarize
+from mminspect.consequences.attach import Judge
 from mminspect.findings import Report
 from mminspect.layout.records import MemoryMap, Section
 from mminspect.memmap import Memmap
@@ -100,7 +102,13 @@ def main(arguments: Sequence[str]) -> None:
     cpu, wall = seconds(), time.monotonic()
     rules: List[object] = list(all_rules().values())
     scan = Scan(memory, Memmap(prog, memory), rules, handmade.nothing_known)  # type: ignore[arg-type]
-    found = scan.findings(jobs=jobs)
+    target = SimpleNamespace(
+        prog=prog,
+        vmcoreinfo=SimpleNamespace(release=LAYOUT.release, buddy_mapcount=None),
+        has_function=lambda name: name == "dump_page",
+    )
+    judge = Judge(target, memory, Memmap(prog, memory), handmade.nothing_known)  # type: ignore[arg-type]
+    found = scan.findings(jobs=jobs, judge=judge)
     scanned = seconds()
     with open(os.devnull, "w") as out:
         REPORT_FORMATS["json"](Report({}, [], summarize(scan, rules, found, 0), found), out, Style())  # type: ignore[arg-type]
