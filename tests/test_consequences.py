@@ -117,6 +117,18 @@ def test_wrong_first_page_makes_the_block_refused() -> None:
         assert "refuses the block" in result[name][1]
 
 
+def test_without_the_fix_a_refused_block_is_scanned_around_a_free_page() -> None:
+    page = Page(3, SPARSE.link(0, 2), INITIALIZED, buddy=True)
+    wrong = Page(0, SPARSE.link(0, 2), INITIALIZED)
+    why = judged(SPARSE_MAP, page, OLD, first=wrong)["fast_isolate_around"]
+    assert why[0] == "reads wrong"
+    assert why[1].startswith(
+        "without 6e2b7044c199, takes a page of another zone under the lock of node 0 zone DMA32; with"
+    )
+    assert judged(SPARSE_MAP, page, NEW, first=wrong)["fast_isolate_around"][0] == "safe"
+    assert judged(SPARSE_MAP, Page(3, page.link, INITIALIZED), OLD, first=wrong)["fast_isolate_around"][0] == "safe"
+
+
 def test_wrong_last_page_makes_the_block_refused() -> None:
     page = Page(7, SPARSE.link(0, 2), INITIALIZED, reserved=True)
     result = judged(SPARSE_MAP, page)

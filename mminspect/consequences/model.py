@@ -322,10 +322,12 @@ def _not_reached(place: Place) -> Optional[str]:
 
 def _taken(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
     """Model a scan of the block that takes the page if it has a flag."""
-    page = place.page
     guard = _not_reached(place)
-    if guard:
-        return Outcome(name, SAFE, guard)
+    return Outcome(name, SAFE, guard) if guard else _takes(place, name, wanted, flag)
+
+
+def _takes(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
+    page = place.page
     if page.state == OFFLINE:
         return Outcome(name, FAULTS, "zone->contiguous skips the check, and there is no struct page")
     if page.state == POISONED:
@@ -365,7 +367,8 @@ def fast_isolate_around(place: Place) -> Outcome:
     """
     Model ``fast_isolate_around()``, which scans the block of a free page and may mark it skipped.
 
-    Before 6e2b7044c199 it took the block's first page for one of the zone.
+    Before 6e2b7044c199 it took the block's first page for one of the zone, and scanned blocks that
+    pageblock_pfn_to_page() refuses.
     """
     name = "fast_isolate_around"
     if not place.kernel.fast_search:
@@ -374,9 +377,15 @@ def fast_isolate_around(place: Place) -> Outcome:
         outcome = set_pfnblock_flags_mask(place, place.start)
         if outcome.outcome != SAFE:
             why = f"marks the block skipped through its first page, {place.start.pfn:#x}: {outcome.why}"
-            return Outcome(name, outcome.outcome, f"without the fix, {why}", outcome.address, STAYS_IN_ZONE)
+            why = f"without {STAYS_IN_ZONE['hash']}, {why}"
+            return Outcome(name, outcome.outcome, why, outcome.address, STAYS_IN_ZONE)
     guard = _not_reached(place)
     if guard:
+        outcome = _takes(place, name, place.page.buddy, "PageBuddy")
+        # A page that isn't online is in no block of the zone that has a free page.
+        if place.kernel.around_checks_block is None and outcome.outcome == READS_WRONG:
+            why = f"without {STAYS_IN_ZONE['hash']}, {outcome.why}; with it, {guard}"
+            return Outcome(name, READS_WRONG, why, commit=STAYS_IN_ZONE)
         return Outcome(name, SAFE, guard)
     return replace(isolate_freepages_block(place), function=name)
 
