@@ -2,7 +2,7 @@
 """The rules that need no struct page, or only count them: on maps made by hand and in dumps with planted faults."""
 
 import dataclasses
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
@@ -232,6 +232,24 @@ def test_numbers_that_contradict_each_other() -> None:
     made = dataclasses.replace(zone(1, 0, 64), present=65, managed=66)
     memory = memory_map(made, nodes=[Node(0, PGDAT, 0, 64, 64)])
     assert [f.detail["problem"] for f in judge(memory, "zone-pages")] == ["managed", "present", "node present"]
+
+
+@pytest.mark.parametrize(("managed", "severity"), [(50, None), (51, "warning"), (64, "warning"), (65, "error")])
+def test_managed_pages_are_present(managed: int, severity: Optional[str]) -> None:
+    memory = memory_map(dataclasses.replace(zone(1, 0, 64), present=50, managed=managed))
+    found = [f for f in judge(memory, "zone-pages") if f.detail["problem"] == "managed"]
+    assert [f.severity for f in found] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(("free", "severity"), [(58, None), (59, "warning")])
+def test_free_pages_are_managed(free: int, severity: Optional[str]) -> None:
+    # Pageblocks have 8 pages.
+    areas = (FreeArea(free - 2 * 20, (), (), ()), FreeArea(20, (), (), ()))
+    memory = memory_map(dataclasses.replace(zone(1, 0, 64), managed=50, state=state(free_areas=areas)))
+    found = judge(memory, "zone-pages")
+    assert [(f.severity, f.detail) for f in found] == (
+        [(severity, {"problem": "free", "value": free, "limit": 50})] if severity else []
+    )
 
 
 def test_present_pages_that_nobody_has() -> None:

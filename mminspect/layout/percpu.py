@@ -125,6 +125,11 @@ class Walker:
             for start, end in section.ranges
         ]
         self._last = self._ranges[0]
+        self._deferred = [
+            (node.first_deferred_pfn, node.start_pfn + node.spanned)
+            for node in memory.nodes
+            if node.first_deferred_pfn is not None
+        ]
 
     def per_cpu_pages(self, zone: Zone, cpu: int, address: int) -> PerCpuPages:
         """
@@ -188,6 +193,9 @@ class Walker:
                 return pfns, [*faults, ListFault("link", last, following)], False
             if pfn in seen:
                 return pfns, [*faults, ListFault("cycle", last, following)], False
+            if any(low <= pfn < high for low, high in self._deferred):
+                # Entries there may wait for their initialisation, and are not judged.
+                return pfns, faults, False
             if not self._left or len(faults) >= MAX_FAULTS:
                 return pfns, faults, False
             self._left -= 1

@@ -2,16 +2,20 @@
 """
 Zones whose spanned, present and managed pages can't be true together, or not with what was counted.
 
-- ``managed_pages <= present_pages <= spanned_pages`` always holds, and ``node_present_pages`` is the sum of the node's
-  zones. Watermarks, reclaim and the choice of zonelists follow these numbers. An error if not.
+- ``present_pages <= spanned_pages`` and ``managed_pages <= spanned_pages`` always hold, and ``node_present_pages`` is
+  the sum of the node's zones. Watermarks, reclaim and the choice of zonelists follow these numbers. An error if not.
+- ``managed_pages <= present_pages`` holds but while memory goes online: ``online_pages()`` first gives its pages to the
+  allocator, then counts them as present. A warning if not.
+- The free pages by ``nr_free`` are managed pages. Some places free pages first and count them then, a pageblock at
+  most. A warning if there are more than that.
 - Every present page is an online page in the zone's span. Holes are online too, so there can be more of these; if there
   are fewer, after those that link to another zone that spans them, the zone counts memory that isn't there. A
   warning, as only the numbers are wrong.
 
 Pages are not counted in the running kernel.
 
-``detail`` has ``problem``, one of ``managed``, ``present``, ``node present`` and ``counted``, and the two numbers:
-``value`` and its ``limit`` (for ``node present``, what it should be).
+``detail`` has ``problem``, one of ``managed``, ``present``, ``node present``, ``free`` and ``counted``, and the two
+numbers: ``value`` and its ``limit`` (for ``node present``, what it should be).
 
 Kernel facts: bugs 13, 14 and 21; the comment of struct zone.
 
@@ -26,14 +30,24 @@ from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout.records import OFFLINE, Chunk, MemoryMap, Zone
 from mminspect.rules import Commit, Rule, never_described, no_matches
 
+_MORE = {
+    ("managed", WARNING): ": memory that was going online just then is counted so",
+    ("free", WARNING): ": the allocator has pages that nobody gave it",
+}
+
 
 def check_map(memory: MemoryMap) -> Iterator[Finding]:
     """Compare the numbers with each other."""
     for zone in memory.populated_zones:
         if zone.managed > zone.present:
-            yield _finding(zone, ERROR, "managed", "managed_pages", zone.managed, zone.present, "present_pages")
+            severity = ERROR if zone.managed > zone.spanned else WARNING
+            yield _finding(zone, severity, "managed", "managed_pages", zone.managed, zone.present, "present_pages")
         if zone.present > zone.spanned:
             yield _finding(zone, ERROR, "present", "present_pages", zone.present, zone.spanned, "spanned_pages")
+        free = sum(area.nr_free << order for order, area in enumerate(zone.state.free_areas)) if zone.state else 0
+        # init_cma_reserved_pageblock() frees a pageblock and counts it then.
+        if free > zone.managed + memory.layout.pageblock_nr_pages:
+            yield _finding(zone, WARNING, "free", "free pages by nr_free", free, zone.managed, "managed_pages")
     for node in memory.nodes:
         present = sum(zone.present for zone in memory.zones if zone.node == node.nid)
         if node.present != present:
@@ -57,7 +71,7 @@ def _finding(zone: Zone, severity: str, problem: str, member: str, value: int, l
         zone.end_pfn,
         zone.node,
         zone.name,
-        f"{zone} has {member} {value}, more than the {limit} {of}",
+        f"{zone} has {member} {value}, more than the {limit} {of}{_MORE.get((problem, severity), '')}",
         {"problem": problem, "value": value, "limit": limit},
     )
 
