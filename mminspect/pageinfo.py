@@ -295,9 +295,11 @@ class PageInspector:
         if index >= limit:
             return {**result, "migratetype": None, "migratetype_why": "the index is outside of the bitmap"}
         try:
-            bits = bitmap.pageblock_bits(layout, self._target.prog.read_word(address), index)
+            word = self._target.prog.read_word(address)
         except FaultError:
             return {**result, "migratetype": None, "migratetype_why": "the target doesn't hold the bitmap"}
+        bits = bitmap.pageblock_bits(layout, word, index)
+        result["bitmap_value"] = word
         number = bits & 7
         names = layout.migratetypes
         result["migratetype"] = names[number] if number < len(names) else f"{number} (out of range)"

@@ -62,6 +62,7 @@ def test_neighbours_on_both_sides_of_a_node_boundary(inspect: Inspect) -> None:
     assert sides["run start"]["after"]["link"] == f"node {page['link']['node']} zone {page['link']['zone']}"
     assert sides["page start"]["before"]["pfn"] == 0x202FF
     assert sides["pageblock end"]["pfn"] == 0x20400
+    assert page["bitmap_value"] >> page["bitmap_index"] % 64 & 7 == 1
     first = inspect(AMD64_NUMA, 0)
     assert next(item for item in first["neighbours"] if item["boundary"] == "page start")["before"] is None
 

@@ -294,7 +294,9 @@ def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
     if "link" in page:
         pairs["migratetype"] = _migratetype(page)
     if page.get("bitmap"):
-        pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, word at {page['bitmap_word']:#x}"
+        value = f": {page['bitmap_value']:#x}" if "bitmap_value" in page else ""
+        where = f"word at {page['bitmap_word']:#x}{value}"
+        pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, {where}"
     if "words" in page:
         pairs["flags"] = " ".join(page["flags"].split("|")) or "none"
         mapcount = "none (a page type)" if page["page_type"] else page["mapcount"] + 1
