@@ -12,6 +12,10 @@ NOTE = "note"
 SEVERITIES = (NOTE, WARNING, ERROR)
 
 
+# Rules whose findings are about a zone as a whole, unless they name pages (``detail.pfns``).
+OF_A_ZONE = ("compaction-cursor", "free-list", "node-link", "per-cpu-list", "zone-pages")
+
+
 def worst(*severities: str) -> str:
     """Get the most severe of some severities."""
     return max(severities, key=SEVERITIES.index)
@@ -41,6 +45,11 @@ class Finding:
     zone: Optional[str]
     message: str
     detail: Dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_zone(self) -> bool:
+        """Whether the finding is about a zone as a whole, and about no page of it in particular."""
+        return self.rule in OF_A_ZONE and not self.detail.get("pfns")
 
     @property
     def pages(self) -> int:

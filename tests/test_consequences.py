@@ -13,7 +13,7 @@ from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Judge, attach
 from mminspect.consequences.kernel import Kernel, read_kernel
 from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
-from mminspect.findings import Finding
+from mminspect.findings import OF_A_ZONE, Finding
 from mminspect.layout import read_memory_map
 from mminspect.layout.records import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED, MemoryMap, Section
 from mminspect.memmap import Memmap
@@ -334,6 +334,20 @@ def test_abridged_consequences_are_those_of_the_page(name: str, opened: Opened, 
         assert (deadly and deadly.function) == (brief.deadly and brief.deadly.function)
         harmful += bool(harm)
     assert harmful or not scanned(name).count("error")
+
+
+def test_findings_of_a_zone_have_none(opened: Opened) -> None:
+    """The zone's first page may be one that the kernel would not survive; it has a finding of its own."""
+    target, _ = opened(I386_HOLE)
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(judge.outcomes(pfn), judge.kernel))
+    for rule in OF_A_ZONE:
+        finding = Finding(rule, "warning", deadly, 0xA300, 0, "Normal", "m", {"pfns": []})
+        (judged_finding,) = attach([finding], judge)
+        assert (judged_finding.severity, judged_finding.detail) == ("warning", {"pfns": [], "consequences": []})
+        named = dataclasses.replace(finding, detail={"pfns": [deadly]})
+        assert [f.severity for f in attach([named], judge)] == ["error"]
 
 
 def test_findings_beyond_the_limit_have_the_same_severity(opened: Opened, monkeypatch: Any) -> None:

@@ -228,7 +228,7 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
     """
     Add ``detail.consequences`` to findings, and make errors of warnings that the kernel would not survive.
 
-    After :data:`MAX_PER_RULE` findings of a rule, they are abridged.
+    After :data:`MAX_PER_RULE` findings of a rule, they are abridged. A finding of a zone as a whole has none.
 
     :return: Iterator of the findings, in the same order.
     """
@@ -237,6 +237,9 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
     for finding in findings:
         if finding.rule in PAGELESS:
             yield finding
+            continue
+        if finding.of_zone:
+            yield _with_consequences(finding, {"consequences": []}, None, "")
             continue
         done[finding.rule] += 1
         pfn = judge.wrong_page(finding)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
-from mminspect.findings import ERROR, NOTE, Finding
+from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
 from mminspect.layout.records import MemoryMap
 from mminspect.memmap import stretches
 from mminspect.triage import known
@@ -79,8 +79,6 @@ WALKERS = (
 NEAR = 4
 # Rules whose findings are about no page in particular.
 PAGELESS = ("unreadable", "contiguous")
-# Rules whose findings are about a whole zone, unless they name pages.
-OF_A_ZONE = ("compaction-cursor", "free-list", "node-link", "per-cpu-list", "zone-pages")
 # Smaller numbers in registers are rarely pfns.
 MIN_PFN = 0x1000
 NAMED, HELD, SAVED = "named", "held", "may have held"
