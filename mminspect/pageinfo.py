@@ -173,8 +173,8 @@ class PageInspector:
         if self._target.kind == "live":
             found += check_map(self._memory, rules)
         else:
-            found += check_map(self._lists, [rule for rule in rules if rule not in whole])
-            found += Scan(self._memory, self._memmap, whole, self._look).walk()
+            found += check_map(self._memory, [rule for rule in rules if rule not in whole])
+            found += Scan(self._lists, self._memmap, whole, self._look).walk()
         found = [finding for finding in found if any(_covers(finding, pfn) for pfn in range(start, end))]
         return list(attach(sorted(found, key=sort_key), self._judge))
 

@@ -310,6 +310,24 @@ def test_planted_cycle_and_torn_list(plant: Any) -> None:
     assert new[0].detail["value"] == 0xDEAD000000000100
 
 
+def test_planted_page_inside_a_free_block(plant: Any, cli: Cli) -> None:
+    """The page before one on a list becomes free, with an order that reaches over it."""
+    fault = plant(AMD64_HEALTHY)
+    _, pfns = a_list(fault)
+    pfn = next(pfn for pfn in pfns if pfn & 1)
+    page = fault.prog.type("struct page")
+    buddy = int(fault.prog["VMCOREINFO"].string_().split(b"PAGE_BUDDY_MAPCOUNT_VALUE)=")[1].split()[0])
+    fault.editor.write(fault.page(pfn - 1) + page.member("_mapcount").offset, struct.pack("<i", buddy))
+    fault.editor.write_word(fault.page(pfn - 1) + page.member("private").offset, 1)
+    found = [f for f in fault.changes()[0] if f.rule == RULE.id and pfn in f.detail["pfns"]]
+    assert [(f.detail["problem"], f.severity, f.start_pfn, f.detail["value"]) for f in found] == [
+        ("buddy", "error", pfn, pfn - 1)
+    ]
+    assert f"in the free block [{pfn - 1:#x}, {pfn + 1:#x}) too" in found[0].message
+    (shown,) = cli("-c", fault.editor.path, "page", "--format", "json", hex(pfn)).json()["pages"]
+    assert RULE.id in {f["rule"] for f in shown["findings"]}
+
+
 def test_planted_free_page_that_has_references(plant: Any) -> None:
     fault = plant(AMD64_HEALTHY)
     _, pfns = a_list(fault)

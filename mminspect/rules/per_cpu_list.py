@@ -7,7 +7,7 @@ Each CPU keeps some free pages of each zone on lists of its own (``zone->per_cpu
 another look. Each list is followed from its head, never further than to the first page that can't be on it.
 
 - ``zone``: the page links to another zone. It will be allocated for this zone and freed to the other.
-- ``buddy``: the page is ``PageBuddy()``: it is on a free list too, and will be allocated twice.
+- ``buddy``: the page is ``PageBuddy()``, or in a free block: it is on a free list too, and will be allocated twice.
 - ``references``: the page has references: somebody uses it.
 - ``twice``: the page is on two lists, or in a block of another one.
 - ``cycle``: the list leads back to a page that it had.
@@ -27,7 +27,7 @@ left out, and so are all if the offsets of the CPUs aren't known: without kallsy
 ``detail`` has the ``problem``, the ``cpu``, whether the lock was held (``locked``, null if nothing tells), the list's
 ``order`` (null for huge pages) and ``list`` (its migratetype), how many pages (``pages``) and the first 16 of them
 (``pfns``); for ``count`` the ``count`` and what was ``counted``; else the ``value`` that shows it: for ``zone`` the
-link, for ``link`` and ``prev`` the address, for ``twice`` the page or block that it is in.
+link, for ``link`` and ``prev`` the address, for ``twice`` and for a page in a free block the pfn of what it is in too.
 
 Kernel facts: bugs 11, 26 and 27; invariant I8.
 
@@ -38,8 +38,9 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from mminspect.columns import free_pages, whole_blocks
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
-from mminspect.layout.records import MemoryMap, PerCpuList, PerCpuPages, Zone, per_cpu_blocks
+from mminspect.layout.records import Chunk, MemoryMap, PerCpuList, PerCpuPages, Zone, per_cpu_blocks
 from mminspect.rules import Commit, Rule, never_described, no_matches
 
 SHOWN = 16
@@ -116,6 +117,51 @@ def _twice(memory: MemoryMap) -> Iterator[Finding]:
         yield _finding(zone, pages, item, "twice", text, pfns, True, {"value": int(start[first - 1])})
 
 
+class InFreeBlocks:
+    """Finds the blocks of a walk that are on a per-CPU list and inside a free block."""
+
+    def __init__(self, memory: MemoryMap) -> None:
+        self._memory = memory
+        self._blocks = per_cpu_blocks(memory)
+        self._found: Dict[int, List[Tuple[int, int, int]]] = {}
+
+    def count(self, chunk: Chunk) -> List[Tuple[int, int, int, int]]:
+        """Find them in a chunk: (number of the list, pfn, first pfn of the free block, pfn behind its last)."""
+        blocks, layout = self._blocks, self._memory.layout
+        low, high = np.searchsorted(blocks.start, np.array([chunk.start_pfn, chunk.end_pfn], np.uint64)).tolist()
+        free = free_pages(chunk, layout) if low < high else None
+        if free is None or not len(free.at):
+            return []
+        whole = whole_blocks(chunk, layout, free)
+        start = free.at[whole].astype(np.uint64) + np.uint64(chunk.start_pfn)
+        end = start + (np.uint64(1) << free.order[whole])
+        if not len(start):
+            return []
+        listed = blocks.start[low:high]
+        before = np.searchsorted(start, listed, "right") - 1
+        inside = (before >= 0) & (listed < end[before])
+        return [
+            (int(blocks.number[low + at]), int(listed[at]), int(start[before[at]]), int(end[before[at]]))
+            for at in np.flatnonzero(inside).tolist()
+        ]
+
+    def add(self, part: List[Tuple[int, int, int, int]]) -> None:
+        """Add what was found in a chunk."""
+        for number, pfn, start, end in part:
+            self._found.setdefault(number, []).append((pfn, start, end))
+
+    def findings(self) -> Iterator[Finding]:
+        """Make a finding for each list."""
+        for number, found in self._found.items():
+            pages, item = self._blocks.lists[number]
+            zone = self._memory.zone(pages.node, pages.zone)
+            assert zone is not None
+            pfn, start, end = found[0]
+            text = f"pfn {pfn:#x} is in the free block [{start:#x}, {end:#x}) too"
+            pfns = [pfn for pfn, _, _ in found]
+            yield _finding(zone, pages, item, "buddy", text, pfns, True, {"value": start})
+
+
 def _name(item: PerCpuList) -> str:
     return item.migratetype if item.order is None else f"order {item.order} {item.migratetype}"
 
@@ -168,6 +214,7 @@ RULE = Rule(
     no_matches,
     never_described,
     check_map=check_map,
+    tally=InFreeBlocks,
     per_cpu=True,
     documentation=__doc__,
 )
