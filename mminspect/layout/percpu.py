@@ -66,15 +66,16 @@ def _per_cpu_bases(prog: Program) -> List[Tuple[int, int]]:
     if not sizeof(prog.type("arch_spinlock_t")):
         return [(0, 0)]
     offsets = prog["__per_cpu_offset"]
-    words = prog["__cpu_possible_mask"].bits
+    mask = prog["__cpu_possible_mask"].bits.read_()
     word_bits = 8 * sizeof(prog.type("unsigned long"))
-    possible = [
+    limit = min(len(offsets), MAX_CPUS)
+    possible = (
         index * word_bits + bit
-        for index, word in enumerate(words)
+        for index, word in enumerate(word.value_() for word in mask)
         for bit in range(word_bits)
-        if index * word_bits < MAX_CPUS and word.value_() >> bit & 1
-    ]
-    return [(cpu, offsets[cpu].value_()) for cpu in possible if cpu < len(offsets)]
+        if word >> bit & 1
+    )
+    return [(cpu, offsets[cpu].value_()) for cpu in possible if cpu < limit]
 
 
 def _pagesets(prog: Program, memory: MemoryMap) -> Iterator[Tuple[Zone, int]]:
