@@ -188,7 +188,11 @@ def _elf_platform(core: corefile.CoreFile) -> Optional[Platform]:
 
 
 def _kdump_platform(core: corefile.CoreFile) -> Optional[Platform]:
-    """Get the platform of a kdump file whose header doesn't name it well enough for drgn, as QEMU's."""
+    """
+    Get the platform of a kdump file, as its VMCOREINFO tells.
+
+    The headers of QEMU's don't name it well enough for drgn, which takes its time to find that out.
+    """
     if core.format == "elf" or not core.vmcoreinfo:
         return None
     machine = Vmcoreinfo(core.vmcoreinfo.decode("ascii", "replace")).machine()
@@ -248,17 +252,11 @@ def _pages_are_read_here(core: corefile.CoreFile) -> bool:
 
 
 def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
-    platform = _elf_platform(core)
+    platform = _elf_platform(core) or _kdump_platform(core)
     try:
         prog = _set_core_dump(fd, platform, core)
     except Exception as e:
-        platform = _kdump_platform(core)
-        if platform is None:
-            raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
-        try:
-            prog = _set_core_dump(fd, platform, core)
-        except Exception as e:
-            raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
+        raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
