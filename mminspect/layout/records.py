@@ -7,7 +7,7 @@ These records are what the checks see: no drgn object is in them. They are made 
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 import numpy as np
@@ -211,6 +211,8 @@ class Node:
 
 T = TypeVar("T")
 
+KEPT_RECORDS = 64
+
 
 class Records(Sequence[T]):
     """
@@ -222,7 +224,8 @@ class Records(Sequence[T]):
 
     def __init__(self, count: int, make: Callable[[int], T]) -> None:
         self._count = count
-        self._make = make
+        # Many pfns in a row are of one section.
+        self._make = lru_cache(KEPT_RECORDS)(make)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -449,7 +452,7 @@ class MemoryMap:
         """Get the section of an online pfn, or ``None``."""
         if not 0 <= pfn < 1 << 63:
             return None
-        at = int(np.searchsorted(self._section_starts, np.uint64(pfn), "right")) - 1
+        at = int(self._section_starts.searchsorted(np.uint64(pfn), "right")) - 1
         if at < 0:
             return None
         section = self.sections[at]
