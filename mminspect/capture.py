@@ -47,8 +47,11 @@ from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.whatis import what_is
 
 PIECE = 1 << 20
-# Bytes to which large segments are aligned in the file.
+# Alignments in the file: of segments of PIECE bytes and more, so that struct pages are aligned where it is mapped;
+# and of segments of so many pieces, so that it is mapped by large pages.
 ALIGNMENT = 1 << 12
+LARGE_ALIGNMENT = 1 << 21
+MANY_PIECES = 32
 
 # Where a capture has BTF that wasn't in the kernel's memory: a low address that no kernel uses.
 BTF_ADDRESS = 0x10000
@@ -306,8 +309,7 @@ def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded
     gaps: Dict[int, int] = {}
     for address, filesz, memsz in segments:
         if filesz >= PIECE:
-            # So that struct pages are aligned where the file is mapped.
-            gaps[address] = (address - offset) % ALIGNMENT
+            gaps[address] = (address - offset) % (LARGE_ALIGNMENT if filesz >= MANY_PIECES * PIECE else ALIGNMENT)
             offset += gaps[address]
         out.write(_program_header(wide, order, corefile.PT_LOAD, offset, address, no_paddr, filesz, memsz))
         offset += filesz
