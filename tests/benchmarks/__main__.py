@@ -47,6 +47,19 @@ GROWTH = (
 HUGE_GUEST = ("-machine", "memory-backend=m", "-object", "memory-backend-ram,id=m,size=128G,reserve=off")
 
 
+IMPORTS = "import numpy, drgn, click"
+# What drgn does alone, without plugins.
+DRGN_LOADS = """
+import os, sys
+os.environ["DRGN_DISABLE_PLUGINS"] = "*"
+import drgn
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+"""
+
+ONLY = ("start", "peers", "large", "kdump", "growth")
+
 # How often crash is asked for all pages: to start it takes ten times as long.
 CRASH_TIMES = 8
 
@@ -83,10 +96,15 @@ def best(repeat: int, command: Sequence[str], stdin: str = "") -> Run:
     return min((run_once(command, stdin) for _ in range(repeat)), key=lambda run: run.cpu)
 
 
-def scan_command(core: Path, jobs: int, *more: str) -> List[str]:
+def command(core: Path, *arguments: str, symbols: Optional[Path] = None) -> List[str]:
+    """Get a command line of mminspect."""
+    options = ("-s", str(symbols)) if symbols is not None else ()
+    return [sys.executable, "-m", "mminspect", "-c", str(core), *options, *arguments]
+
+
+def scan_command(core: Path, jobs: int) -> List[str]:
     """Get the command line of a scan."""
-    options = ("--format", "json", "--fail-on", "never", "--jobs", str(jobs))
-    return [sys.executable, "-m", "mminspect", "-c", str(core), "scan", *options, *more]
+    return command(core, "scan", "--format", "json", "--fail-on", "never", "--jobs", str(jobs))
 
 
 def peer(repeat: int, way: str, core: Path) -> Dict[str, Any]:
@@ -109,7 +127,51 @@ def crash_seconds(repeat: int, core: Path, vmlinux: Path) -> Optional[float]:
 
 def opening(repeat: int, core: Path) -> float:
     """Get what it takes mminspect to start, to open a vmcore and to read its layout."""
-    return best(repeat, [sys.executable, "-m", "mminspect", "-c", str(core), "zones"]).cpu
+    return best(repeat, command(core, "zones")).cpu
+
+
+def compare_start(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
+    """Print what it takes to start, with and without DWARF."""
+    drgn_loads = [sys.executable, "-c", DRGN_LOADS, str(core)]
+    rows = [
+        ("Python with numpy, drgn and click", [sys.executable, "-c", IMPORTS]),
+        ("mminspect zones", command(core, "zones")),
+    ]
+    if vmlinux is not None:
+        rows.append(("drgn: load_debug_info()", [*drgn_loads, str(vmlinux)]))
+        rows.append(("mminspect -s VMLINUX zones", command(core, "zones", symbols=vmlinux)))
+    # By turns, so that what others do on the machine hits all alike.
+    runs = [[run_once(line) for _, line in rows] for _ in range(repeat + 2)]
+    least = [(min(run.cpu for run in column), min(run.wall for run in column)) for column in zip(*runs)]
+    table = [(name, f"{cpu:.2f}", f"{wall:.2f}") for (name, _), (cpu, wall) in zip(rows, least)]
+    click.echo(f"\n{core.name}: start-up\n")
+    click.echo(tabulate(table, ("command", "CPU s", "wall s"), disable_numparse=True))
+
+
+def compare_kdump(core: Path, repeat: int) -> None:
+    """Print how long a dump that is compressed with zlib takes, flattened as QEMU writes it, and in order."""
+    rows = []
+    with tempfile.TemporaryDirectory(dir=core.parent) as directory:
+        plain = Path(directory) / "plain"
+        try:
+            with core.open("rb") as file:
+                subprocess.run(["makedumpfile", "-R", str(plain)], stdin=file, stdout=subprocess.DEVNULL, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            click.echo("\nmakedumpfile is not installed, or can't put the dump in order", err=True)
+        for name, dump in (("flattened", core), ("in order", plain)):
+            if not dump.exists():
+                continue
+            bare = peer(repeat, "decompress", dump)["cpu"]
+            for way, label in (("plain-read", "prog.read()"), ("scan", "all rules")):
+                cpu = peer(repeat, way, dump)["cpu"]
+                rows.append((name, label, f"{cpu:.2f}", f"{bare:.2f}", f"{cpu / bare:.2f}"))
+            for jobs in (1, 2):
+                run = best(repeat, scan_command(dump, jobs))
+                label = f"whole command, {jobs} job{'s' * (jobs > 1)}: {run.wall:.2f} s wall, {run.rss} MiB"
+                rows.append((name, label, f"{run.cpu:.2f}", f"{bare:.2f}", f"{run.cpu / bare:.2f}"))
+    headers = ("dump", "way", "CPU s", "decompression s", "ratio")
+    click.echo(f"\n{core.name}: kdump, compressed with zlib\n")
+    click.echo(tabulate(rows, headers, disable_numparse=True))
 
 
 def compare(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
@@ -184,8 +246,16 @@ def build(directory: Path, name: str, **changes: Any) -> Path:
     return core
 
 
+def is_elf(core: Path) -> bool:
+    """Tell whether a vmcore is an ELF core."""
+    with core.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
 def capture(core: Path) -> Path:
-    """Make an ELF capture of a vmcore, unless that was done before."""
+    """Make an ELF capture of a vmcore, unless it is an ELF core or that was done before."""
+    if is_elf(core):
+        return core
     target = core.with_suffix(".capture")
     if not target.exists():
         subprocess.run([sys.executable, "-m", "mminspect", "-c", str(core), "capture", "-o", str(target)], check=True)
@@ -209,25 +279,32 @@ def versions() -> str:
 @click.command(help=__doc__)
 @click.option("--core", type=click.Path(exists=True, path_type=Path), help="Vmcore to compare on.")
 @click.option("--vmlinux", type=click.Path(exists=True, path_type=Path), help="Its vmlinux, for crash.")
-@click.option("--large", type=click.Path(exists=True, path_type=Path), help="Vmcore of a large machine.")
+@click.option(
+    "--large", type=click.Path(exists=True, path_type=Path), help="Vmcore of a large machine, compressed with zlib."
+)
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Runs, of which the best counts.")
-@click.option("--only", type=click.Choice(["peers", "large", "growth"]), help="Measure this only.")
+@click.option("--only", type=click.Choice(ONLY), help="Measure this only.")
 def main(
     core: Optional[Path], vmlinux: Optional[Path], large: Optional[Path], repeat: int, only: Optional[str]
 ) -> None:
     directory = cache_dir() / "benchmarks"
     click.echo(versions())
-    if only in (None, "peers"):
+    if only in (None, "start", "peers"):
         if core is None:
             core = build(directory, "amd64-6.1-4g", memory="4G")
             row = find_row("amd64-6.1")
             vmlinux = vmlinux or debug_of(row, kernel_of(row).release)
-        compare(core, vmlinux, repeat)
-    if only in (None, "large"):
+        if only != "peers":
+            compare_start(core, vmlinux, repeat)
+        if only != "start":
+            compare(core, vmlinux, repeat)
+    if only in (None, "large", "kdump"):
         if large is None:
-            kdump = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
-            large = capture(kdump)
-        compare_walk(large, repeat)
+            large = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
+        if only != "kdump":
+            compare_walk(capture(large), repeat)
+        if only != "large" and not is_elf(large):
+            compare_kdump(large, repeat)
     if only in (None, "growth"):
         grow()
 
