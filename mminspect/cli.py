@@ -538,7 +538,9 @@ def page(options: Options, pages: str, format_: str) -> None:
     calibrate(memmap, memory)
     inspector = PageInspector(target, memory, memmap, what_is(target, memory))
     start, end, meaning = inspector.parse(pages)
-    data = {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": inspector.inspect(start, end)}
+    with ProgressBar() as bar:
+        found = inspector.inspect(start, end, bar.start)
+    data = {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": found}
     if format_ == "json":
         json_.write(data, stdout())
     else:

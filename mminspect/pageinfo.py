@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``mminspect page`` shows: everything known about a page, as plain data."""
 
+import contextlib
 import re
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -17,8 +18,8 @@ from drgn.helpers.linux.mm import (
     decode_page_flags,
 )
 
-from mminspect import owner
-from mminspect.analyzer import Scan, check_map
+from mminspect import owner, parallel
+from mminspect.analyzer import MANY_PAGES, Progress, Scan, check_map
 from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
@@ -140,13 +141,16 @@ class PageInspector:
                     return (address - section.mem_map) // size
         return None
 
-    def inspect(self, start: int, end: int) -> List[Dict[str, Any]]:
+    def inspect(
+        self, start: int, end: int, progress: Optional[Callable[[int], Progress]] = None
+    ) -> List[Dict[str, Any]]:
         """
         Describe pages.
 
+        :param progress: As in :func:`mminspect.analyzer.scan_target`.
         :return: A dictionary per online page of ``[start, end)``.
         """
-        findings = self._findings(start, end)
+        findings = self._findings(start, end, progress)
         return [self._page(pfn, findings) for pfn in range(start, end) if self._memory.section(pfn) is not None]
 
     def _block(self, pfn: int, section: Section) -> Chunk:
@@ -165,7 +169,7 @@ class PageInspector:
             self._with_lists = with_per_cpu_pages(self._target, self._memory)
         return self._with_lists
 
-    def _findings(self, start: int, end: int) -> List[Finding]:
+    def _findings(self, start: int, end: int, progress: Optional[Callable[[int], Progress]]) -> List[Finding]:
         """Find what a scan finds in the pages. In the running kernel, nothing is found that takes a whole walk."""
         rules = select_rules()
         found = self._findings_around(start, end, [rule for rule in rules if rule.describe_all is None])
@@ -174,7 +178,11 @@ class PageInspector:
             found += check_map(self._memory, rules)
         else:
             found += check_map(self._memory, [rule for rule in rules if rule not in whole])
-            found += Scan(self._lists, self._memmap, whole, self._look).walk()
+            total = sum(high - low for low, high, _ in self._memmap.ranges())
+            jobs = parallel.usable_cpus() if total >= MANY_PAGES else 1
+            advance = progress(total) if progress is not None else None
+            with contextlib.closing(Scan(self._lists, self._memmap, whole, self._look).walk(advance, jobs)) as walk:
+                found += walk
         found = [finding for finding in found if any(_covers(finding, pfn) for pfn in range(start, end))]
         return list(attach(sorted(found, key=sort_key), self._judge))
 
