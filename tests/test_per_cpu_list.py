@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from mminspect.findings import Finding
 from mminspect.layout import percpu, read_memory_map
 from mminspect.layout.percpu import Walker, with_per_cpu_pages
-from mminspect.layout.records import ListFault, MemoryMap, PageMembers, PerCpuList, PerCpuPages, Section
+from mminspect.layout.records import Layout, ListFault, MemoryMap, PageMembers, PerCpuList, PerCpuPages, Section
 from mminspect.rules import all_rules
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
-from tests.handmade import SPARSE, memory_map, zone
+from tests.handmade import FLAT, SPARSE, memory_map, page_flags, zone
 from tests.support import AMD64_HEALTHY, NAMES, S390X
 from tests.test_planted_faults import Fault
 
@@ -78,10 +78,45 @@ def test_list_is_followed_to_its_end(pfns: List[int]) -> None:
     assert Memory(pfns).follow() == (pfns, [], True)
 
 
+@pytest.mark.parametrize("byteorder", ["little", "big"])
+@pytest.mark.parametrize("layout", [LAYOUT, FLAT])
+def test_other_machines(layout: Layout, byteorder: str) -> None:
+    """Struct pages of 32 bits, and big-endian ones."""
+    members = dataclasses.replace(MEMBERS, lru_offset=layout.word_bits // 8)
+    layout = dataclasses.replace(layout, byteorder=byteorder, page=members)
+    word = ("<" if byteorder == "little" else ">") + ("Q" if layout.word_bits == 64 else "I")
+    base, head, lru = VMEMMAP % (1 << layout.word_bits), HEAD % (1 << layout.word_bits), members.lru_offset
+    size = layout.page_struct_size
+    data = bytearray(PAGES * size)
+    for pfn in range(PAGES):
+        struct.pack_into(word, data, pfn * size, page_flags(layout, 0, 2 if pfn == 9 else 1))
+    pfns = [7, 3, 9, 60]
+    ring = [head, *(base + pfn * size + lru for pfn in pfns)]
+    for at, pfn in enumerate(pfns, 1):
+        struct.pack_into(word + word[1], data, pfn * size + lru, ring[(at + 1) % 5], ring[at - 1])
+    heads = struct.pack(word + word[1], ring[1], ring[-1])
+
+    class Program:
+        def type(self, name: str) -> Any:
+            raise LookupError(name)
+
+        def read(self, address: int, count: int) -> bytes:
+            if address == head:
+                return heads
+            return bytes(data[address - base : address - base + count])
+
+    section = Section(0, ((0, PAGES),), base, 0x1000)
+    memory = dataclasses.replace(memory_map(zone(1, 0, PAGES, bitmap=1), layout=layout), sections=(section,))
+    prog: Any = Program()
+    found = Walker(prog, memory).follow(memory.populated_zones[0], head)
+    assert found == (pfns, [ListFault("zone", 9, layout.link(0, 2), True)], True)
+
+
 def test_pages_that_cannot_be_on_a_list() -> None:
     for offset, code, value, fault in (
-        (0x30, "<I", 0xF0000000, ListFault("buddy", 5, 0xF0000000, True)),
+        (0x30, "<I", 0xF0000000, ListFault("buddy", 5, -0x10000000, True)),
         (0x34, "<I", 3, ListFault("references", 5, 3, True)),
+        (0x34, "<i", -1, ListFault("references", 5, -1, True)),
     ):
         memory = Memory([4, 5, 6])
         memory.put(5, offset, code, value)

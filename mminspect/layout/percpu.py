@@ -111,12 +111,13 @@ class Walker:
         self._memory = memory
         self._layout = layout
         self._lru = layout.page.lru_offset
-        self._buddy = layout.page.buddy
+        # Both as the kernel has them, in a signed int.
+        self._buddy = layout.page.buddy - (layout.page.buddy >> 31 << 32)
         self._mask = (1 << layout.word_bits) - 1
         order = "<" if layout.byteorder == "little" else ">"
         self._two_words = struct.Struct(order + ("QQ" if layout.word_bits == 64 else "II"))
         self._word = struct.Struct(order + ("Q" if layout.word_bits == 64 else "I"))
-        self._int = struct.Struct(order + "I")
+        self._int = struct.Struct(order + "i")
         self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 3
         self._left = MAX_FOLLOWED
         size = layout.page_struct_size
