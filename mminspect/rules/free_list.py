@@ -17,8 +17,8 @@ The others are errors. If ``zone->lock`` was held when the dump was taken, someb
 of that zone are notes.
 
 Zones with struct pages that can't be read are not judged, nor is the running kernel, whose lists change all the time.
-If there are more than a million free blocks, only their numbers are compared, and a note says so. Per-CPU lists are
-not looked at: their pages are not ``PageBuddy()``.
+If there are more than a million free blocks, only their numbers are compared, and a note says so. Pages on per-CPU
+lists are not ``PageBuddy()``; rule ``per-cpu-list`` is about them.
 
 ``detail`` has the ``problem``, the ``order``, how many pages (``pages``) and the first 16 of them (``pfns``); for
 ``count`` the ``nr_free`` and ``counted``; for ``migratetype`` the ``list`` that the first page is on and its
