@@ -38,6 +38,16 @@ def _entry(value: int, shift: int) -> Optional[Tuple[int, int]]:
     return pfn << PAGE_SHIFT, shift
 
 
+def page_tables(prog: Program, root: int, va_bits: int) -> PageTables:
+    """
+    Get page tables.
+
+    :param root: Physical address of the first.
+    :param va_bits: 39, 48 or 57.
+    """
+    return PageTables(prog, root, (va_bits - PAGE_SHIFT) // LEVEL_BITS, _entry)
+
+
 def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Tuple[PageTables, int]:
     """
     Get the kernel's page tables.
@@ -55,7 +65,7 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Tuple[PageTable
             f"RISC-V page tables with VA_BITS {va_bits} can't be read: mminspect knows Sv39, Sv48 and Sv57 of kernels "
             "whose VMCOREINFO has swapper_pg_dir and va_kernel_pa_offset"
         )
-    return PageTables(prog, root - offset, (va_bits - PAGE_SHIFT) // LEVEL_BITS, _entry), va_bits
+    return page_tables(prog, root - offset, va_bits), va_bits
 
 
 def map_kernel(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Segment]) -> None:

@@ -8,7 +8,7 @@ import struct
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
-from mminspect.target.riscv import PageTables
+from mminspect.target.riscv import page_tables
 
 VALID, TABLE, READ_WRITE, NAPOT = 1, 0, 0b110, 1 << 63
 PAGE = 4096
@@ -50,7 +50,7 @@ def test_leaves_of_every_size(va_bits: int, levels: int) -> None:
     memory.map(levels, 0, base + 0x5000, 0x12345000)
     memory.map(levels, 1, base + 0x40000000, 0x40000000)
     memory.map(levels, 2, base + 0x80000000, 0xC0000000)
-    tables = PageTables(memory.prog, ROOT, va_bits)
+    tables = page_tables(memory.prog, ROOT, va_bits)
     assert tables.translate(base + 0x5008) == (0x12345008, PAGE - 8)
     assert tables.translate(base + 0x40012345) == (0x40012345, 0x200000 - 0x12345)
     assert tables.translate(base + 0x80000010) == (0xC0000010, 0x40000000 - 0x10)
@@ -61,7 +61,7 @@ def test_napot_maps_64_kib() -> None:
     base = (1 << 64) - (1 << 38)
     # The low four bits of the pfn are 1000.
     memory.map(3, 0, base + 0x3000, 0x12348000, READ_WRITE | NAPOT)
-    assert PageTables(memory.prog, ROOT, 39).translate(base + 0x3004) == (0x12343004, 0x10000 - 0x3004)
+    assert page_tables(memory.prog, ROOT, 39).translate(base + 0x3004) == (0x12343004, 0x10000 - 0x3004)
 
 
 def test_reads_cross_leaves_and_stop_at_holes() -> None:
@@ -71,7 +71,7 @@ def test_reads_cross_leaves_and_stop_at_holes() -> None:
     memory.map(3, 0, base + PAGE, ROOT + 50 * PAGE)
     memory.data[61 * PAGE - 2 : 61 * PAGE] = b"ab"
     memory.data[50 * PAGE : 50 * PAGE + 2] = b"cd"
-    tables = PageTables(memory.prog, ROOT, 39)
+    tables = page_tables(memory.prog, ROOT, 39)
     assert tables.read(base + PAGE - 2, 4, 0, False) == b"abcd"
     with pytest.raises(FaultError, match="not mapped"):
         tables.read(base + 2 * PAGE - 1, 2, 0, False)
