@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
-# Pages from which on more than one process is faster: 32 GiB of 4 KiB pages.
+# Pages from which on more than one process is faster: 32 GiB of 4 KiB pages, and 4 GiB where the dump is compressed.
 MANY_PAGES = 1 << 23
+MANY_COMPRESSED_PAGES = 1 << 20
 
 
 class Checked(NamedTuple):
@@ -60,6 +61,17 @@ class Checked(NamedTuple):
     unreadable: int
     matches: Tuple[List[Match], ...]
     counts: Tuple[Any, ...] = ()
+
+
+def helpful_jobs(target: Target, pages: int) -> int:
+    """
+    Get the number of processes that a vmcore is read fastest with.
+
+    :param pages: Number of its online pages.
+    """
+    is_compressed = target.core is not None and target.core.format != "elf"
+    many = MANY_COMPRESSED_PAGES if is_compressed else MANY_PAGES
+    return parallel.usable_cpus() if pages >= many else 1
 
 
 def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> List[Finding]:
@@ -354,7 +366,7 @@ def scan_target(
     scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)
     total = sum(end - first for first, end, _ in memmap.ranges())
     if jobs is None:
-        jobs = parallel.usable_cpus() if total >= MANY_PAGES else 1
+        jobs = helpful_jobs(target, total)
     if gentleness.max_rate is not None:
         jobs = 1
     judge = Judge(target, memory, memmap, look)

@@ -534,7 +534,7 @@ def page(options: Options, pages: str, format_: str) -> None:
 
     target, _ = _open(options)
     memory = read_memory_map(target, options.pageblock_order)
-    memmap = Memmap(target.prog, memory, live=target.kind == "live")
+    memmap = Memmap(target.prog, memory, live=target.kind == "live", mapped=target.mapped)
     calibrate(memmap, memory)
     inspector = PageInspector(target, memory, memmap, what_is(target, memory))
     start, end, meaning = inspector.parse(pages)

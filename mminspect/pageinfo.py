@@ -18,8 +18,8 @@ from drgn.helpers.linux.mm import (
     decode_page_flags,
 )
 
-from mminspect import owner, parallel
-from mminspect.analyzer import MANY_PAGES, Progress, Scan, check_map
+from mminspect import owner
+from mminspect.analyzer import Progress, Scan, check_map, helpful_jobs
 from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
@@ -179,7 +179,7 @@ class PageInspector:
         else:
             found += check_map(self._memory, [rule for rule in rules if rule not in whole])
             total = sum(high - low for low, high, _ in self._memmap.ranges())
-            jobs = parallel.usable_cpus() if total >= MANY_PAGES else 1
+            jobs = helpful_jobs(self._target, total)
             advance = progress(total) if progress is not None else None
             with contextlib.closing(Scan(self._lists, self._memmap, whole, self._look).walk(advance, jobs)) as walk:
                 found += walk
