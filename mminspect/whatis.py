@@ -7,9 +7,9 @@ from drgn import Architecture, FaultError, Object, Program
 
 from mminspect.errors import TargetError
 from mminspect.layout.records import MemoryMap
-from mminspect.target import Target, riscv
+from mminspect.target import Target, riscv, x86_64
 from mminspect.target.overlay import i386_page_offset
-from mminspect.target.pagetable import PAGE_SHIFT
+from mminspect.target.pagetable import PAGE_SHIFT, PageTables
 from mminspect.typeinfo.symbols import best_symbol
 
 _UNKNOWN: Dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
@@ -34,14 +34,15 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
                 "symbol": symbol.name,
                 "offset": offset,
             }
+        # The struct page tells whose the memory is, also where the target doesn't hold the memory itself.
+        pfn = virtual_to_pfn(target, memory, address)
+        if pfn is not None:
+            return _what_page(target, memory, pfn, address)
         try:
             prog.read(address, memory.layout.word_bits // 8)
         except FaultError:
             return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
-        pfn = virtual_to_pfn(target, memory, address)
-        if pfn is None:
-            return dict(_UNKNOWN)
-        return _what_page(target, memory, pfn, address)
+        return dict(_UNKNOWN)
 
     return look
 
@@ -56,6 +57,11 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[
         try:
             pfn = translate(target, memory, address)
         except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
+            continue
+        except Exception as e:
+            # drgn has no narrower one for a kernel that doesn't tell where its direct mapping is, as 5.10.
+            if type(e) is not Exception:
+                raise
             continue
         if pfn is not None and memory.section(pfn) is not None:
             return pfn
@@ -81,8 +87,13 @@ def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> O
 def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
     """Walk the kernel's page tables."""
     prog = target.prog
-    if prog.platform is not None and prog.platform.arch == Architecture.RISCV64:
+    arch = None if prog.platform is None else prog.platform.arch
+    tables: Optional[PageTables] = None
+    if arch == Architecture.RISCV64:
         tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
+    elif arch == Architecture.X86_64:
+        tables = x86_64.kernel_page_tables(prog, target.vmcoreinfo)
+    if tables is not None:
         return tables.translate(address)[0] >> PAGE_SHIFT
     root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
     if root is None:

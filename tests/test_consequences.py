@@ -388,3 +388,24 @@ def test_verbose_scan_shows_them(cli: Cli, unpacked: Any) -> None:
     assert "bitmap-bounds 0xa17b-0xa217: what the kernel would do" in done.out
     assert "writes outside" in done.out
     assert "what the kernel would do" not in cli("-c", unpacked(I386_HOLE), "scan").out
+
+
+def test_pfn_without_its_subsection_is_not_online(opened: Opened) -> None:
+    target, _ = opened(AMD64_400M)
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    # RAM ends at 0x18fe0. The section is early, so that pfn_valid() holds to its end.
+    for pfn, expected in ((0x18000, "safe"), (0x18FF0, "safe"), (0x19000, "refuses"), (0x1FFFF, "refuses")):
+        outcomes = {item.function: item.outcome for item in judge.outcomes(pfn)}
+        assert outcomes["pfn_to_online_page"] == expected, hex(pfn)
+
+
+def test_skip_is_set_where_fast_isolate_around_sets_it(opened: Opened) -> None:
+    target, _ = opened("amd64-5.10-bug")
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    outcomes = {item.function: item for item in judge.outcomes(0x2A00)}
+    assert (
+        outcomes["set_pageblock_skip"].outcome == outcomes["fast_isolate_around"].outcome == "BUG with CONFIG_DEBUG_VM"
+    )
+    assert outcomes["set_pageblock_skip"].commit == outcomes["fast_isolate_around"].commit

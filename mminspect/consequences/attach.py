@@ -16,8 +16,10 @@ from mminspect.columns import int_column
 from mminspect.consequences.kernel import Kernel, read_kernel
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap
+from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap, Section
+from mminspect.layout.sections import SUBSECTION_SHIFT
 from mminspect.memmap import Memmap
+from mminspect.owner import subsection
 from mminspect.rules import WhatIs
 from mminspect.target import Target
 
@@ -57,11 +59,13 @@ class Judge:
     def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: WhatIs) -> None:
         self.kernel: Kernel = read_kernel(target)
         self._memory = memory
+        self._prog = target.prog
         self._memmap = memmap
         self._look = look
         self._windows: Dict[Tuple[int, int], Chunk] = {}
         self._around: Dict[Tuple[int, int], Optional[Tuple[Page, Page, Page]]] = {}
         self._cases: Dict[Hashable, Brief] = {}
+        self._subsections: Dict[int, Optional[bool]] = {}
         self._last: Optional[Chunk] = None
         # The pageblock of the last page in brief, and what was said of its pages.
         self._block = -1
@@ -118,7 +122,19 @@ class Judge:
         around = self._pages_around(start, first, last)
         if around is None:
             return None
-        return Place(self._memory, self.kernel, page, zone, *around, self._memory.section(pfn))
+        section = self._memory.section(pfn)
+        return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn, section))
+
+    def _in_subsection(self, pfn: int, section: Optional[Section]) -> Optional[bool]:
+        """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
+        if not self.kernel.checks_subsections or section is None or "SECTION_IS_EARLY" not in section.flags:
+            return None
+        nr = pfn * self._memory.layout.page_size >> SUBSECTION_SHIFT
+        if nr not in self._subsections:
+            if len(self._subsections) >= MAX_CASES:
+                self._subsections.clear()
+            self._subsections[nr] = subsection(self._prog, pfn)
+        return self._subsections[nr]
 
     def _pages_around(self, start: int, first: int, last: int) -> Optional[Tuple[Page, Page, Page]]:
         """Decode the first and the last page of a pageblock's part in a zone, and the block's first."""
@@ -140,7 +156,8 @@ class Judge:
                 self._block, self._in_block = block, {} if self._is_plain(block) else None
             if self._in_block is None:
                 return self._brief(pfn)
-            alike = (page.link, page.state, page.reserved, page.lru, page.buddy)
+            in_subsection = self._in_subsection(pfn, self._memory.section(pfn))
+            alike = (page.link, page.state, page.reserved, page.lru, page.buddy, in_subsection)
             if alike not in self._in_block:
                 self._in_block[alike] = self._brief(pfn)
             return self._in_block[alike]
@@ -188,6 +205,7 @@ class Judge:
             *(page.link, page.state, page.reserved, page.lru, page.buddy, place.outside(page)),
             *(first.link, first.state, last.link, last.state, start.link, start.state),
             place.zone_link,
+            place.in_subsection,
             block,
         )
 

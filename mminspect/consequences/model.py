@@ -99,6 +99,7 @@ class Place:
     :ivar first: First page of its pageblock, clipped to the zone; likewise ``last``.
     :ivar start: First page of its pageblock, not clipped.
     :ivar section: The section of the page, ``None`` where it isn't online.
+    :ivar in_subsection: The page's bit in ``subsection_map``, ``None`` where nothing depends on it.
     """
 
     memory: MemoryMap
@@ -109,6 +110,7 @@ class Place:
     last: Page
     start: Page
     section: Optional[Section]
+    in_subsection: Optional[bool] = None
 
     def outside(self, page: Page) -> bool:
         """Tell whether the zone that a page links to doesn't span it."""
@@ -186,6 +188,9 @@ def pfn_to_online_page(place: Place) -> Outcome:
     page = place.page
     if page.state == OFFLINE:
         return Outcome(name, REFUSES, "the pfn is not online: returns NULL")
+    if place.in_subsection is False:
+        # pfn_valid() makes an exception for early sections, pfn_section_valid() doesn't.
+        return Outcome(name, REFUSES, "the pfn's bit in subsection_map is clear: returns NULL")
     if page.state == INITIALIZED:
         return Outcome(name, SAFE, "the pfn is online and its struct page initialised")
     if page.state == DEFERRED:
@@ -393,6 +398,11 @@ def fast_isolate_around(place: Place) -> Outcome:
 def set_pageblock_skip(place: Place) -> Outcome:
     """Model ``set_pageblock_skip()``, which compaction calls with the first page of a block that it scanned."""
     name = "set_pageblock_skip"
+    if place.kernel.fast_search and place.kernel.around_checks_block is None:
+        outcome = set_pfnblock_flags_mask(place, place.start)
+        if outcome.outcome != SAFE:
+            why = f"as fast_isolate_around() calls it without {STAYS_IN_ZONE['hash']}: {outcome.why}"
+            return Outcome(name, outcome.outcome, why, outcome.address, STAYS_IN_ZONE)
     guard = _not_reached(place)
     if guard:
         return Outcome(name, SAFE, guard)

@@ -97,9 +97,12 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         WARNING: "some pages link to a zone that doesn't span them, but are PG_reserved and on SPARSEMEM",
         ERROR: "some pages can't be used by their link",
     }[severity]
-    hides = (
-        "; hidden: its first and last page agree, so __pageblock_pfn_to_page() takes it as one zone" if hidden else ""
-    )
+    hides = ""
+    if hidden:
+        hides = "; hidden: its first and last page agree, so __pageblock_pfn_to_page() takes it as one zone"
+        others = [(start, end) for start, end, link in runs if link != runs[0][2]]
+        if zone is not None and all(end <= zone.start_pfn or zone.end_pfn <= start for start, end in others):
+            hides = f"; hidden: its first and last page agree; the others are outside {zone}, where no walk of it comes"
     return Finding(
         RULE.id,
         severity,

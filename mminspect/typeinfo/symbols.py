@@ -189,6 +189,9 @@ def best_symbol(symbols: Iterable[Symbol]) -> Optional[Symbol]:
     """
     Choose one of the symbols that contain an address, the same from every source of symbols.
 
+    ``__crc_NAME`` is a checksum of CONFIG_MODVERSIONS and no address, though a System.map has it.
+
     :return: The nearest below the address, the first by name if there are more.
     """
+    symbols = (symbol for symbol in symbols if not symbol.name.startswith("__crc_"))
     return min(symbols, key=lambda s: (-s.address, s.name), default=None)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What lives at an address: symbols and pages, and kernels that don't tell."""
+
+from typing import Any
+
+import pytest
+from drgn import Symbol, SymbolBinding, SymbolKind
+
+from mminspect.layout import read_memory_map
+from mminspect.typeinfo.symbols import best_symbol
+from mminspect.whatis import virtual_to_pfn, what_is
+from tests.conftest import Opened
+from tests.support import AMD64_HOTPLUG, I386_HOLE
+
+
+def test_checksum_is_no_address() -> None:
+    crc, text = (Symbol(n, a, 64, SymbolBinding.GLOBAL, SymbolKind.OBJECT) for n, a in (("__crc_x", 32), ("text", 16)))
+    assert best_symbol([crc, text]) == text
+    assert best_symbol([crc]) is None
+
+
+def test_kernel_whose_direct_mapping_is_unknown(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise Exception("could not find variable in direct mapping")
+
+    target, _ = opened(AMD64_HOTPLUG)
+    memory = read_memory_map(target)
+    monkeypatch.setattr("drgn.helpers.linux.mm.virt_to_pfn", fail)
+    # A capture has no page tables either.
+    assert virtual_to_pfn(target, memory, 0xFFFF888008000000) is None
+    assert what_is(target, memory)(0xFFFF888008000000)["kind"] in ("unmapped", "unknown")
+
+
+def test_struct_page_tells_of_memory_that_the_dump_lacks(opened: Opened) -> None:
+    target, _ = opened(I386_HOLE)
+    there = what_is(target, read_memory_map(target))(0xF6EF5FE8)
+    assert (there["kind"], there["pfn"]) == ("reserved", 0x36EF5)
