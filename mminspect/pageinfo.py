@@ -108,6 +108,7 @@ class PageInspector:
             raise MminspectError(f"{text}: a range is START-END, END behind START")
         if self._memory.section(first) is not None and self._memory.section(last) is None:
             raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
+        self._refuse_offline(text, first)
         kinds: Sequence[Tuple[str, Callable[[int], Optional[int]]]] = (
             ("pfn", lambda value: value),
             ("struct page address", self._page_to_pfn),
@@ -127,6 +128,22 @@ class PageInspector:
         if self._target.core is not None and CAPTURE_NOTE in self._target.core.notes:
             why = "; a capture has no page tables for virtual addresses"
         raise MminspectError(f"{text}: no pfn of online memory, and no address that leads to one{why}")
+
+    def _refuse_offline(self, text: str, pfn: int) -> None:
+        """
+        Refuse a pfn of memory that is there and not online. As an address it would be another page.
+
+        :raises MminspectError: if it is one.
+        """
+        shift = self._memory.layout.pfn_section_shift
+        if shift is None or self._memory.section(pfn) is not None:
+            return
+        entry = next((entry for entry in self._memory.mem_sections if entry.nr == pfn >> shift), None)
+        if entry is not None:
+            flags = ", ".join(entry.flags) or "no flags"
+            raise MminspectError(
+                f"{text}: pfn {pfn:#x} is not online: pfn_to_online_page() returns NULL. Section {entry.nr} has {flags}"
+            )
 
     @property
     def _page_shift(self) -> int:

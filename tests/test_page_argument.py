@@ -4,7 +4,7 @@
 import pytest
 
 from tests.conftest import Cli, Unpacked
-from tests.support import AMD64_400M, I386_HOLE
+from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE
 
 # The first is the memmap of the amd64 fixture, which has no KASLR.
 VMEMMAP = 0xFFFFEA0000000000
@@ -78,3 +78,9 @@ def test_address_behind_lowmem_of_i386_is_not_high_memory(cli: Cli, unpacked: Un
     done = cli("-c", unpacked(I386_HOLE), "page", "0xf7000000")
     assert done.status == 2
     assert "no address that leads to one" in done.err
+
+
+def test_pfn_of_offline_memory_is_not_taken_for_an_address(cli: Cli, unpacked: Unpacked) -> None:
+    done = cli("-c", unpacked(AMD64_HOTPLUG), "page", "0x100000")
+    assert (done.status, done.out) == (2, "")
+    assert "pfn 0x100000 is not online" in done.err and "SECTION_MARKED_PRESENT" in done.err
