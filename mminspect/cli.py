@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
-from typing import IO, Any, Callable, NoReturn, Optional, Set, Tuple
+from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Set, Tuple
 
 import click
 
@@ -594,11 +594,14 @@ def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: st
     from mminspect.render.triage import write_triage
     from mminspect.triage.run import triage as run_triage
 
+    if vmcores and options.core is not None:
+        raise click.UsageError("triage reads the vmcores that follow it: leave out -c, or give no other vmcore")
     paths = vmcores or ((options.core,) if options.core is not None else ())
     if not paths:
         raise click.UsageError("give at least one vmcore")
     check_writable(output, (*options.inputs, *paths))
-    results, status = [], 0
+    results: List[Dict[str, Any]] = []
+    status = 0
     for path in paths:
         try:
             data, report = run_triage(path, options.symbols, options.btf, options.system_map, options.pageblock_order)
@@ -607,6 +610,7 @@ def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: st
                 raise
             _say(str(e))
             status = EXIT_FAILED
+            results.append({"path": path, "error": str(e)})
             continue
         results.append(data)
         if fail_on != "never" and report.count(fail_on):
@@ -615,7 +619,7 @@ def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: st
         if format_ == "json":
             json_.write(results, out)
         else:
-            for number, data in enumerate(results):
+            for number, data in enumerate(data for data in results if "error" not in data):
                 out.write("\n" if number else "")
                 write_triage(data, out, _style(out).width)
     return status

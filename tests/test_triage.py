@@ -506,6 +506,25 @@ def test_exit_status(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     assert cli("-c", healthy, "triage").status == 0
 
 
+def test_core_before_the_command_and_vmcores_after_it(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    for core in (tmp_path / "missing", unpacked(SYSRQ)):
+        done = cli("-c", core, "triage", unpacked(SYSRQ))
+        assert (done.status, done.out) == (2, "")
+        assert done.err.count("\n") == 1
+        assert "leave out -c" in done.err
+
+
+def test_json_says_which_file_failed(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    done = cli("triage", "--format", "json", missing, unpacked(SYSRQ))
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    failed, result = done.json()
+    assert failed == {"path": str(missing), "error": failed["error"]}
+    assert failed["error"] in done.err
+    assert result["verdict"] == "other"
+
+
 def test_only_wanted_records_are_read(opened: Opened) -> None:
     prog = opened(SYSRQ)[0].prog
     every = read_log(prog)
