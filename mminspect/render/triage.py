@@ -18,7 +18,7 @@ HEADLINES = {
     "unexplained": "The kernel died on struct pages, but the memory map doesn't explain it.",
     "other": "The memory map doesn't explain this crash.",
     "no crash": "This kernel didn't crash.",
-    "no log": "The dump doesn't tell how the kernel died.",
+    "no log": "The dump doesn't tell whether the kernel crashed.",
 }
 
 

@@ -93,7 +93,7 @@ class Verdict:
 
     :ivar verdict: ``explained``: the memory map explains it. ``possible``: wrong pages were at hand, but the kernel
         named none. ``unexplained``: it died on struct pages, and the scan finds nothing wrong with those it named.
-        ``other``: not about the memory map. ``no crash``, ``no log``.
+        ``other``: not about the memory map. ``no crash``. ``no log``: nobody can tell whether it crashed.
     :ivar why: In one sentence.
     :ivar evidence: Pages and addresses, each with where it is from and the finding it is in.
     :ivar findings: Those that explain the crash.
@@ -208,7 +208,7 @@ def judge(
     :param saved: Registers that the dump saved of the CPU that crashed. They make no verdict better than possible.
     """
     if not log:
-        return Verdict(NO_LOG, "the dump doesn't hold the log buffer, so nobody knows how the kernel died")
+        return Verdict(NO_LOG, "it has no log that can be read; a capture keeps only the report of a crash")
     if crash is None:
         return Verdict(NO_CRASH, "the log shows no crash")
     reason = about_pages(crash)
