@@ -302,6 +302,33 @@ def test_register_with_a_pfn_is_weak_evidence() -> None:
     assert useful_registers({"a": 0xFFF, "b": 0x2A00, "c": MEM_MAP, "d": 0x4000}, memory) == {"b": 0x2A00, "c": MEM_MAP}
 
 
+@pytest.mark.parametrize(
+    ("model", "value", "start"),
+    [
+        ("sparsemem", 0, True),
+        ("sparsemem", 64, True),
+        ("sparsemem", 63, False),
+        ("sparsemem_vmemmap", 0, True),
+        ("sparsemem_vmemmap", 64, False),
+        ("flatmem", 0, True),
+        ("flatmem", 64, False),
+    ],
+)
+def test_start_of_a_memmap_is_weak_evidence(model: str, value: int, start: bool) -> None:
+    shift = None if model == "flatmem" else 6
+    layout = dataclasses.replace(SPARSE, memory_model=model, pfn_section_shift=shift)
+    section = Section(0, ((0, 128),), MEM_MAP, 0x1000)
+    memory = MemoryMap(layout, (), (zone(0, 0, 128),), (section,))
+    address = MEM_MAP + 64 * value
+    assert Pages(memory).is_start(address) == start
+    assert not Pages(memory).is_start(address + 8)
+    text = f"kernel BUG at mm/compaction.c:220!\nRIP: 0010:compact_zone+0x1/0x2\nR12: {address:016x}\n"
+    verdict = judge(crash_of(text), [finding("zone-id", value, value + 1)], memory)
+    assert verdict.verdict == ("possible" if start else "explained")
+    # Where nothing is wrong with it, it isn't shown.
+    assert [item["pfn"] for item in judge(crash_of(text), [], memory).evidence] == ([] if start else [value])
+
+
 def prstatus(pid: int, cs: int = 0x10, rdi: int = 0) -> bytes:
     """Make a ``struct elf_prstatus`` of amd64."""
     words = [0] * 27
@@ -434,6 +461,9 @@ def test_bug_of_2021_is_explained(triaged: Triaged) -> None:
     assert result["verdict"] == "explained"
     assert result["crash"]["function"] == "set_pfnblock_flags_mask"
     assert result["crash"]["pfns"] == [0x2A00]
+    # R12 has the start of section 0's memmap, R13 the pfn.
+    assert [item["pfn"] for item in result["evidence"]] == [0x2A00]
+    assert result["evidence"][0]["from"].endswith("; register R13 = 0x2a00")
     assert [(f["rule"], f["start_pfn"]) for f in result["findings"]] == [("zone-span", 0x2A00), ("mixed-zone", 0x2A00)]
     assert "set_pfnblock_flags_mask() there: BUG" in result["why"]
     hashes = [commit["hash"] for bug in result["known_bugs"] for commit in bug["commits"]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
-from mminspect.layout.records import MemoryMap
+from mminspect.layout.records import SPARSEMEM_VMEMMAP, MemoryMap
 from mminspect.memmap import stretches
 from mminspect.triage import known
 from mminspect.triage.lastwords import Crash
@@ -139,6 +139,9 @@ class Pages:
         mask = (1 << layout.word_bits) - 1
         size = layout.page_struct_size
         self._size = size
+        self._vmemmap = layout.memory_model == SPARSEMEM_VMEMMAP
+        shift = layout.pfn_section_shift
+        self._section = None if shift is None else 1 << shift
         self._ranges = [
             ((section.mem_map + start * size) & mask, (end - start) * size, start)
             for section in stretches(memory)
@@ -151,6 +154,23 @@ class Pages:
             if base <= address < base + length:
                 return start + (address - base) // self._size
         return None
+
+    def is_start(self, address: int) -> bool:
+        """
+        Tell whether an address is where a memmap starts: code that turns pfns into struct pages holds it for any pfn.
+
+        That is the first entry of a section, with SPARSEMEM_VMEMMAP of pfn 0, with FLATMEM of the only memmap.
+        """
+        for base, length, start in self._ranges:
+            if base <= address < base + length:
+                pfn, within = divmod(address - base, self._size)
+                pfn += start
+                if within:
+                    return False
+                if self._vmemmap:
+                    return pfn == 0
+                return pfn == start if self._section is None else pfn % self._section == 0
+        return False
 
 
 def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple[int, str, str]]:
@@ -165,8 +185,16 @@ def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple
             found.setdefault(at, (f"{address:#x} in: {text}", NAMED))
     for name, value in crash.registers.items():
         at = pages.pfn(value)
-        if at is not None:
+        if at is None and value in found and value >= MIN_PFN:
+            text, how = found[value]
+            found[value] = (f"{text}; register {name} = {value:#x}", how)
+        elif at is not None and not pages.is_start(value):
             found.setdefault(at, (f"register {name} = {value:#x}", HELD))
+    for name, value in crash.registers.items():
+        at = pages.pfn(value)
+        if at is not None:
+            # Those that are no start are there already.
+            found.setdefault(at, (f"register {name} = {value:#x}, perhaps just the start of the memmap", SAVED))
     for name, value in saved.items():
         at = pages.pfn(value)
         if at is not None:
