@@ -249,6 +249,24 @@ def test_notes_explain_nothing() -> None:
     assert judge(crash_of(BAD_PAGE), [note], MEMORY).verdict == "unexplained"
 
 
+def test_notes_are_shown_with_the_pages_that_they_name() -> None:
+    link = finding("free-list", 0x2A, 0x2C, "note", problem="link", order=1, pfns=[0x2A])
+    names = finding("per-cpu-list", 0x10, 0x30, "note", problem="link", order=0, pfns=[0x10, 0x2A])
+    others = [
+        finding("free-list", 0x2A, 0x40, "note", problem="count", pfns=[]),
+        finding("zone-span", 0x28, 0x2C, "note", linked=[0, 0], spanned_by=[], reserved=True),
+    ]
+    verdict = judge(crash_of(BAD_PAGE), [link, names, *others], MEMORY)
+    assert verdict.verdict == "unexplained"
+    assert verdict.findings == []
+    (item,) = verdict.evidence
+    assert (item["rules"], item["notes"]) == ([], ["free-list message", "per-cpu-list message"])
+    verdict = judge(crash_of(BAD_PAGE), [ZEROED, link], MEMORY)
+    assert (verdict.verdict, verdict.findings) == ("explained", [ZEROED])
+    assert verdict.evidence[0]["notes"] == ["free-list message"]
+    assert "notes" not in judge(crash_of(BAD_PAGE), [ZEROED, *others], MEMORY).evidence[0]
+
+
 def test_right_page_of_a_mixed_block_explains_nothing() -> None:
     runs = [[0x28, 0x2F, 0, 1], [0x2F, 0x30, 0, 2]]
     mixed = finding("mixed-zone", 0x28, 0x30, runs=runs, hidden=False)
@@ -480,6 +498,9 @@ def test_damaged_struct_pages_are_explained(triaged: Triaged) -> None:
     first = result["findings"][0]
     assert (first["rule"], first["start_pfn"], first["end_pfn"]) == ("uninitialized", 0x8000, 0x8040)
     assert result["known_bugs"] == []
+    # A list of free pages leads from 0x7c00 to them; its lock was held.
+    notes = {item["pfn"]: item["notes"] for item in result["evidence"] if "notes" in item}
+    assert [text.split()[0] for text in notes.get(0x7C00, ())] == ["free-list"]
     assert "System RAM" in result["proof"][0]
 
 

@@ -86,8 +86,9 @@ def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> No
 
 def _evidence(item: Dict[str, Any]) -> str:
     what = f"pfn {item['pfn']:#x}" if "pfn" in item else f"address {item['address']:#x}"
-    rules = ", ".join(item["rules"]) or "nothing wrong found there"
-    return f"{what}: {rules} ({item['from']})"
+    notes = "; ".join(f"note: {text}" for text in item.get("notes", ()))
+    rules = ", ".join(item["rules"])
+    return f"{what}: {'; '.join(filter(None, (rules, notes))) or 'nothing wrong found there'} ({item['from']})"
 
 
 def _rest(items: List[Any], out: IO[str]) -> None:

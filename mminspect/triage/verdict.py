@@ -95,7 +95,8 @@ class Verdict:
         named none. ``unexplained``: it died on struct pages, and the scan finds nothing wrong with those it named.
         ``other``: not about the memory map. ``no crash``. ``no log``: nobody can tell whether it crashed.
     :ivar why: In one sentence.
-    :ivar evidence: Pages and addresses, each with where it is from and the finding it is in.
+    :ivar evidence: Pages and addresses, each with where it is from and the rules of the findings it is in. ``notes``
+        are the notes that begin at the page or name it; they make no verdict.
     :ivar findings: Those that explain the crash.
     :ivar known: Known bugs that it looks like.
     :ivar proof: What would prove it.
@@ -246,7 +247,14 @@ def judge(
     around: Dict[int, List[Finding]] = {pfn: [] for pfn, _, _ in named}
     hits: List[Finding] = []
     errors = 0
-    for finding in filter(_explains, findings):
+    notes: Dict[int, List[str]] = {}
+    for finding in findings:
+        if finding.severity == NOTE:
+            for pfn in around:
+                if _names(finding, pfn):
+                    notes.setdefault(pfn, []).append(f"{finding.rule} {finding.message}")
+        if not _explains(finding):
+            continue
         errors += finding.severity == ERROR
         for pfn, inside in around.items():
             if _is_about(finding, pfn):
@@ -267,6 +275,8 @@ def judge(
                 weak.append(({"pfn": pfn, "from": source, "how": how, "rules": rules}, wrong))
             continue
         evidence.append({"pfn": pfn, "from": source, "how": how, "rules": sorted({f.rule for f in inside})})
+        if pfn in notes:
+            evidence[-1]["notes"] = notes[pfn]
         # A block that is mixed says nothing of the pages in it that are right.
         wrong = [f for f in inside if _wrong_at(f, pfn)] if reason is not None else []
         explaining += [f for f in wrong if f not in explaining]
@@ -286,7 +296,8 @@ def judge(
     if reason is None:
         return Verdict(OTHER, f"{_other(crash)}; no page of a finding was at hand", evidence)
     if evidence:
-        why = f"{reason}, but the scan finds nothing wrong with the pages that it named or held"
+        what = "no more than notes of" if any("notes" in item for item in evidence) else "nothing wrong with"
+        why = f"{reason}, but the scan finds {what} the pages that it named or held"
         return Verdict(UNEXPLAINED, why, evidence, proof=["look at these pages: mminspect page PFN"])
     if errors:
         why = f"{reason}, and there are {errors} errors in the memory map, but the kernel named no page of them"
@@ -300,6 +311,13 @@ def _is_about(finding: Finding, pfn: int) -> bool:
         return finding.start_pfn <= pfn < finding.end_pfn
     size = 1 << (finding.detail.get("order") or 0)
     return any(first <= pfn < first + size for first in finding.detail.get("pfns", ()))
+
+
+def _names(finding: Finding, pfn: int) -> bool:
+    """Tell whether a finding begins at a page, or names it."""
+    if finding.of_zone or finding.rule in PAGELESS:
+        return False
+    return finding.start_pfn == pfn or pfn in finding.detail.get("pfns", ())
 
 
 def _wrong_at(finding: Finding, pfn: int) -> bool:
