@@ -282,6 +282,85 @@ def test_errors_elsewhere_are_only_possible() -> None:
     assert judge(crash, [], MEMORY).verdict == "unexplained"
 
 
+def outcomes(**by_function: str) -> List[Dict[str, str]]:
+    """Make consequences."""
+    return [{"function": name, "outcome": outcome, "why": "why"} for name, outcome in by_function.items()]
+
+
+@pytest.mark.parametrize(
+    ("function", "consequences", "verdict"),
+    [
+        # The function that died.
+        ("compact_zone", outcomes(compact_zone="safe", other="faults"), "unexplained"),
+        ("compact_zone", outcomes(compact_zone="reads wrong", other="safe"), "possible"),
+        # They don't speak of it.
+        ("isolate_freepages", outcomes(page_zone="reads wrong", a="safe", b="refuses"), "unexplained"),
+        ("isolate_freepages", outcomes(page_zone="reads wrong", a="reads wrong", b="refuses"), "possible"),
+        ("isolate_freepages", [], "possible"),
+    ],
+)
+def test_errors_that_do_no_harm_where_it_died(function: str, consequences: List[Dict[str, str]], verdict: str) -> None:
+    text = f"kernel BUG at mm/compaction.c:220!\nRIP: 0010:{function}+0x1/0x2\n"
+    wrong = finding("zone-id", 3, 4, consequences=consequences)
+    assert judge(crash_of(text), [wrong], MEMORY).verdict == verdict
+    assert judge(crash_of(text), [wrong, finding("zone-id", 5, 6)], MEMORY).verdict == "possible"
+    saved = {"rdi": MEM_MAP + 64 * 3}
+    assert judge(crash_of(text), [wrong], MEMORY, saved=saved).verdict == verdict
+    # The kernel names the page, so it came there.
+    named = crash_of(text.replace("\n", "\npage:0000000000000000 pfn:0x3\n", 1))
+    assert judge(named, [wrong], MEMORY).verdict == "explained"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        (NULL, b"version_proc_show+", b"isolate_freepages+"),
+        (SYSRQ, b"Kernel panic - not syncing: sysrq triggered crash", b"kernel BUG at mm/compaction.c:601!".ljust(49)),
+    ],
+)
+def test_stock_oddity_is_not_suspected(
+    name: str, before: bytes, after: bytes, unpacked: Unpacked, tmp_path: Path, cli: Cli
+) -> None:
+    """The errors of healthy guests are of ACPI tables behind the last zone, where no walk comes."""
+    data = unpacked(name).read_bytes()
+    assert before in data
+    path = tmp_path / "core"
+    path.write_bytes(data.replace(before, after))
+    (result,) = cli("triage", "--format", "json", path).json()
+    assert result["summary"]["by_severity"]["error"] > 0
+    assert result["verdict"] == "unexplained"
+    assert "safe from the" in result["why"]
+
+
+def test_bad_page_of_the_stock_oddity_is_named_so(unpacked: Unpacked, opened: Opened, tmp_path: Path, cli: Cli) -> None:
+    pfn = max(zone.end_pfn for zone in read_memory_map(opened(SYSRQ)[0]).populated_zones)
+    before = b"Kernel panic - not syncing: sysrq triggered crash"
+    after = b"BUG: Bad page state in process init  pfn:%05x" % pfn
+    path = tmp_path / "core"
+    path.write_bytes(unpacked(SYSRQ).read_bytes().replace(before, after.ljust(len(before))))
+    text = cli("triage", path).out
+    assert f"pfn {pfn:#x}: mixed-zone, zone-id" in text
+    assert "Looks familiar\n  stock kernels leave this too" in text
+    assert "known bug" not in text
+    assert "\nTry\n" not in text
+
+
+def test_reserved_page_behind_the_last_zone_is_named() -> None:
+    last = SPARSE.max_nr_zones
+    flags = 1 << SPARSE.pg_reserved
+    detail: Dict[str, Any] = {"zone_id": last, "zone_struct": 0x1000, "stale": False, "flags": flags}
+    crash = crash_of(BAD_PAGE.replace("2a", "78"))
+    stock = finding("zone-id", 0x78, 0x7A, **detail)
+    verdict = judge(crash, [stock], MEMORY)
+    assert [bug["commits"] for bug in verdict.known] == [[]]
+    assert "rules zone-id" in verdict.known[0]["name"]
+    assert not any("no known bug" in text for text in verdict.proof)
+    for change in ({"zone_id": last + 1}, {"flags": 0}, {"stale": True}):
+        assert judge(crash, [finding("zone-id", 0x78, 0x7A, **{**detail, **change})], MEMORY).known == []
+    # A zone spans it.
+    assert judge(crash_of(BAD_PAGE), [finding("zone-id", 0x2A, 0x2B, **detail)], MEMORY).known == []
+
+
 # Registers that the dump saved
 
 

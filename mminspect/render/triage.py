@@ -67,12 +67,12 @@ def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> No
             out.write("\nWhat the kernel would do there\n")
             write_consequences(consequences, out, width)
     for bug in data["known_bugs"]:
-        out.write("\nLooks like a known bug\n")
+        out.write("\nLooks like a known bug\n" if bug["commits"] else "\nLooks familiar\n")
         say(f"{bug['name']}: {bug['evidence']}", "  ")
         for commit in bug["commits"]:
             say(f'{commit["hash"]} ("{commit["title"]}"): {commit["what"]}', "  ")
-    if data["known_bugs"]:
-        fix = data["known_bugs"][0]["commits"][0]
+    fix = next((commit for bug in data["known_bugs"] for commit in bug["commits"]), None)
+    if fix is not None:
         out.write("\nTry\n")
         say(f'a kernel with {fix["hash"]} ("{fix["title"]}")', "  ")
     if data["proof"]:

@@ -42,7 +42,7 @@ class KnownBug:
     :ivar evidence: What a finding must show for it.
     :ivar functions: Beginnings of functions of the trace that make it likelier; empty if any do.
     :ivar proof: What would prove it.
-    :ivar commits: The fix first.
+    :ivar commits: The fix first; none for what is no bug by itself.
     """
 
     name: str
@@ -108,6 +108,20 @@ def _mixed_hidden(finding: Finding, memory: MemoryMap) -> str:
     if finding.rule != "mixed-zone" or finding.severity == "note":
         return ""
     return "a pageblock has pages of several zones"
+
+
+def _behind_the_last_zone(finding: Finding, memory: MemoryMap) -> str:
+    detail, layout = finding.detail, memory.layout
+    if finding.rule != "zone-id" or detail.get("stale") or detail.get("zone_struct") is None:
+        return ""
+    if detail.get("zone_id") != layout.max_nr_zones or not detail.get("flags", 0) >> layout.pg_reserved & 1:
+        return ""
+    if memory.zones_spanning(finding.start_pfn, finding.end_pfn):
+        return ""
+    return (
+        "reserved pages outside of every zone have the zone ID one behind the last: init_reserved_page() found no zone "
+        "that spans them"
+    )
 
 
 BUGS = (
@@ -185,6 +199,13 @@ BUGS = (
         COMPACTION,
         "the same crash doesn't happen with compaction off (vm.compaction_proactiveness=0, no huge pages)",
         (STAY_IN_BOUNDARIES, STAY_IN_ZONE),
+    ),
+    KnownBug(
+        "stock kernels leave this too, and live with it (mminspect rules zone-id)",
+        _behind_the_last_zone,
+        (),
+        "a healthy dump of the same machine has the same pages; then look for who freed, mapped or took one",
+        (),
     ),
 )
 

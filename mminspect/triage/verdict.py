@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
+from mminspect.consequences.model import REFUSES, SAFE
 from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
 from mminspect.layout.records import SPARSEMEM_VMEMMAP, MemoryMap
 from mminspect.memmap import stretches
@@ -92,7 +93,8 @@ class Verdict:
     What is to be said of a crash.
 
     :ivar verdict: ``explained``: the memory map explains it. ``possible``: wrong pages were at hand, but the kernel
-        named none. ``unexplained``: it died on struct pages, and the scan finds nothing wrong with those it named.
+        named none. ``unexplained``: it died on struct pages, and the scan finds nothing wrong with those it named, or
+        just what does no harm to the function that died.
         ``other``: not about the memory map. ``no crash``. ``no log``: nobody can tell whether it crashed.
     :ivar why: In one sentence.
     :ivar evidence: Pages and addresses, each with where it is from and the rules of the findings it is in. ``notes``
@@ -246,7 +248,7 @@ def judge(
     values.update(crash.pointers)
     around: Dict[int, List[Finding]] = {pfn: [] for pfn, _, _ in named}
     hits: List[Finding] = []
-    errors = 0
+    errors = harmless = 0
     notes: Dict[int, List[str]] = {}
     for finding in findings:
         if finding.severity == NOTE:
@@ -255,7 +257,10 @@ def judge(
                     notes.setdefault(pfn, []).append(f"{finding.rule} {finding.message}")
         if not _explains(finding):
             continue
-        errors += finding.severity == ERROR
+        if finding.severity == ERROR and is_harmless(finding, crash.function):
+            harmless += 1
+        else:
+            errors += finding.severity == ERROR
         for pfn, inside in around.items():
             if _is_about(finding, pfn):
                 inside.append(finding)
@@ -270,6 +275,7 @@ def judge(
         inside = around[pfn]
         if how == SAVED:
             wrong = [f for f in inside if f.severity == ERROR and _wrong_at(f, pfn)] if reason is not None else []
+            wrong = [f for f in wrong if not is_harmless(f, crash.function)]
             if wrong:
                 rules = sorted({f.rule for f in wrong})
                 weak.append(({"pfn": pfn, "from": source, "how": how, "rules": rules}, wrong))
@@ -279,9 +285,11 @@ def judge(
             evidence[-1]["notes"] = notes[pfn]
         # A block that is mixed says nothing of the pages in it that are right.
         wrong = [f for f in inside if _wrong_at(f, pfn)] if reason is not None else []
-        explaining += [f for f in wrong if f not in explaining]
         # A register may hold a page that has nothing to do with it, where another function works on pages.
-        sure |= bool(wrong) and (how == NAMED or is_walker(crash.function or ""))
+        by_this = how == NAMED or is_walker(crash.function or "")
+        wrong = [f for f in wrong if by_this or not is_harmless(f, crash.function)]
+        explaining += [f for f in wrong if f not in explaining]
+        sure |= bool(wrong) and by_this
     for finding in hits:
         address = int(finding.detail["address"])
         evidence.append({"address": address, "from": values[address], "how": HELD, "rules": [finding.rule]})
@@ -302,7 +310,28 @@ def judge(
     if errors:
         why = f"{reason}, and there are {errors} errors in the memory map, but the kernel named no page of them"
         return Verdict(POSSIBLE, why, evidence, proof=["find the page in the registers or the stack with drgn"])
+    if harmless:
+        why = (
+            f"{reason}, but the scan finds nothing wrong that does harm there: by their consequences, the function "
+            f"that died is safe from the {harmless} errors in the memory map"
+        )
+        return Verdict(UNEXPLAINED, why, evidence)
     return Verdict(UNEXPLAINED, f"{reason}, but the scan finds nothing wrong", evidence)
+
+
+def is_harmless(finding: Finding, function: Optional[str]) -> bool:
+    """
+    Tell whether a finding's consequences rule out that it did harm in a function.
+
+    Where they don't speak of the function, all functions that walk must be safe: ``page_zone()`` counts only where
+    somebody hands it the page. Abridged consequences name just what does harm.
+    """
+    outcomes = {item["function"]: item["outcome"] for item in finding.detail.get("consequences", ())}
+    if not outcomes:
+        return False
+    if function in outcomes:
+        return outcomes[function] in (SAFE, REFUSES)
+    return all(outcome in (SAFE, REFUSES) for name, outcome in outcomes.items() if name != "page_zone")
 
 
 def _is_about(finding: Finding, pfn: int) -> bool:
@@ -343,7 +372,7 @@ def _function(crash: Crash, finding: Finding) -> str:
     outcomes = {item["function"]: item for item in finding.detail.get("consequences", ())}
     for name in names:
         item = outcomes.get(name)
-        if item is not None and item["outcome"] not in ("safe", "refuses"):
+        if item is not None and item["outcome"] not in (SAFE, REFUSES):
             # Of very many findings, the reasons are left out.
             why = f": {item['why']}" if "why" in item else ""
             return f"; {name}() there: {item['outcome']}{why}"
