@@ -10,6 +10,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from drgn import FaultError, Object, Program, cast, sizeof
 
 from mminspect.layout.records import MemoryMap
+from mminspect.target import Target
+from mminspect.target.vmcoreinfo import release_version
 
 # Steps along a free list; a longer one is taken for a loop.
 MAX_STEPS = 1 << 20
@@ -25,7 +27,7 @@ class _Unreadable(Exception):
 _ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
 
 
-def page_type(prog: Program, mapcount: int) -> Optional[str]:
+def page_type(target: Target, mapcount: int) -> Optional[str]:
     """
     Get the type of a page whose ``_mapcount`` is none: ``buddy``, ``table``, ``offline``...
 
@@ -34,19 +36,41 @@ def page_type(prog: Program, mapcount: int) -> Optional[str]:
     """
     value = mapcount & 0xFFFFFFFF
     try:
-        types = prog.type("enum pagetype").enumerators or ()
+        types = target.prog.type("enum pagetype").enumerators or ()
     except LookupError:
         types = ()
-    names = {int(item.value) & 0xFF: item.name for item in types if item.name.startswith("PGTY_")}
+    values = {item.name: int(item.value) & 0xFFFFFFFF for item in types}
+    names = {number & 0xFF: name[len("PGTY_") :] for name, number in values.items() if name.startswith("PGTY_")}
     if names:
         # Since Linux 6.12 the type is a number in the top byte.
         name = names.get(value >> 24)
-        return None if name is None or name == "PGTY_mapcount_underflow" else name[len("PGTY_") :]
-    # Before, it is bits that are cleared (include/linux/page-flags.h).
-    if value >> 28 != 0xF or value == 0xFFFFFFFF:
+        return None if name == "mapcount_underflow" else name
+    # Before, it is bits that are cleared (include/linux/page-flags.h). Only later ones of these kernels have an enum.
+    base = values.get("PAGE_TYPE_BASE", 0xF0000000)
+    if value & base != base:
         return None
-    bits = ((0x80, "buddy"), (0x100, "offline"), (0x200, "table"), (0x400, "guard"))
-    return " ".join(name for bit, name in bits if not value & bit) or None
+    bits = {name[len("PG_") :]: bit for name, bit in values.items() if name.startswith("PG_")} or type_bits(target)
+    return " ".join(name for name, bit in bits.items() if not value & bit) or None
+
+
+def type_bits(target: Target) -> Dict[str, int]:
+    """Get the bits that are cleared for each page type, of a kernel without ``enum pagetype``."""
+    # Since Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a page memcg flag") (in v5.11), there is
+    # no PG_kmemcg, and the types behind it moved. Just before, page->mem_cgroup became page->memcg_data.
+    page = target.prog.type("struct page")
+    if page.has_member("memcg_data"):
+        kmemcg = False
+    elif page.has_member("mem_cgroup"):
+        kmemcg = True
+    else:
+        kmemcg = release_version(target.vmcoreinfo.release) < (5, 11)
+    bits = {"buddy": 0x80, "offline": 0x100}
+    bits.update({"kmemcg": 0x200, "table": 0x400, "guard": 0x800} if kmemcg else {"table": 0x200, "guard": 0x400})
+    hugetlb = target.vmcoreinfo.number("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)")
+    if hugetlb is not None:
+        # Since Linux 6.9.
+        bits["hugetlb"] = ~hugetlb & 0xFFFFFFFF
+    return bits
 
 
 class FreeLists:

@@ -347,7 +347,7 @@ class PageInspector:
         order = "<" if layout.byteorder == "little" else ">"
         words = np.frombuffer(data, f"{order}u{layout.word_bits // 8}")
         mapcount = int(np.frombuffer(data, f"{order}i4", 1, layout.mapcount_offset)[0])
-        kind = owner.page_type(prog, mapcount)
+        kind = owner.page_type(self._target, mapcount)
         result: Dict[str, Any] = {
             "flags": self._flag_names(page),
             "refcount": int(np.frombuffer(data, f"{order}i4", 1, layout.refcount_offset)[0]),
