@@ -245,10 +245,14 @@ class PageInspector:
             "resources": owner.resource_path(self._resources(), pfn * layout.page_size),
             "memblock": owner.memblock_regions(self._target.prog, pfn * layout.page_size),
         }
-        rules = [finding for finding in findings if _covers(finding, pfn)]
+        covering = [finding for finding in findings if _covers(finding, pfn)]
+        found = {
+            "findings": [asdict(finding) for finding in covering if not finding.of_zone],
+            "zone_findings": [asdict(finding) for finding in covering if finding.of_zone],
+        }
         if state in UNREADABLE_REASONS:
             info["state"] = f"unreadable: {UNREADABLE_REASONS[state]}"
-            return {**info, "findings": [asdict(finding) for finding in rules]}
+            return {**info, **found}
         node, zone_id = layout.node_zone(link)
         zone = memory.zone(node, zone_id)
         info["state"] = "initialized" if state == INITIALIZED else UNINITIALIZED_KINDS[state]
@@ -256,8 +260,7 @@ class PageInspector:
         info.update(self._bitmap(pfn, link, section))
         info.update(self._struct_page(address, pfn, section))
         info["consequences"] = [item.as_dict() for item in self._judge.outcomes(pfn)]
-        info["findings"] = [asdict(finding) for finding in rules]
-        return info
+        return {**info, **found}
 
     def _resources(self) -> List[Tuple[int, int, str, int]]:
         if self._known_resources is None:

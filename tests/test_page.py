@@ -171,7 +171,7 @@ def test_text_stays_within_60_columns(name: str, inspect: Inspect) -> None:
     page = inspect(name, PAGES[name])
     out = io.StringIO()
     write_pages({"understood_as": "pfn", "pages": [page]}, out, 60)
-    tables = ("Neighbours", "Rules that it breaks")
+    tables = ("Neighbours", "Rules that it breaks", "Of its zone")
     part = ""
     for line in out.getvalue().splitlines():
         part = line if not line or line.startswith((*tables, "What", "Words")) else part
@@ -207,10 +207,11 @@ def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch)
 def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
     for name, pfn in ((I386_HOLE, 0xA17B), (I386_HOLE, 0xA216), (AMD64_400M, 0x18FE0), (AMD64_400M, 0x1A000)):
         (page,) = cli("-c", unpacked(name), "page", hex(pfn), "--format", "json").json()["pages"]
-        expected = [f.as_dict() for f in scanned(name).findings if f.start_pfn <= pfn < f.end_pfn]
-        assert [(f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in page["findings"]] == [
-            (f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in expected
-        ]
+        expected = [f for f in scanned(name).findings if f.start_pfn <= pfn < f.end_pfn]
+        for found, of_zone in ((page["findings"], False), (page["zone_findings"], True)):
+            assert [(f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in found] == [
+                (f.rule, f.start_pfn, f.end_pfn, f.message) for f in expected if f.of_zone == of_zone
+            ]
 
 
 def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, opened: Opened) -> None:

@@ -385,7 +385,7 @@ def test_page_tells_its_list_and_what_it_breaks(plant: Any, cli: Cli, unpacked: 
     assert (page["per_cpu"]["cpu"], page["per_cpu"]["zone"]) == (0, "node 0 zone DMA32")
     assert page["per_cpu"]["head_pfn"] == pfns[3]
     assert page["owner"] == "the page allocator: free, on a list of CPU 0"
-    assert page["findings"] == []
+    assert page["findings"] == page["zone_findings"] == []
     fault.editor.write(there.count.address_, struct.pack("<i", there.count.value_() + 1))
     area = fault.zone_member(0, 1, "free_area")[10]
     fault.editor.write_word(area.nr_free.address_, area.nr_free.value_() + 1)
@@ -393,8 +393,10 @@ def test_page_tells_its_list_and_what_it_breaks(plant: Any, cli: Cli, unpacked: 
     fault.editor.write_word(present.address_, present.value_() + 0x1000000)
     done = cli("-c", fault.editor.path, "page", "--format", "json", hex(pfns[3]))
     (page,) = done.json()["pages"]
-    assert {f["rule"] for f in page["findings"]} == {RULE.id, "free-list", "zone-pages"}
+    assert page["findings"] == []
+    assert {f["rule"] for f in page["zone_findings"]} == {RULE.id, "free-list", "zone-pages"}
     text = cli("-c", fault.editor.path, "page", hex(pfns[3])).out
+    assert "\nRules that it breaks\nnone\n\nOf its zone as a whole\nseverity " in text
     assert f"per-CPU list        head {pfns[3]:#x}; on the list of CPU 0, node 0 zone DMA32, order 0" in text
 
 

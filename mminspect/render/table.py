@@ -333,9 +333,13 @@ def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
     if page.get("consequences"):
         out.write("\nWhat the kernel would do\n")
         write_consequences(page["consequences"], out, width)
-    out.write("\nRules that it breaks\n")
-    rows = [(f["severity"], f["rule"], f["message"]) for f in page["findings"]]
-    if rows:
-        write_table(rows, ("severity", "rule", "message"), out, width)
-    else:
-        out.write("none\n")
+    for heading, findings in (
+        ("Rules that it breaks", page["findings"]),
+        ("Of its zone as a whole", page["zone_findings"]),
+    ):
+        rows = [(f["severity"], f["rule"], f["message"]) for f in findings]
+        if rows:
+            out.write(f"\n{heading}\n")
+            write_table(rows, ("severity", "rule", "message"), out, width)
+        elif findings is page["findings"]:
+            out.write(f"\n{heading}\nnone\n")
