@@ -11,11 +11,9 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.mm import (
     PageCompound,
     PageHead,
-    PageSlab,
     PageTail,
     compound_head,
     compound_order,
-    decode_page_flags,
 )
 
 from mminspect import owner
@@ -258,7 +256,7 @@ class PageInspector:
         info["state"] = "initialized" if state == INITIALIZED else UNINITIALIZED_KINDS[state]
         info["link"] = {"node": node, "zone_id": zone_id, "zone": zone.name if zone else None}
         info.update(self._bitmap(pfn, link, section))
-        info.update(self._struct_page(address, pfn, section))
+        info.update(self._struct_page(pfn, section, state))
         info["consequences"] = [item.as_dict() for item in self._judge.outcomes(pfn)]
         return {**info, **found}
 
@@ -336,43 +334,58 @@ class PageInspector:
             result["pageblock_isolate"] = bool(bits & 16)
         return result
 
-    @staticmethod
-    def _flag_names(page: Object) -> str:
-        names = decode_page_flags(page)
-        return "" if names == "0" else names
+    def _entry(self, pfn: int, section: Section) -> owner.Entry:
+        """
+        Read a struct page.
 
-    def _struct_page(self, address: int, pfn: int, section: Section) -> Dict[str, Any]:
-        """Decode what drgn's helpers know of a struct page."""
+        :raises drgn.FaultError: if the target doesn't hold it.
+        """
         layout = self._memory.layout
-        prog = self._target.prog
-        page = Object(prog, "struct page *", address & ((1 << layout.word_bits) - 1))
-        data = self._memmap.entry(pfn, section)
-        order = "<" if layout.byteorder == "little" else ">"
-        words = np.frombuffer(data, f"{order}u{layout.word_bits // 8}")
-        mapcount = int(np.frombuffer(data, f"{order}i4", 1, layout.mapcount_offset)[0])
-        kind = owner.page_type(self._target, mapcount)
-        result: Dict[str, Any] = {
-            "flags": self._flag_names(page),
-            "refcount": int(np.frombuffer(data, f"{order}i4", 1, layout.refcount_offset)[0]),
-            "mapcount": mapcount,
-            "page_type": kind,
-            "words": [f"{int(word):#0{layout.word_bits // 4 + 2}x}" for word in words],
-        }
+        address = section.mem_map + pfn * layout.page_struct_size
+        page = Object(self._target.prog, "struct page *", address & ((1 << layout.word_bits) - 1))
+        return owner.read_entry(self._target, layout, page, self._memmap.entry(pfn, section))
+
+    def _head(self, pfn: int, entry: owner.Entry, section: Section) -> Tuple[Dict[str, Any], Optional[owner.Entry]]:
+        """
+        Find the compound page that a page is in.
+
+        :return: (what is shown of it: nothing if there is none; the entry of its head, ``None`` if it can't be read).
+        """
+        layout = self._memory.layout
         try:
-            result["slab"] = PageSlab(page)
-            if PageCompound(page):
-                head = compound_head(page).value_()
-                result["compound"] = {
-                    "part": "head" if PageHead(page) else "tail" if PageTail(page) else "unknown",
-                    "head_pfn": (head - section.mem_map) // layout.page_struct_size,
-                    "order": compound_order(compound_head(page)).value_(),
-                }
+            if not PageCompound(entry.page):
+                return {}, None
+            head = compound_head(entry.page)
+            head_pfn = (head.value_() - section.mem_map) % (1 << layout.word_bits) // layout.page_struct_size
+            part = "head" if PageHead(entry.page) else "tail" if PageTail(entry.page) else "unknown"
+            compound = {"part": part, "head_pfn": head_pfn, "order": compound_order(head).value_()}
+            there = self._memory.section(head_pfn)
+            return {"compound": compound}, self._entry(head_pfn, there) if there is not None else None
         except (LookupError, FaultError, AttributeError):
             # Garbage in the entry leads the helpers to memory that isn't there.
-            result["compound"] = {"part": "unknown"}
-        result["buddy"] = self._buddy(pfn, section)
-        result["per_cpu"] = self._per_cpu(pfn)
-        result["owner"] = self._owner(page, pfn, kind, result)
+            return {"compound": {"part": "unknown"}}, None
+
+    def _struct_page(self, pfn: int, section: Section, state: int) -> Dict[str, Any]:
+        """Decode a struct page."""
+        layout = self._memory.layout
+        entry = self._entry(pfn, section)
+        compound, head = self._head(pfn, entry, section)
+        tail = compound.get("compound", {}).get("part") == "tail"
+        whole = head if tail else entry
+        mapcount = entry.mapcount + 1 if entry.kind is None and state == INITIALIZED else None
+        anon = whole is not None and whole.anon
+        result: Dict[str, Any] = {
+            "flags": "|".join(owner.flag_names(self._target.prog, entry.flags, entry.kind, anon, tail)),
+            "refcount": entry.refcount,
+            "mapcount": mapcount,
+            "page_type": entry.kind,
+            "words": [f"{word:#0{layout.word_bits // 4 + 2}x}" for word in entry.words],
+            "slab": whole.slab if whole is not None else None,
+            **compound,
+            "buddy": self._buddy(pfn, section),
+            "per_cpu": self._per_cpu(pfn),
+        }
+        result["owner"] = self._owner(entry, head, state, result)
         return result
 
     def _buddy(self, pfn: int, section: Section) -> Optional[Dict[str, Any]]:
@@ -413,30 +426,22 @@ class PageInspector:
             "migratetype": item.migratetype,
         }
 
-    def _owner(self, page: Object, pfn: int, kind: Optional[str], known: Dict[str, Any]) -> str:
+    def _owner(self, entry: owner.Entry, head: Optional[owner.Entry], state: int, known: Dict[str, Any]) -> str:
         """Say in words who has a page."""
         if known["buddy"] is not None:
             return f"the buddy allocator: a free block of order {known['buddy']['order']}"
         if known["per_cpu"] is not None:
             return f"the page allocator: free, on a list of CPU {known['per_cpu']['cpu']}"
-        if known.get("slab"):
-            cache = owner.slab_cache(self._target.prog, compound_head(page))
-            return f"slab cache {cache}" if cache else "a slab cache"
+        if not any(entry.words):
+            return "nobody: the entry is empty"
+        if state != INITIALIZED:
+            return "unknown: the entry was not initialised"
         compound = known.get("compound", {})
         if compound.get("part") == "tail":
-            return f"whoever has the compound page at {compound['head_pfn']:#x}"
-        if kind == "table":
-            return "a page table"
-        if kind is not None:
-            return f"page type {kind}"
-        if not any(int(word, 16) for word in known["words"]):
-            return "nobody: the entry is empty"
-        names = known["flags"].split("|")
-        if "PG_reserved" in names:
-            return "reserved: the kernel image, firmware or a hole"
-        if "PG_lru" in names:
-            return "anonymous memory" if "PG_swapbacked" in names else "the page cache"
-        if known["refcount"] > 0:
-            return "in use by the kernel"
+            have = owner.holder(self._target, head) if head is not None else None
+            return f"compound page at {compound['head_pfn']:#x}: {have or 'its owner is unknown'}"
         listed = "" if self._lists.per_cpu else "on a per-CPU list, or "
-        return f"unknown: no references; {listed}the tail of an allocation that is not compound"
+        return (
+            owner.holder(self._target, entry)
+            or f"unknown: no references; possibly {listed}the tail of an allocation that is not compound"
+        )

@@ -298,8 +298,12 @@ def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
         where = f"word at {page['bitmap_word']:#x}{value}"
         pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, {where}"
     if "words" in page:
-        pairs["flags"] = " ".join(page["flags"].split("|")) or "none"
-        mapcount = "none (a page type)" if page["page_type"] else page["mapcount"] + 1
+        tail = page.get("compound", {}).get("part") == "tail"
+        note = " (other bits of a tail's word are data of the compound page)" if tail else ""
+        pairs["flags"] = (" ".join(page["flags"].split("|")) or "none") + note
+        mapcount = page["mapcount"]
+        if mapcount is None:
+            mapcount = "none (a page type)" if page["page_type"] else "none (not initialised)"
         pairs["refcount, mapcount"] = f"{page['refcount']}, {mapcount}"
         pairs["page type"] = page["page_type"] or "none"
         if "compound" in page:
