@@ -334,7 +334,7 @@ class PageInspector:
             result["pageblock_isolate"] = bool(bits & 16)
         return result
 
-    def _entry(self, pfn: int, section: Section) -> owner.Entry:
+    def read_entry(self, pfn: int, section: Section) -> owner.Entry:
         """
         Read a struct page.
 
@@ -360,7 +360,7 @@ class PageInspector:
             part = "head" if PageHead(entry.page) else "tail" if PageTail(entry.page) else "unknown"
             compound = {"part": part, "head_pfn": head_pfn, "order": compound_order(head).value_()}
             there = self._memory.section(head_pfn)
-            return {"compound": compound}, self._entry(head_pfn, there) if there is not None else None
+            return {"compound": compound}, self.read_entry(head_pfn, there) if there is not None else None
         except (LookupError, FaultError, AttributeError):
             # Garbage in the entry leads the helpers to memory that isn't there.
             return {"compound": {"part": "unknown"}}, None
@@ -368,7 +368,7 @@ class PageInspector:
     def _struct_page(self, pfn: int, section: Section, state: int) -> Dict[str, Any]:
         """Decode a struct page."""
         layout = self._memory.layout
-        entry = self._entry(pfn, section)
+        entry = self.read_entry(pfn, section)
         compound, head = self._head(pfn, entry, section)
         tail = compound.get("compound", {}).get("part") == "tail"
         whole = head if tail else entry

@@ -2,18 +2,23 @@
 """``mminspect page``: what it knows of single pages, and how it looks in a narrow terminal."""
 
 import io
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Optional
 
+import numpy as np
 import pytest
-from drgn import FaultError
+from drgn import FaultError, Object
 
-from mminspect.columns import free_pages
+from mminspect.columns import free_pages, int_column
 from mminspect.layout import read_memory_map
+from mminspect.layout.records import INITIALIZED
 from mminspect.memmap import Memmap
-from mminspect.owner import FreeLists, page_type
+from mminspect.owner import Entry, FreeLists, flag_names, holder, page_type
 from mminspect.pageinfo import PageInspector
 from mminspect.render.table import write_pages
+from mminspect.target import Target
 from mminspect.whatis import what_is
 from tests.conftest import Cli, Opened, Scanned, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
@@ -37,9 +42,7 @@ def inspect(opened: Opened) -> Inspect:
 
     def get(name: str, pfn: int) -> Dict[str, Any]:
         target, _ = opened(name)
-        memory = read_memory_map(target)
-        inspector = PageInspector(target, memory, Memmap(target.prog, memory), what_is(target, memory))
-        return inspector.inspect(pfn, pfn + 1)[0]
+        return page_inspector(target).inspect(pfn, pfn + 1)[0]
 
     return get
 
@@ -212,6 +215,111 @@ def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, 
             assert [(f["rule"], f["start_pfn"], f["end_pfn"], f["message"]) for f in found] == [
                 (f.rule, f.start_pfn, f.end_pfn, f.message) for f in expected if f.of_zone == of_zone
             ]
+
+
+def page_inspector(target: Target) -> PageInspector:
+    memory = read_memory_map(target)
+    return PageInspector(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+
+
+def test_owners_add_up_to_what_the_guest_counted(opened: Opened) -> None:
+    """vm_stat[] of the guest had NR_ANON_MAPPED 29, NR_FILE_PAGES and NR_SHMEM 507, NR_PAGETABLE 89."""
+    target, _ = opened(AMD64_400M)
+    inspector = page_inspector(target)
+    memory = read_memory_map(target)
+    counts: Dict[str, int] = Counter()
+    for chunk in Memmap(target.prog, memory).chunks():
+        section = memory.section(chunk.start_pfn)
+        assert section is not None
+        used = int_column(chunk, memory.layout, memory.layout.refcount_offset) != 0
+        used &= ~chunk.reserved(memory.layout, chunk.start_pfn, chunk.end_pfn) & (chunk.state == INITIALIZED)
+        for index in np.flatnonzero(used).tolist():
+            counts[str(holder(target, inspector.read_entry(chunk.start_pfn + index, section))).split(" (")[0]] += 1
+    assert counts["anonymous memory"] == 29
+    assert counts["the page cache: shmem or tmpfs"] == 507
+    assert counts["a page table"] == 89
+
+
+def test_tail_has_the_owner_of_its_head(opened: Opened) -> None:
+    target, _ = opened(AMD64_400M)
+    inspector = page_inspector(target)
+    memory = read_memory_map(target)
+    tails = 0
+    pages = {page["pfn"]: page for page in inspector.inspect(0x4000, 0x4080)}
+    for page in pages.values():
+        if page.get("compound", {}).get("part") != "tail":
+            continue
+        tails += 1
+        head = page["compound"]["head_pfn"]
+        section = memory.section(head)
+        assert section is not None
+        assert page["owner"] == f"compound page at {head:#x}: {holder(target, inspector.read_entry(head, section))}"
+        assert page["slab"] == pages[head]["slab"]
+        # The order in the first tail's word is no flags.
+        assert page["flags"] == ""
+    assert tails
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "anon", "tail", "expected"),
+    [
+        ("uptodate", None, False, False, "PG_uptodate"),
+        ("uptodate", "buddy", False, False, "PG_reported"),
+        ("owner_2", None, False, False, "PG_owner_2"),
+        ("owner_2 swapbacked", None, True, False, "PG_anon_exclusive PG_swapbacked"),
+        ("owner_priv_1 swapbacked", None, True, False, "PG_swapbacked PG_swapcache"),
+        ("owner_priv_1", None, False, False, "PG_owner_priv_1"),
+        ("uptodate lru owner_2 reserved hwpoison", None, True, True, "PG_anon_exclusive PG_hwpoison PG_reserved"),
+        ("uptodate lru owner_2 swapbacked", None, False, True, ""),
+    ],
+)
+def test_flags_have_one_name_a_bit(
+    names: str, kind: Optional[str], anon: bool, tail: bool, expected: str, opened: Opened
+) -> None:
+    prog = opened(AMD64_400M)[0].prog
+    flags = 0x5 << 60
+    for name in names.split():
+        flags |= 1 << prog[f"PG_{name}"].value_()
+    assert sorted(flag_names(prog, flags, kind, anon, tail)) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "changes", "expected"),
+    [
+        (0x1, {}, "anonymous memory"),
+        (0x3, {}, "anonymous memory, merged by KSM"),
+        (0x2, {}, "in use by the kernel: a page of a driver that can move it"),
+        (0x1000, {}, "the page cache: a file"),
+        (0, {}, "in use by the kernel"),
+        (0x1, {"refcount": 0}, None),
+        (0x1, {"slab": True}, "a slab cache"),
+        (0x1, {"kind": "table"}, "a page table"),
+        (0x1, {"kind": "kmemcg table"}, "a page table"),
+        (0x1, {"kind": "kmemcg"}, "in use by the kernel, charged to a memory cgroup"),
+        (0x1, {"kind": "guard"}, "page type guard"),
+    ],
+)
+def test_mapping_tells_the_owner(
+    mapping: int, changes: Dict[str, Any], expected: Optional[str], opened: Opened
+) -> None:
+    target, _ = opened(AMD64_400M)
+    page = Object(target.prog, "struct page *", 0)
+    entry = Entry(page, (1,), 0, refcount=1, mapcount=-1, mapping=mapping, kind=None, slab=False)
+    assert holder(target, replace(entry, **changes)) == expected
+
+
+def test_mapcount_is_the_number_of_mappings(opened: Opened) -> None:
+    target, _ = opened(AMD64_400M)
+    inspector = page_inspector(target)
+    memory = read_memory_map(target)
+    seen = set()
+    for page in inspector.inspect(0x2B80, 0x2BC0):
+        section = memory.section(page["pfn"])
+        assert section is not None
+        raw = inspector.read_entry(page["pfn"], section).mapcount
+        assert page["mapcount"] == (None if page["page_type"] else raw + 1)
+        seen.add(page["mapcount"])
+    assert {0, 1} <= seen
 
 
 def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, opened: Opened) -> None:
