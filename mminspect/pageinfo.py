@@ -440,6 +440,8 @@ class PageInspector:
         if compound.get("part") == "tail":
             have = owner.holder(self._target, head) if head is not None else None
             return f"compound page at {compound['head_pfn']:#x}: {have or 'its owner is unknown'}"
+        if compound.get("part") == "unknown":
+            return "unknown: the compound page that it is in can't be told"
         listed = "" if self._lists.per_cpu else "on a per-CPU list, or "
         return (
             owner.holder(self._target, entry)

@@ -199,6 +199,15 @@ def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch)
     page = inspector.inspect(0x2000, 0x2001)[0]
     assert page["refcount"] == 0x01010101
 
+    def no_head(page: Any) -> Any:
+        raise FaultError("gone", 0)
+
+    monkeypatch.setattr("mminspect.pageinfo.compound_head", no_head)
+    monkeypatch.setattr("mminspect.pageinfo.PageCompound", lambda page: True)
+    page = inspector.inspect(0x2000, 0x2001)[0]
+    assert page["compound"] == {"part": "unknown"}
+    assert page["owner"] == "unknown: the compound page that it is in can't be told"
+
     def gone(pfn: int, section: Any) -> bytes:
         raise FaultError("gone", 0)
 
