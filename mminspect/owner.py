@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from drgn import FaultError, Object, Program, cast, sizeof
+from drgn import FaultError, Object, Program, cast
 from drgn.helpers.linux.mm import PageSlab
 
 from mminspect.layout.records import Layout, MemoryMap
@@ -329,22 +329,5 @@ def memblock_regions(prog: Program, address: int) -> Optional[List[str]]:
                 if base <= address < base + regions[index].size.value_():
                     names.append(name)
         return names
-    except _ERRORS:
-        return None
-
-
-def subsection(prog: Program, pfn: int) -> Optional[bool]:
-    """Get a pfn's bit in its section's ``subsection_map``; ``None`` if there is no such map."""
-    try:
-        size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
-        per_section = 1 << (size_bits - shift)
-        number = pfn >> (size_bits - shift)
-        per_root = prog["SECTIONS_PER_ROOT"].value_()
-        section = prog["mem_section"][number // per_root][number % per_root]
-        # SUBSECTION_SHIFT is 21 everywhere.
-        index = (pfn & (per_section - 1)) >> (21 - shift)
-        word_bits = 8 * sizeof(prog.type("unsigned long"))
-        word = section.usage.subsection_map[index // word_bits].value_()
-        return bool(word >> index % word_bits & 1)
     except _ERRORS:
         return None

@@ -33,6 +33,7 @@ from mminspect.layout.records import (
     Section,
     per_cpu_blocks,
 )
+from mminspect.layout.sections import subsection
 from mminspect.memmap import Memmap, stretches
 from mminspect.rules import Rule, WhatIs, select_rules
 from mminspect.rules.bitmap_bounds import page_zone
@@ -236,7 +237,7 @@ class PageInspector:
             "struct_page": address & ((1 << layout.word_bits) - 1),
             "section": None if layout.flatmem else section.nr,
             "section_flags": list(section.flags),
-            "subsection": None if layout.flatmem else owner.subsection(self._target.prog, pfn),
+            "subsection": None if layout.flatmem else subsection(self._target.prog, pfn),
             "spanned_by": [[zone.node, zone.index, zone.name] for zone in memory.zones_spanning(pfn, pfn + 1)],
             "pageblock": [chunk.start_pfn & -layout.pageblock_nr_pages, layout.pageblock_order],
             "neighbours": self._neighbours(pfn, chunk),

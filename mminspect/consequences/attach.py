@@ -17,9 +17,8 @@ from mminspect.consequences.kernel import Kernel, read_kernel
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap, Section
-from mminspect.layout.sections import SUBSECTION_SHIFT
+from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap import Memmap
-from mminspect.owner import subsection
 from mminspect.rules import WhatIs
 from mminspect.target import Target
 

@@ -245,6 +245,22 @@ def _subsections(
     return merge((start + bit * pages, start + (bit + 1) * pages) for bit in np.flatnonzero(bits).tolist())
 
 
+def subsection(prog: Program, pfn: int) -> Optional[bool]:
+    """Get a pfn's bit in its section's ``subsection_map``; ``None`` if there is no such map."""
+    try:
+        size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
+        per_section = 1 << (size_bits - shift)
+        number = pfn >> (size_bits - shift)
+        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        section = prog["mem_section"][number // per_root][number % per_root]
+        index = (pfn & (per_section - 1)) >> (SUBSECTION_SHIFT - shift)
+        word_bits = 8 * sizeof(prog.type("unsigned long"))
+        word = section.usage.subsection_map[index // word_bits].value_()
+        return bool(word >> index % word_bits & 1)
+    except (LookupError, FaultError, AttributeError, ValueError, TypeError):
+        return None
+
+
 def _device_ranges(prog: Program, page_shift: int) -> List[Range]:
     """
     Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
