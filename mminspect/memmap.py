@@ -8,7 +8,6 @@ comes out is arrays.
 
 import sys
 from bisect import bisect_right
-from dataclasses import replace
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -35,7 +34,7 @@ from mminspect.layout.records import (
     Section,
     States,
 )
-from mminspect.layout.sections import Range, subtract
+from mminspect.layout.sections import Range, stretches, subtract
 from mminspect.target.mapped import MappedFile
 
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
@@ -68,34 +67,6 @@ def join_in_blocks(ranges: Sequence[Range], nr_pages: int) -> Iterator[Range]:
         pending = (start, end)
     if pending is not None:
         yield pending
-
-
-def stretches(memory: MemoryMap) -> Iterator[Section]:
-    """
-    Join adjacent sections that are online as a whole, have a pageblock bitmap each, and one memmap together.
-
-    With SPARSEMEM_VMEMMAP, nearly all sections of nearly all machines are such.
-
-    :return: Iterator of sections; one that stands for several has the number of the first.
-    """
-    # Without VMEMMAP each section has a memmap of its own, and its number is in page->flags.
-    joinable = not memory.layout.flags.section.width
-    first: Optional[Section] = None
-    end = 0
-    for section in memory.sections:
-        whole = joinable and bool(section.bitmap) and len(section.ranges) == 1
-        if first is not None:
-            if whole and section.ranges[0][0] == end and section.mem_map == first.mem_map:
-                end = section.ranges[0][1]
-                continue
-            yield replace(first, ranges=((first.ranges[0][0], end),))
-            first = None
-        if whole:
-            first, end = section, section.ranges[0][1]
-        else:
-            yield section
-    if first is not None:
-        yield replace(first, ranges=((first.ranges[0][0], end),))
 
 
 class Memmap:

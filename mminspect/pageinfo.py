@@ -33,8 +33,8 @@ from mminspect.layout.records import (
     Section,
     per_cpu_blocks,
 )
-from mminspect.layout.sections import subsection
-from mminspect.memmap import Memmap, stretches
+from mminspect.layout.sections import StructPages, subsection
+from mminspect.memmap import Memmap
 from mminspect.rules import Rule, WhatIs, select_rules
 from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.target import Target
@@ -150,12 +150,8 @@ class PageInspector:
 
     def _page_to_pfn(self, address: int) -> Optional[int]:
         """Get the pfn of the struct page that an address lies in."""
-        size = self._memory.layout.page_struct_size
-        for section in stretches(self._memory):
-            for start, end in section.ranges:
-                if section.mem_map + start * size <= address < section.mem_map + end * size:
-                    return (address - section.mem_map) // size
-        return None
+        found = StructPages(self._memory).find(address)
+        return None if found is None else found.pfn
 
     def inspect(
         self, start: int, end: int, progress: Optional[Callable[[int], Progress]] = None

@@ -14,6 +14,7 @@ import numpy as np
 from drgn import FaultError, Object, Program, sizeof
 
 from mminspect.layout.records import ListFault, MemoryMap, PerCpuList, PerCpuPages, Zone
+from mminspect.layout.sections import StructPages
 from mminspect.layout.zonestate import lock_is_held
 from mminspect.target import Target
 from mminspect.typeinfo.declarations import enumerator
@@ -120,13 +121,7 @@ class Walker:
         self._int = struct.Struct(order + "i")
         self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 3
         self._left = MAX_FOLLOWED
-        size = layout.page_struct_size
-        self._ranges = [
-            ((section.mem_map + start * size) & self._mask, (end - start) * size, start)
-            for section in memory.sections
-            for start, end in section.ranges
-        ]
-        self._last = self._ranges[0]
+        self._struct_pages = StructPages(memory)
         self._deferred = [
             (node.first_deferred_pfn, node.start_pfn + node.spanned)
             for node in memory.nodes
@@ -170,13 +165,8 @@ class Walker:
 
     def _pfn(self, node: int) -> Optional[int]:
         """Get the pfn of the online page whose ``lru`` is at an address."""
-        address = node - self._lru
-        for base, length, start in (self._last, *self._ranges):
-            if base <= address < base + length:
-                self._last = (base, length, start)
-                pfn, rest = divmod(address - base, self._layout.page_struct_size)
-                return None if rest else start + pfn
-        return None
+        found = self._struct_pages.find(node - self._lru)
+        return None if found is None or found.offset else found.pfn
 
     def follow(self, zone: Zone, head: int) -> Tuple[List[int], List[ListFault], bool]:
         """

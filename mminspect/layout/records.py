@@ -559,7 +559,7 @@ class Chunk:
     :ivar link: Links (:meth:`Layout.link`), shape (pages,).
     :ivar state: One of the states above, shape (pages,).
     :ivar section: The section that all the pages are in, or several that are one to the memmap; see
-        :func:`mminspect.memmap.stretches`.
+        :func:`mminspect.layout.sections.stretches`.
     :ivar words: The struct pages themselves, in the kernel's byte order, shape (pages, words of one).
     """
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 from mminspect.consequences.model import REFUSES, SAFE
 from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
 from mminspect.layout.records import SPARSEMEM_VMEMMAP, MemoryMap
-from mminspect.memmap import stretches
+from mminspect.layout.sections import StructPages
 from mminspect.triage import known
 from mminspect.triage.lastwords import Crash
 
@@ -139,24 +139,15 @@ class Pages:
 
     def __init__(self, memory: MemoryMap) -> None:
         layout = memory.layout
-        mask = (1 << layout.word_bits) - 1
-        size = layout.page_struct_size
-        self._size = size
         self._vmemmap = layout.memory_model == SPARSEMEM_VMEMMAP
         shift = layout.pfn_section_shift
         self._section = None if shift is None else 1 << shift
-        self._ranges = [
-            ((section.mem_map + start * size) & mask, (end - start) * size, start)
-            for section in stretches(memory)
-            for start, end in section.ranges
-        ]
+        self._struct_pages = StructPages(memory)
 
     def pfn(self, address: int) -> Optional[int]:
         """Get the pfn of the struct page that an address is in."""
-        for base, length, start in self._ranges:
-            if base <= address < base + length:
-                return start + (address - base) // self._size
-        return None
+        found = self._struct_pages.find(address)
+        return None if found is None else found.pfn
 
     def is_start(self, address: int) -> bool:
         """
@@ -164,16 +155,12 @@ class Pages:
 
         That is the first entry of a section, with SPARSEMEM_VMEMMAP of pfn 0, with FLATMEM of the only memmap.
         """
-        for base, length, start in self._ranges:
-            if base <= address < base + length:
-                pfn, within = divmod(address - base, self._size)
-                pfn += start
-                if within:
-                    return False
-                if self._vmemmap:
-                    return pfn == 0
-                return pfn == start if self._section is None else pfn % self._section == 0
-        return False
+        found = self._struct_pages.find(address)
+        if found is None or found.offset:
+            return False
+        if self._vmemmap:
+            return found.pfn == 0
+        return found.pfn == found.first if self._section is None else found.pfn % self._section == 0
 
 
 def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple[int, str, str]]:
