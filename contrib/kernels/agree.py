@@ -144,7 +144,7 @@ def compare_ram(kernel: Kernel, truth: Truth) -> Differences:
 
     ram = merge((-(-start // truth.page_size), end // truth.page_size) for start, end in truth.system_ram)
     ram = subtract(ram, offline_pfns(truth))
-    online = merge(part for section in kernel.memory.sections for part in section.ranges)
+    online = list(kernel.memory.online_ranges())
     spans = merge((zone.start_pfn, zone.end_pfn) for zone in kernel.memory.populated_zones)
     lines = [f"System RAM [{start:#x}, {end:#x}) is not online" for start, end in subtract(ram, online)]
     lines += [

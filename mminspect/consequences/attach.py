@@ -16,7 +16,7 @@ from mminspect.columns import int_column
 from mminspect.consequences.kernel import Kernel, read_kernel
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap, Section
+from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap import Memmap
 from mminspect.rules import WhatIs
@@ -122,17 +122,19 @@ class Judge:
         if around is None:
             return None
         section = self._memory.section(pfn)
-        return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn, section))
+        return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn))
 
-    def _in_subsection(self, pfn: int, section: Optional[Section]) -> Optional[bool]:
+    def _in_subsection(self, pfn: int) -> Optional[bool]:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
-        if not self.kernel.checks_subsections or section is None or "SECTION_IS_EARLY" not in section.flags:
+        if not self.kernel.checks_subsections:
             return None
         nr = pfn * self._memory.layout.page_size >> SUBSECTION_SHIFT
         if nr not in self._subsections:
             if len(self._subsections) >= MAX_CASES:
                 self._subsections.clear()
-            self._subsections[nr] = subsection(self._prog, pfn)
+            section = self._memory.section(pfn)
+            is_early = section is not None and "SECTION_IS_EARLY" in section.flags
+            self._subsections[nr] = subsection(self._prog, pfn) if is_early else None
         return self._subsections[nr]
 
     def _pages_around(self, start: int, first: int, last: int) -> Optional[Tuple[Page, Page, Page]]:
@@ -155,8 +157,7 @@ class Judge:
                 self._block, self._in_block = block, {} if self._is_plain(block) else None
             if self._in_block is None:
                 return self._brief(pfn)
-            in_subsection = self._in_subsection(pfn, self._memory.section(pfn))
-            alike = (page.link, page.state, page.reserved, page.lru, page.buddy, in_subsection)
+            alike = (page.link, page.state, page.reserved, page.lru, page.buddy, self._in_subsection(pfn))
             if alike not in self._in_block:
                 self._in_block[alike] = self._brief(pfn)
             return self._in_block[alike]
