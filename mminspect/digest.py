@@ -32,13 +32,13 @@ class Digest(NamedTuple):
     any: Table
     all: Table
 
-    def any_bits(self, word: int) -> int:
-        """Get the bits that a page has in a word of its struct page."""
-        return int(np.bitwise_or.reduce(self.any[:, word]))
+    def any_bits(self, offset: int) -> int:
+        """Get the bits that a page has in the word at an offset in bytes."""
+        return int(np.bitwise_or.reduce(self.any[:, offset // self.any.itemsize]))
 
-    def all_bits(self, word: int) -> int:
-        """Get the bits that all pages have in a word of their struct page."""
-        return int(np.bitwise_and.reduce(self.all[:, word]))
+    def all_bits(self, offset: int) -> int:
+        """Get the bits that all pages have in the word at an offset in bytes."""
+        return int(np.bitwise_and.reduce(self.all[:, offset // self.all.itemsize]))
 
 
 def combine(parts: Sequence[Tuple[int, Digest]]) -> Digest:

@@ -169,7 +169,7 @@ class Memmap:
         There is nothing to look at in them but a few free blocks, so that it doesn't matter that they are too many for
         the cache of the CPU.
         """
-        flags, mapcount = (o // self._word.itemsize for o in (self._layout.flags_offset, self._layout.mapcount_offset))
+        flags, mapcount = self._layout.flags_offset, self._layout.mapcount_offset // self._word.itemsize
         differing = np.count_nonzero(common.any[:, mapcount] != common.all[:, mapcount])
         return bool(differing <= ROWS // 8) and common.any_bits(flags) == common.all_bits(flags)
 
@@ -238,18 +238,18 @@ class Memmap:
         if self._link_mask is None or any(start < high and low < end for low, high, _ in self._deferred):
             return None
         layout = self._layout
-        flags_word = layout.flags_offset // self._word.itemsize
-        flags = common.all_bits(flags_word)
-        if (common.any_bits(flags_word) ^ flags) & self._link_mask:
+        flags = common.all_bits(layout.flags_offset)
+        if (common.any_bits(layout.flags_offset) ^ flags) & self._link_mask:
             return None
         link = (flags & self._link_mask) >> self._link_shift
         # Each of these may hide entries that no initialiser wrote: an impossible link stale data, a link with all
         # bits set poison, a link of 0 zeros.
         if self._invalid_link[link] or link == self._link_mask >> self._link_shift:
             return None
-        mapcount = layout.mapcount_offset // self._word.itemsize
-        if link == 0 and not common.all_bits(mapcount) and not (words[:, flags_word] | words[:, mapcount]).all():
-            return None
+        if link == 0 and not common.all_bits(layout.mapcount_offset):
+            first, other = (o // self._word.itemsize for o in (layout.flags_offset, layout.mapcount_offset))
+            if not (words[:, first] | words[:, other]).all():
+                return None
         return link
 
     def _uniform_chunk(

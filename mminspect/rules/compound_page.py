@@ -78,11 +78,8 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Optional[Compound]:
     info = word_column(chunk, layout, page.compound_head_offset)
     head_flag = chunk.flags.dtype.type(page.flag("head"))
     # Many chunks have no compound page at all.
-    common, word = chunk.digest(), layout.word_bits // 8
-    if not (
-        common.any_bits(page.compound_head_offset // word) & 1
-        or common.any_bits(layout.flags_offset // word) & int(head_flag)
-    ):
+    common = chunk.digest()
+    if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(layout.flags_offset) & int(head_flag):
         return None
     tails = np.flatnonzero(info & info.dtype.type(1))
     tails = tails[chunk.state[tails] == INITIALIZED]

@@ -69,7 +69,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
 def _nobody_has(chunk: Chunk, layout: Layout, page: PageMembers) -> bool:
     """Tell whether no page at all, free or not, has such a flag or a reference."""
     common = chunk.digest()
-    flags = common.any_bits(layout.flags_offset // (layout.word_bits // 8))
+    flags = common.any_bits(layout.flags_offset)
     return not flags & page.check_at_prep and not uint_of_words(common.any, layout, layout.refcount_offset).any()
 
 

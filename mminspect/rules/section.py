@@ -47,9 +47,10 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     section = memory.layout.flags.section
     if not section.width:
         return
-    common, word = chunk.digest(), memory.layout.flags_offset // (memory.layout.word_bits // 8)
+    common, flags_offset = chunk.digest(), memory.layout.flags_offset
     right = chunk.section.nr << section.shift
-    if not ((common.any_bits(word) ^ right) | (common.all_bits(word) ^ right)) & (section.mask << section.shift):
+    wrong = (common.any_bits(flags_offset) ^ right) | (common.all_bits(flags_offset) ^ right)
+    if not wrong & (section.mask << section.shift):
         return
     flags = chunk.flags
     kind = flags.dtype.type
