@@ -141,12 +141,15 @@ class Scan:
         def work(window: Tuple[int, int, Section]) -> List[Checked]:
             return [check(chunk) for chunk in self._memmap.read(*window)]
 
-        if jobs <= 1:
-            yield from self._walk(self._add(map(check, self._memmap.chunks()), tallies), progress)
-        else:
-            with contextlib.closing(parallel.run(work, self._memmap.windows, jobs)) as results:
-                yield from self._walk(self._add(chain.from_iterable(results), tallies), progress)
-        yield from check_map(self._memory, self._rules)
+        with contextlib.ExitStack() as stack:
+            results: Iterator[Checked]
+            if jobs <= 1:
+                results = map(check, self._memmap.chunks())
+            else:
+                results = chain.from_iterable(stack.enter_context(parallel.run(work, self._memmap.windows, jobs)))
+            # The other processes are at work meanwhile.
+            yield from check_map(self._memory, self._rules)
+            yield from self._walk(self._add(results, tallies), progress)
         if not self.stopped:
             for tally in tallies:
                 yield from tally.findings()

@@ -16,7 +16,7 @@ Table = npt.NDArray[np.unsignedinteger]
 # Rows of a digest. Free blocks are aligned to powers of two, so that their first pages meet in few rows.
 ROWS = 256
 # Bytes that are gone through twice at once. They stay in the cache of any CPU meanwhile.
-PIECE = 1 << 18
+PIECE = 1 << 19
 
 
 class Digest(NamedTuple):

@@ -11,8 +11,8 @@ import contextlib
 import os
 import pickle
 import signal
-from itertools import islice
-from typing import IO, Any, Callable, Generator, Iterable, Iterator, List, Sequence, TypeVar
+from itertools import chain, islice
+from typing import IO, Any, Callable, Iterable, Iterator, List, Sequence, TypeVar
 
 from mminspect.errors import MminspectError
 from mminspect.signals import SIGNALS
@@ -140,23 +140,23 @@ class Worker:
             self._wait()
 
 
-def run(work: Callable[[T], R], items: Callable[[], Iterable[T]], jobs: int) -> Generator[R, None, None]:
+@contextlib.contextmanager
+def run(work: Callable[[T], R], items: Callable[[], Iterable[T]], jobs: int) -> Iterator[Iterator[R]]:
     """
-    Do work in several processes.
+    Do work in several processes. They start at once, and are gone at the end of the context.
 
     :param work: Does one item; a pure function of it and of what was there before.
     :param items: Gets all items, the same at every call.
     :param jobs: Number of processes.
-    :return: Iterator of results, in the order of the items, whatever the number of processes.
-    :raises MminspectError: if a process fails.
+    :return: Iterator of results, in the order of the items, whatever the number of processes. It raises
+        :class:`MminspectError` if a process fails.
     """
     workers: List[Worker] = []
     try:
         with _signals_wait():
             for number in range(jobs):
                 workers.append(Worker(work, items(), number, jobs, workers))
-        for index, _ in enumerate(units(items())):
-            yield from workers[index % jobs].unit()
+        yield chain.from_iterable(workers[index % jobs].unit() for index, _ in enumerate(units(items())))
     finally:
         with _signals_wait():
             for worker in workers:

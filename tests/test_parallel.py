@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Several processes find what one finds, end with it, and say one line when one of them dies."""
 
-import contextlib
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List, Sequence
 
 import pytest
 
@@ -24,10 +23,16 @@ def children() -> List[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
+def run(work: Callable[[int], Any], items: Sequence[int], jobs: int) -> List[Any]:
+    """Get all results."""
+    with parallel.run(work, lambda: items, jobs) as results:
+        return list(results)
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 15, 16, 17, 100])
 def test_results_come_in_order(number: int, jobs: int) -> None:
-    assert list(parallel.run(lambda n: (n, n * n), lambda: range(number), jobs)) == [(n, n * n) for n in range(number)]
+    assert run(lambda n: (n, n * n), range(number), jobs) == [(n, n * n) for n in range(number)]
     assert children() == []
 
 
@@ -49,11 +54,11 @@ def fail(error: BaseException) -> Any:
 
 def test_an_error_in_a_process_is_the_error_of_the_whole() -> None:
     with pytest.raises(MminspectError, match=r"^the memory is gone$"):
-        list(parallel.run(lambda n: fail(LayoutError("the memory is gone")), lambda: range(40), 2))
+        run(lambda n: fail(LayoutError("the memory is gone")), range(40), 2)
     with pytest.raises(MminspectError, match="a worker process failed: ZeroDivisionError: "):
-        list(parallel.run(lambda n: 1 // (20 - n), lambda: range(40), 2))
+        run(lambda n: 1 // (20 - n), range(40), 2)
     with pytest.raises(MminspectError, match="out of memory"):
-        list(parallel.run(lambda n: fail(MemoryError()), lambda: range(40), 2))
+        run(lambda n: fail(MemoryError()), range(40), 2)
     assert children() == []
 
 
@@ -66,14 +71,15 @@ def test_a_process_that_is_killed_is_one_clear_error() -> None:
     with pytest.raises(
         MminspectError, match=r"a worker process ended unexpectedly \(killed by signal 9\); use --jobs 1"
     ):
-        list(parallel.run(work, lambda: range(100), 2))
+        run(work, range(100), 2)
     assert children() == []
 
 
 def test_processes_end_when_nobody_wants_their_results() -> None:
-    with contextlib.closing(parallel.run(lambda n: bytes(1 << 20), lambda: range(1000), 3)) as results:
-        assert len(next(results)) == 1 << 20
+    with parallel.run(lambda n: bytes(1 << 20), lambda: range(1000), 3) as results:
+        # At work before anybody asks.
         assert len(children()) == 3
+        assert len(next(results)) == 1 << 20
     assert children() == []
 
 

@@ -243,6 +243,10 @@ class Records(Sequence[T]):
             return [self._make(i) for i in range(self._count)[index]]
         return self._make(range(self._count)[index])
 
+    def __iter__(self) -> Iterator[T]:
+        """Make all of them, one by one."""
+        return map(self._make, range(self._count))
+
     def __eq__(self, other: object) -> bool:
         """Compare record by record."""
         if not isinstance(other, Sequence) or len(other) != len(self):

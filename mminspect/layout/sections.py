@@ -185,8 +185,8 @@ def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section],
     numbers, values, pointers = (np.concatenate(column) for column in zip(*tables or [empty]))
 
     def entry(index: int) -> SectionEntry:
-        value = int(values[index])
-        return SectionEntry(int(numbers[index]), flags.names(value), value & flags.map_mask, int(pointers[index]))
+        value = values.item(index)
+        return SectionEntry(numbers.item(index), flags.names(value), value & flags.map_mask, pointers.item(index))
 
     wanted = word.type(flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"])
     online = np.flatnonzero(values & wanted == wanted)
@@ -213,7 +213,8 @@ def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section],
             bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
 
     def section(at: int) -> Section:
-        nr, value, pointer = (int(column[online[at]]) for column in (numbers, values, pointers))
+        index = online.item(at)
+        nr, value, pointer = numbers.item(index), values.item(index), pointers.item(index)
         start = nr * per_section
         return Section(
             nr,

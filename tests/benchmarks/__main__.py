@@ -258,7 +258,7 @@ def capture(core: Path) -> Path:
     """Make an ELF capture of a vmcore, unless it is an ELF core or that was done before."""
     if is_elf(core):
         return core
-    target = core.with_suffix(".capture")
+    target = core.with_name(f"{core.name}.capture")
     if not target.exists():
         subprocess.run([sys.executable, "-m", "mminspect", "-c", str(core), "capture", "-o", str(target)], check=True)
     return target
