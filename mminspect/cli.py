@@ -102,6 +102,7 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
     debug = "--debug" in arguments
     _open_standard_files()
     signals.raise_stopped()
+    signals.quit_on_bus_error()
     _start_fast()
     try:
         status = main.main(arguments, prog_name="mminspect", standalone_mode=False)

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import IO, Any, Callable, Iterable, Iterator, List, Sequence, TypeVar
 
 from mminspect.errors import MminspectError
-from mminspect.signals import SIGNALS
+from mminspect.signals import CUT_SHORT, SIGNALS
 
 # Items of a unit of work: with windows of a mapped memmap, 64 MiB.
 UNIT = 4
@@ -89,6 +89,8 @@ class Worker:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # The parent says what that means.
+            signal.signal(signal.SIGBUS, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             for fd in unneeded:
                 os.close(fd)
@@ -120,6 +122,8 @@ class Worker:
             result: Any = pickle.load(self.results)
         except (EOFError, pickle.UnpicklingError):
             status = self._wait()
+            if status == -signal.SIGBUS:
+                raise MminspectError(CUT_SHORT) from None
             why = f"killed by signal {-status}" if status < 0 else f"status {status}"
             raise MminspectError(f"a worker process ended unexpectedly ({why}); use --jobs 1") from None
         if isinstance(result, MminspectError):

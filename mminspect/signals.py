@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Interrupts and the like: one line, the right exit status, nothing left behind."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ SIGNALS = {
 
 # Seconds after which Stopped is raised again, if it did not end the program.
 AGAIN_AFTER = 0.5
+
+
+CUT_SHORT = "the vmcore was cut short while it was read"
 
 
 def _handle(handler: Any) -> None:
@@ -57,6 +61,24 @@ def raise_stopped() -> None:
     sys.unraisablehook = unraisable
     signal.signal(signal.SIGALRM, stop)
     _handle(stop)
+
+
+def _say_cut_short(signum: int) -> None:
+    os.write(2, f"mminspect: {CUT_SHORT}\n".encode())
+    os._exit(2)
+
+
+# Kept, since the C library has its address only.
+_BUS_ERROR_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_cut_short)
+
+
+def quit_on_bus_error() -> None:
+    """
+    Let access to a part of a mapped file that is no longer there end the program.
+
+    A handler of Python's own would run after the access has succeeded, thus never.
+    """
+    ctypes.CDLL(None).signal(int(signal.SIGBUS), _BUS_ERROR_HANDLER)
 
 
 def stopped() -> None:

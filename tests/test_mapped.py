@@ -2,6 +2,9 @@
 """Memory that is mapped is what drgn reads, and what can't be mapped is left to drgn."""
 
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Tuple
@@ -171,6 +174,39 @@ def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> No
     assert mapped.read(virtual, size) is None
     assert mapped.read(virtual + size, 4096) is None
     assert not mapped.holds(virtual + size)
+
+
+CUT_WHILE_MAPPED = """
+import os, sys
+from mminspect import cli
+from mminspect.memmap import Memmap
+
+words = Memmap._words
+
+def cut(self, data):
+    os.truncate(sys.argv[2], 4096)
+    return words(self, data)
+
+Memmap.read.__globals__["calibrate"] = lambda *arguments: setattr(Memmap, "_words", cut)
+cli.run(tuple(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_file_that_is_cut_short_while_it_is_mapped_is_one_clear_line(
+    jobs: str, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    core = tmp_path / "core"
+    shutil.copy(unpacked(AMD64_400M), core)
+    done = subprocess.run(
+        [sys.executable, "-c", CUT_WHILE_MAPPED, "-c", str(core), "scan", "--jobs", jobs],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mminspect: the vmcore was cut short while it was read\n"
 
 
 def read_at(path: Path, segment: Segment, address: int, size: int) -> bytes:
