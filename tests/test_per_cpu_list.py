@@ -21,7 +21,7 @@ from mminspect.layout.records import Layout, ListFault, MemoryMap, PageMembers, 
 from mminspect.rules import all_rules
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.handmade import FLAT, SPARSE, memory_map, page_flags, zone
-from tests.support import AMD64_HEALTHY, NAMES, S390X
+from tests.support import AMD64_HEALTHY, NAMES
 from tests.test_planted_faults import Fault
 
 RULE = all_rules()["per-cpu-list"]
@@ -265,7 +265,7 @@ def per_cpu_pages(prog: Any, zone: Object, cpu: int) -> Object:
     return there.pcp if old else there[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "ppc64el-6.12", "ppc64el-6.12-64k", "riscv64-6.12"])
 def test_lists_are_those_of_drgn(name: str, opened: Opened) -> None:
     """Walk all lists by drgn's helpers."""
     prog = opened(name)[0].prog
@@ -284,7 +284,7 @@ def test_lists_are_those_of_drgn(name: str, opened: Opened) -> None:
         for head, item in zip(expected.lists, found.lists):
             pfns = [int(page - base) for page in list_for_each_entry("struct page", head.address_of_(), "lru")]
             assert pfns == item.pfns.tolist()
-            total += len(pfns) << (item.order if item.order is not None else 8 if name == S390X else 9)
+            total += len(pfns) << (memory.layout.pageblock_order if item.order is None else item.order)
         assert total == found.count
         seen.add((found.cpu, found.node, found.zone))
     assert seen == {
