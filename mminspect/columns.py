@@ -84,8 +84,7 @@ def _with_mapcount(chunk: Chunk, layout: Layout, value: int) -> npt.NDArray[np.i
         return np.flatnonzero(mapcount == mapcount.dtype.type(value))
     index = (np.arange(0, count, ROWS)[:, np.newaxis] + rows).ravel()
     index = index[index < count]
-    assert chunk.words is not None
-    mapcount = uint_of_words(chunk.words[index], layout, layout.mapcount_offset)
+    mapcount = _uints(word_column(chunk, layout, layout.mapcount_offset)[index], layout, layout.mapcount_offset)
     result: npt.NDArray[np.intp] = index[mapcount == mapcount.dtype.type(value)]
     return result
 

@@ -60,8 +60,8 @@ prog.load_debug_info([sys.argv[2]])
 
 ONLY = ("start", "peers", "large", "kdump", "growth")
 
-# How often crash is asked for all pages: to start it takes ten times as long.
-CRASH_TIMES = 8
+# Pages that crash is asked for, so that they take longer than its start.
+CRASH_PAGES = 1 << 23
 
 
 class Run(NamedTuple):
@@ -116,15 +116,16 @@ def peer(repeat: int, way: str, core: Path) -> Dict[str, Any]:
     return min(results, key=lambda result: float(result["cpu"]))
 
 
-def crash_seconds(repeat: int, core: Path, vmlinux: Path) -> Optional[float]:
+def crash_seconds(core: Path, vmlinux: Path, pages: int) -> Optional[float]:
     """Get what crash's "kmem -p" takes, start-up apart; None without a crash that knows the kernel."""
     command = ["crash", "-s", str(vmlinux), str(core)]
+    times = -(-CRASH_PAGES // pages)
     try:
-        idle = best(repeat, command, "quit\n").cpu
-        busy = best(repeat, command, "kmem -p > /dev/null\n" * CRASH_TIMES + "quit\n").cpu
+        idle = run_once(command, "quit\n").cpu
+        busy = run_once(command, "kmem -p > /dev/null\n" * times + "quit\n").cpu
     except (OSError, click.ClickException):
         return None
-    return (busy - idle) / CRASH_TIMES
+    return (busy - idle) / times
 
 
 def opening(repeat: int, core: Path) -> float:
@@ -176,8 +177,12 @@ def compare_kdump(core: Path, repeat: int) -> None:
     click.echo(tabulate(rows, headers, disable_numparse=True))
 
 
-def compare(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
-    """Print the table of mminspect and its peers."""
+def compare(core: Path, vmlinux: Optional[Path], repeat: int, whole: Optional[Path] = None) -> None:
+    """
+    Print the table of mminspect and its peers.
+
+    :param whole: The vmcore that a capture was made of, for crash. It reads more than a capture has.
+    """
     rows: List[Tuple[str, int, float]] = []
     for name, way, times in (
         ("mminspect: all rules", "scan", repeat),
@@ -188,7 +193,7 @@ def compare(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
         result = peer(times, way, core)
         rows.append((name, result["pages"], result["cpu"]))
     pages = rows[0][1]
-    seconds = crash_seconds(1, core, vmlinux) if vmlinux is not None else None
+    seconds = crash_seconds(whole or core, vmlinux, pages) if vmlinux is not None else None
     if seconds is None:
         click.echo("crash is not measured: it is not installed, or doesn't know this kernel, or there is no vmlinux")
     else:
@@ -291,11 +296,12 @@ def main(
 ) -> None:
     directory = cache_dir() / "benchmarks"
     click.echo(versions())
+    if vmlinux is None and (core is None or large is None):
+        row = find_row("amd64-6.1")
+        vmlinux = debug_of(row, kernel_of(row).release)
     if only in (None, "start", "peers"):
         if core is None:
             core = build(directory, "amd64-6.1-4g", memory="4G")
-            row = find_row("amd64-6.1")
-            vmlinux = vmlinux or debug_of(row, kernel_of(row).release)
         if only != "peers":
             compare_start(core, vmlinux, repeat)
         if only != "start":
@@ -304,7 +310,9 @@ def main(
         if large is None:
             large = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
         if only != "kdump":
-            compare_walk(capture(large), repeat)
+            captured = capture(large)
+            compare_walk(captured, repeat)
+            compare(captured, vmlinux, repeat, large)
         if only != "large" and not is_elf(large):
             compare_kdump(large, repeat)
     if only in (None, "growth"):
