@@ -28,6 +28,7 @@ MIRROR_VARIABLE = "MMINSPECT_DEBIAN_MIRROR"
 LISTS_FRESH_SECONDS = 10 * 3600
 STALE_SECONDS = 24 * 3600
 UNSTABLE_SUITES = ("sid", "unstable", "experimental")
+BACKPORTS = "-backports"
 TEMPORARY_PREFIX = ".unpacking-"
 
 
@@ -173,7 +174,7 @@ class Apt:
         (self.state / "status").touch()
         mirror = find_mirror()
         lines = [f"deb {mirror.main} {self.suite} main"]
-        if mirror.security and self.suite not in UNSTABLE_SUITES:
+        if mirror.security and self.suite not in UNSTABLE_SUITES and not self.suite.endswith(BACKPORTS):
             lines.append(f"deb {mirror.security} {self.suite}-security main")
         (self.state / "sources.list").write_text("\n".join(lines) + "\n")
         try:
@@ -379,8 +380,9 @@ def vmlinux_of(source: Source, release: str, download: bool = True) -> Path | No
 
 
 def fetch_busybox(suite: str, arch: str) -> Path:
-    """Return a static busybox of an architecture."""
+    """Return a static busybox of an architecture. Of a suite of backports, it is that of the suite they are for."""
     cache = cache_dir()
+    suite = suite.removesuffix(BACKPORTS)
     key = f"{suite}-{arch}"
     apt = Apt(suite, arch, cache / "apt" / key)
     return busybox_in(fetch_package(apt, "busybox-static", cache / key))

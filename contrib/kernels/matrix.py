@@ -26,11 +26,22 @@ V5_10 = r"linux-image-5\.10\.0-[0-9]+-"
 V6_1 = r"linux-image-6\.1\.0-[0-9]+-"
 V6_12 = r"linux-image-6\.12\.[0-9]+\+deb13-"
 V7_2 = r"linux-binary-(?:unsigned-)?7\.2\.[0-9]+\+deb14-"
+V7_3 = r"linux-binary-(?:unsigned-)?7\.3\.[0-9]+\+deb13-"
 
 AMD64_5_10 = Source("bullseye", "amd64", V5_10 + "cloud-amd64-unsigned")
 AMD64_6_1 = Source("bookworm", "amd64", V6_1 + "cloud-amd64-unsigned")
 AMD64_6_12 = Source("trixie", "amd64", V6_12 + "cloud-amd64-unsigned")
 AMD64_7_2 = Source("sid", "amd64", V7_2 + "cloud-amd64", ("linux-modules-{release}",))
+# Those between two releases of Debian. The archive has no modules of 6.19 to 7.1.
+AMD64_BETWEEN = {
+    "6.16": Source("trixie-backports", "amd64", r"linux-image-6\.16\.[0-9]+\+deb13-cloud-amd64"),
+    "6.17": Source("trixie-backports", "amd64", r"linux-image-6\.17\.[0-9]+\+deb13-cloud-amd64"),
+    "6.18": Source("trixie-backports", "amd64", r"linux-image-6\.18\.[0-9]+\+deb13-cloud-amd64"),
+    "6.18-rt": Source("trixie-backports", "amd64", r"linux-image-6\.18\.[0-9]+\+deb13-rt-amd64"),
+    "7.3": Source("trixie-backports", "amd64", V7_3 + "cloud-amd64", ("linux-modules-{release}",)),
+    "7.3-rt": Source("trixie-backports", "amd64", V7_3 + "rt-amd64", ("linux-modules-{release}",)),
+}
+ARM64_7_3 = Source("trixie-backports", "arm64", V7_3 + "cloud-arm64", ("linux-modules-{release}",))
 AMD64_5_10_STANDARD = Source("bullseye", "amd64", V5_10 + "amd64-unsigned")
 AMD64_6_1_STANDARD = Source("bookworm", "amd64", V6_1 + "amd64-unsigned")
 AMD64_6_12_STANDARD = Source("trixie", "amd64", V6_12 + "amd64-unsigned")
@@ -139,6 +150,16 @@ def version_rows() -> list[Row]:
 
 ROWS: tuple[Row, ...] = (
     *version_rows(),
+    *(
+        Row(
+            f"amd64-{version}",
+            source,
+            "a kernel between two of Debian's releases",
+            memory="1G",
+            qemu_args=numa("515M", "509M"),
+        )
+        for version, source in AMD64_BETWEEN.items()
+    ),
     Row("amd64-6.12-kdump", AMD64_6_12, "the format kdump-zlib", format="kdump-zlib"),
     Row(
         "amd64-6.12-numa-small",
@@ -360,6 +381,7 @@ ROWS: tuple[Row, ...] = (
         paging=True,
         append=HIGHMEM_HOLES,
     ),
+    Row("arm64-7.3", ARM64_7_3, "arm64, a newer kernel"),
     Row("arm64-6.12", ARM64_6_12, "arm64"),
     Row("arm64-6.12-16k", ARM64_6_12_16K, "pages of 16 KiB", memory="1G", qemu_args=("-cpu", "cortex-a76")),
     Row("armhf-6.12", ARMHF_6_12, "FLATMEM; struct page of 36 bytes; no hugetlb"),
