@@ -308,6 +308,7 @@ def compare_reference(kernel: Kernel, truth: Truth, report: Mapping[str, Any], m
             Finding(**{name: finding[name] for name in Finding.__dataclass_fields__})  # type: ignore[arg-type]
         )
         for finding in report["findings"]
+        if finding["rule"] in reference.RULE_IDS
     ]
     lines = [f"mminspect only: {item}" for item in found if item not in expected]
     lines += [f"reference only: {item}" for item in expected if item not in found]
