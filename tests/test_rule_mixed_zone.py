@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule mixed-zone on hand-made maps: pageblocks have 8 pages."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -41,6 +42,15 @@ def test_first_page_of_another_zone_than_the_rest_is_mixed() -> None:
 def test_last_page_of_another_zone_than_the_rest_is_mixed() -> None:
     memory = memory_map(zone(1, 0, 15), zone(2, 15, 9))
     assert found(memory, Part(15, zone=1), Part(9, zone=2), rule=RULE) == [("note", 8, 16)]
+
+
+def test_message_names_some_of_many_zones() -> None:
+    memory = memory_map(zone(1, 0, 12), layout=dataclasses.replace(SPARSE, pageblock_order=5))
+    parts = [Part(1, node, index) for node in range(4) for index in range(5)]
+    (finding,) = scan(memory, chunk(memory, 0, *parts), rule=RULE)
+    names = finding.message.split(": ")[0]
+    assert (names.count(","), names[-12:]) == (7, " and 12 more")
+    assert len(finding.detail["runs"]) == 20
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,19 @@ FINDING = st.tuples(st.integers(0, 50), st.integers(1, 5), st.sampled_from(("a",
 
 def make(start: int, pages: int, rule: str, severity: str, number: int = 0) -> Finding:
     """Make a finding whose detail tells it from others of the same pages."""
-    return Finding(rule, severity, start, start + pages, 0, "Normal", f"{pages} pages", {"number": number})
+    return Finding(
+        rule, severity, start, start + pages, 0, "Normal", f"{pages} pages", {"number": number, "runs": [0] * pages}
+    )
 
 
-@given(st.lists(FINDING, max_size=60), st.integers(1, 20), st.integers(1, 5))
-def test_order_and_counts_do_not_depend_on_the_memory(parts: List[Tuple[Any, ...]], limit: int, batch: int) -> None:
+@given(st.lists(FINDING, max_size=60), st.integers(1, 20), st.integers(1, 100), st.integers(1, 5))
+def test_order_and_counts_do_not_depend_on_the_memory(
+    parts: List[Tuple[Any, ...]], limit: int, items: int, batch: int
+) -> None:
     made = [make(*part, number) for number, part in enumerate(parts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "MAX_IN_MEMORY", limit)
+        patch.setattr(spill, "MAX_ITEMS_IN_MEMORY", items)
         patch.setattr(spill, "BATCH", batch)
         found = Findings()
         for finding in made:
@@ -48,6 +53,17 @@ def test_order_and_counts_do_not_depend_on_the_memory(parts: List[Tuple[Any, ...
         rule: (sum(f.rule == rule for f in made), sum(f.pages for f in made if f.rule == rule))
         for rule in {f.rule for f in made}
     }
+
+
+def test_large_findings_are_fewer_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "MAX_ITEMS_IN_MEMORY", 1000)
+    found = Findings()
+    largest = 0
+    for start in range(100):
+        found.add(make(start, 300, "a", "note"))
+        largest = max(largest, len(found._recent))
+    assert largest == 3
+    assert len(list(found)) == 100
 
 
 def test_nothing_is_left_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

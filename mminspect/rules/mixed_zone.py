@@ -27,6 +27,9 @@ from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, Run
 from mminspect.rules import Commit, Match, Rule, WhatIs
 from mminspect.rules.zone_span import grade, outside
 
+# Zones that a message names. Garbage links to as many as there are pages.
+MAX_NAMED = 8
+
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find pageblocks in which the link changes. The key carries the block's runs and severity."""
@@ -89,7 +92,9 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     runs, severity = match.key
     links = list(dict.fromkeys(link for _, _, link in runs))
     hidden = runs[0][2] == runs[-1][2]
-    names = ", ".join(memory.link_name(link) for link in links)
+    names = ", ".join(memory.link_name(link) for link in links[:MAX_NAMED])
+    if len(links) > MAX_NAMED:
+        names += f" and {len(links) - MAX_NAMED} more"
     node, index = layout.node_zone(runs[0][2])
     zone = memory.zone(node, index)
     why = {
