@@ -4,7 +4,6 @@
 import contextlib
 import time
 from dataclasses import dataclass
-from itertools import chain
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -138,15 +137,15 @@ class Scan:
         def check(chunk: Chunk) -> Checked:
             return self.check(chunk)._replace(counts=tuple(tally.count(chunk) for tally in tallies))
 
-        def work(window: Tuple[int, int, Section]) -> List[Checked]:
-            return [check(chunk) for chunk in self._memmap.read(*window)]
+        def work(window: Tuple[int, int, Section]) -> Iterator[Checked]:
+            return map(check, self._memmap.read(*window))
 
         with contextlib.ExitStack() as stack:
             results: Iterator[Checked]
             if jobs <= 1:
                 results = map(check, self._memmap.chunks())
             else:
-                results = chain.from_iterable(stack.enter_context(parallel.run(work, self._memmap.windows, jobs)))
+                results = stack.enter_context(parallel.run(work, self._memmap.windows, jobs))
             # The other processes are at work meanwhile.
             yield from check_map(self._memory, self._rules)
             yield from self._walk(self._add(results, tallies), progress)

@@ -135,8 +135,7 @@ def capture(
     :return: Bytes written before compression.
     :raises MminspectError: if the target can't be analysed or the file can't be written.
     """
-    with open_output(output, binary=True) as file:
-        target = targets.open_vmcore(core) if core is not None else targets.open_kernel()
+    with open_output(output, binary=True) as file, targets.opened(core) as target:
         source = typeinfo.load(target, symbols, btf, system_map)
         embedded = _read_file(btf) if btf is not None else b""
         known = _symbols(target, source.btf_address, len(embedded))

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
-from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Set, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Set, Tuple
 
 import click
 
@@ -203,14 +203,15 @@ def _die(message: str, status: int = EXIT_FAILED) -> NoReturn:
     sys.exit(status)
 
 
-def _open(options: Options) -> "Tuple[Any, Any]":
-    """Open the target that the options name, with types."""
+@contextlib.contextmanager
+def _opened(options: Options) -> Iterator["Tuple[Any, Any]"]:
+    """Open the target that the options name, with types, for as long as it is read."""
     # Imported late: "mminspect --help" and "rules" need no drgn.
     from mminspect import target as targets
     from mminspect import typeinfo
 
-    target = targets.open_vmcore(options.core) if options.core is not None else targets.open_kernel()
-    return target, typeinfo.load(target, options.symbols, options.btf, options.system_map)
+    with targets.opened(options.core) as target:
+        yield target, typeinfo.load(target, options.symbols, options.btf, options.system_map)
 
 
 def _style(out: IO[str]) -> "Any":
@@ -327,7 +328,8 @@ class Session:
         self._output = output
         self._publisher: Any = None
         self.prepared: Any = None
-        self.target, self.types = _open(options)
+        with _opened(options) as (self.target, self.types):
+            pass
         if self.target.kind == "live":
             self._give_up_privileges(user)
 
@@ -361,7 +363,7 @@ class Session:
         from mminspect.analyzer import scan_target
 
         order = self._options.pageblock_order
-        with ProgressBar() as bar:
+        with ProgressBar() as bar, self.target.kept_whole():
             return scan_target(self.target, self.types, rules, order, bar.start, gentleness, self.prepared, jobs)
 
     def output(self) -> "contextlib.AbstractContextManager[IO[str]]":
@@ -508,8 +510,8 @@ def zones(options: Options, format_: str) -> None:
     from mminspect.overview import overview
     from mminspect.render import json_, table
 
-    target, _ = _open(options)
-    data = overview(read_memory_map(target, options.pageblock_order))
+    with _opened(options) as (target, _):
+        data = overview(read_memory_map(target, options.pageblock_order))
     if format_ == "json":
         json_.write(data, stdout())
     else:
@@ -533,14 +535,14 @@ def page(options: Options, pages: str, format_: str) -> None:
     from mminspect.render import json_, table
     from mminspect.whatis import what_is
 
-    target, _ = _open(options)
-    memory = read_memory_map(target, options.pageblock_order)
-    memmap = Memmap(target.prog, memory, live=target.kind == "live", mapped=target.mapped)
-    calibrate(memmap, memory)
-    inspector = PageInspector(target, memory, memmap, what_is(target, memory))
-    start, end, meaning = inspector.parse(pages)
-    with ProgressBar() as bar:
-        found = inspector.inspect(start, end, bar.start)
+    with _opened(options) as (target, _):
+        memory = read_memory_map(target, options.pageblock_order)
+        memmap = Memmap(target.prog, memory, live=target.kind == "live", mapped=target.mapped)
+        calibrate(memmap, memory)
+        inspector = PageInspector(target, memory, memmap, what_is(target, memory))
+        start, end, meaning = inspector.parse(pages)
+        with ProgressBar() as bar:
+            found = inspector.inspect(start, end, bar.start)
     data = {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": found}
     if format_ == "json":
         json_.write(data, stdout())

@@ -30,6 +30,13 @@ class TargetError(MminspectError):
     """The vmcore or the running kernel can't be opened or read."""
 
 
+class CutShortError(TargetError):
+    """The file of a vmcore lost its end while it was read."""
+
+    def __init__(self) -> None:
+        super().__init__("the vmcore was cut short while it was read")
+
+
 class TypeInfoError(MminspectError):
     """There is no usable type information for the kernel."""
 

@@ -17,6 +17,7 @@ from drgn import FaultError, Program, sizeof
 from mminspect.digest import ROWS, Digest, combine, digest
 from mminspect.errors import LayoutError
 from mminspect.layout.records import (
+    DAMAGED,
     DEFERRED,
     EXCLUDED,
     INITIALIZED,
@@ -45,6 +46,11 @@ MAPPED_PAGES = 1 << 18
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
 MAX_REFCOUNT = 1 << 24
+
+# Runs of a chunk from which on it is judged in parts, of so many pages: in garbage, rules match every page, and what
+# they match in 2 MiB of it takes 150.
+MANY_RUNS = 1 << 10
+PART_PAGES = 1 << 12
 
 # The pages of a zone that are tried before its layout is called wrong.
 CALIBRATION_PAGES = 4096
@@ -144,8 +150,17 @@ class Memmap:
         """
         Read a window of the memmap, as :meth:`windows` gives it.
 
-        :return: Iterator of its chunks: one if the window is dull, else one for each of :meth:`ranges`.
+        :return: Iterator of its chunks: one if the window is dull, else those of :meth:`ranges`, or parts.
         """
+        for chunk in self._read_chunks(start, end, section):
+            if len(chunk.runs()) <= MANY_RUNS:
+                yield chunk
+                continue
+            # Free blocks are not split either.
+            for low, high in self._cut(chunk.start_pfn, chunk.end_pfn, max(PART_PAGES, 1 << self._layout.max_order)):
+                yield chunk.part(low, high)
+
+    def _read_chunks(self, start: int, end: int, section: Section) -> Iterator[Chunk]:
         size = (end - start) * self._layout.page_struct_size
         data = None if self._mapped is None else self._mapped.read(self._address(section, start), size)
         cuts = list(self._cut(start, end, CHUNK_PAGES))
@@ -312,6 +327,9 @@ class Memmap:
     def _why(self, error: FaultError) -> int:
         if "xcluded" in str(error):
             return EXCLUDED
+        # libkdumpfile's word for compressed data that aren't.
+        if "Decompres" in str(error):
+            return DAMAGED
         return NOT_EXPORTED if self._live else UNMAPPED
 
     def _links(self, flags: npt.NDArray[np.unsignedinteger]) -> Links:

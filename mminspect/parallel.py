@@ -14,11 +14,13 @@ import signal
 from itertools import chain, islice
 from typing import IO, Any, Callable, Iterable, Iterator, List, Sequence, TypeVar
 
-from mminspect.errors import MminspectError
-from mminspect.signals import CUT_SHORT, SIGNALS
+from mminspect.errors import CutShortError, MminspectError
+from mminspect.signals import SIGNALS
 
 # Items of a unit of work: with windows of a mapped memmap, 64 MiB.
 UNIT = 4
+# What a process says behind the results of a unit. Each result is a tuple of one.
+UNIT_ENDS = ()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,7 +58,7 @@ class Worker:
     """
     A process that does every so-manieth unit of work. Signals must be blocked while it is started.
 
-    :param work: Does one item.
+    :param work: Does one item and gets its results, which are sent one by one.
     :param items: All items; the same in every process.
     :param number: Which of the workers this is.
     :param jobs: How many there are.
@@ -64,10 +66,15 @@ class Worker:
     """
 
     def __init__(
-        self, work: Callable[[T], R], items: Iterable[T], number: int, jobs: int, others: "Sequence[Worker]"
+        self, work: Callable[[T], Iterable[R]], items: Iterable[T], number: int, jobs: int, others: "Sequence[Worker]"
     ) -> None:
         read, write = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(read)
+            os.close(write)
+            raise
         if self.pid == 0:
             self._child(work, items, number, jobs, write, [read, *(w.results.fileno() for w in others)])
         os.close(write)
@@ -75,7 +82,7 @@ class Worker:
 
     @staticmethod
     def _child(
-        work: Callable[[T], R],
+        work: Callable[[T], Iterable[R]],
         items: Iterable[T],
         number: int,
         jobs: int,
@@ -98,7 +105,9 @@ class Worker:
                 try:
                     for index, unit in enumerate(units(items)):
                         if index % jobs == number:
-                            pickle.dump([work(item) for item in unit], out, pickle.HIGHEST_PROTOCOL)
+                            for result in chain.from_iterable(map(work, unit)):
+                                pickle.dump((result,), out, pickle.HIGHEST_PROTOCOL)
+                            pickle.dump(UNIT_ENDS, out)
                             out.flush()
                 except MminspectError as e:
                     pickle.dump(e, out)
@@ -112,23 +121,30 @@ class Worker:
         finally:
             os._exit(status)
 
-    def unit(self) -> "List[Any]":
+    def unit(self) -> Iterator[Any]:
         """
         Get the results of this worker's next unit.
 
         :raises MminspectError: if it failed.
         """
+        while True:
+            message = self._receive()
+            if message == UNIT_ENDS:
+                return
+            yield from message
+
+    def _receive(self) -> Any:
         try:
-            result: Any = pickle.load(self.results)
+            message: Any = pickle.load(self.results)
         except (EOFError, pickle.UnpicklingError):
             status = self._wait()
             if status == -signal.SIGBUS:
-                raise MminspectError(CUT_SHORT) from None
+                raise CutShortError() from None
             why = f"killed by signal {-status}" if status < 0 else f"status {status}"
             raise MminspectError(f"a worker process ended unexpectedly ({why}); use --jobs 1") from None
-        if isinstance(result, MminspectError):
-            raise result
-        return list(result)
+        if isinstance(message, MminspectError):
+            raise message
+        return message
 
     def _wait(self) -> int:
         _, status = os.waitpid(self.pid, 0)
@@ -145,11 +161,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def run(work: Callable[[T], R], items: Callable[[], Iterable[T]], jobs: int) -> Iterator[Iterator[R]]:
+def run(work: Callable[[T], Iterable[R]], items: Callable[[], Iterable[T]], jobs: int) -> Iterator[Iterator[R]]:
     """
     Do work in several processes. They start at once, and are gone at the end of the context.
 
-    :param work: Does one item; a pure function of it and of what was there before.
+    :param work: Does one item and gets its results; a pure function of it and of what was there before.
     :param items: Gets all items, the same at every call.
     :param jobs: Number of processes.
     :return: Iterator of results, in the order of the items, whatever the number of processes. It raises
@@ -157,9 +173,12 @@ def run(work: Callable[[T], R], items: Callable[[], Iterable[T]], jobs: int) -> 
     """
     workers: List[Worker] = []
     try:
-        with _signals_wait():
-            for number in range(jobs):
-                workers.append(Worker(work, items(), number, jobs, workers))
+        try:
+            with _signals_wait():
+                for number in range(jobs):
+                    workers.append(Worker(work, items(), number, jobs, workers))
+        except OSError as e:
+            raise MminspectError(f"can't start {jobs} processes: {e.strerror or e}; use --jobs 1") from None
         yield chain.from_iterable(workers[index % jobs].unit() for index, _ in enumerate(units(items())))
     finally:
         with _signals_wait():

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any, NoReturn, Optional
 
-from mminspect.errors import Stopped
+from mminspect.errors import CutShortError, Stopped
 
 # What a signal makes of the program, and the exit status that a shell would give.
 SIGNALS = {
@@ -18,9 +18,6 @@ SIGNALS = {
 
 # Seconds after which Stopped is raised again, if it did not end the program.
 AGAIN_AFTER = 0.5
-
-
-CUT_SHORT = "the vmcore was cut short while it was read"
 
 
 def _handle(handler: Any) -> None:
@@ -64,7 +61,7 @@ def raise_stopped() -> None:
 
 
 def _say_cut_short(signum: int) -> None:
-    os.write(2, f"mminspect: {CUT_SHORT}\n".encode())
+    os.write(2, f"mminspect: {CutShortError()}\n".encode())
     os._exit(2)
 
 

@@ -115,7 +115,7 @@ def test_file_that_was_cut_short_is_left_to_drgn(alone: Tuple[Path, Target]) -> 
     segment = largest(target)
     os.truncate(path, segment.offset + segment.filesz // 2)
     assert mapped_of(target).read(segment.vaddr, segment.filesz) is None
-    assert mapped_of(target).read(segment.vaddr, segment.filesz // 4) is not None
+    assert mapped_of(target).read(segment.vaddr, segment.filesz // 4) is None
 
 
 def test_memory_laid_over_the_dump_is_left_to_drgn(alone: Tuple[Path, Target]) -> None:
@@ -176,30 +176,42 @@ def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> No
     assert not mapped.holds(virtual + size)
 
 
-CUT_WHILE_MAPPED = """
+CUT = """
 import os, sys
-from mminspect import cli
+from mminspect import analyzer, cli
 from mminspect.memmap import Memmap
 
-words = Memmap._words
+when, size, *arguments = sys.argv[1:]
+owner, name = {"mapped": (Memmap, "_words"), "walked": (analyzer, "summarize"), "opened": (cli.Session, "scan")}[when]
+original = getattr(owner, name)
 
-def cut(self, data):
-    os.truncate(sys.argv[2], 4096)
-    return words(self, data)
+def cut(*arguments):
+    os.truncate(sys.argv[4], int(size))
+    return original(*arguments)
 
-Memmap.read.__globals__["calibrate"] = lambda *arguments: setattr(Memmap, "_words", cut)
-cli.run(tuple(sys.argv[1:]))
+def arm(*arguments):
+    setattr(owner, name, cut)
+
+if when == "mapped":
+    # Not what calibrate() reads.
+    analyzer.memmap_.calibrate = arm
+else:
+    arm()
+cli.run(tuple(arguments))
 """
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_file_that_is_cut_short_while_it_is_mapped_is_one_clear_line(
-    jobs: str, unpacked: Unpacked, tmp_path: Path
+@pytest.mark.parametrize("when", ["mapped", "walked", "opened"])
+def test_file_that_is_cut_short_while_it_is_read_is_one_clear_line(
+    when: str, jobs: str, unpacked: Unpacked, tmp_path: Path
 ) -> None:
     core = tmp_path / "core"
     shutil.copy(unpacked(AMD64_400M), core)
+    # The last pages are not of the memmap, so that nothing but the size of the file tells.
+    size = 4096 if when == "mapped" else core.stat().st_size - 4096
     done = subprocess.run(
-        [sys.executable, "-c", CUT_WHILE_MAPPED, "-c", str(core), "scan", "--jobs", jobs],
+        [sys.executable, "-c", CUT, when, str(size), "-c", str(core), "scan", "--jobs", jobs],
         capture_output=True,
         text=True,
         check=False,

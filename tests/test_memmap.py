@@ -6,6 +6,7 @@ import struct
 from typing import Any, Dict, List, Optional, Tuple
 from unittest import mock
 
+import numpy as np
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from hypothesis import given, settings
@@ -253,3 +254,32 @@ def test_a_chunk_of_one_link_is_what_page_by_page_decoding_makes(
     for column in ("flags", "link", "state"):
         one, other = getattr(fast, column), getattr(slow, column)
         assert one.dtype == other.dtype and one.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize(("runs", "parts"), [(1023, 1), (1025, 8)])
+def test_chunk_of_many_runs_is_judged_in_parts(runs: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = 1 << 15
+    layout = dataclasses.replace(SPARSE, max_order=10)
+    memory = with_sections(memory_map(zone(0, 0, 4), zone(1, 4, pages), layout=layout), (0, pages))
+    other = entry(page_flags(SPARSE, 0, 0))
+    data = b"".join(other if pfn % 2 and pfn < runs else GOOD for pfn in range(pages))
+    reader = Memmap(program(data), memory)
+    whole = reader.chunk(0, pages, memory.sections[0])
+    assert len(whole.runs()) == runs
+    chunks = list(reader.chunks())
+    assert [chunk.start_pfn for chunk in chunks] == [n * (pages // parts) for n in range(parts)]
+    for name in ("flags", "link", "state", "words"):
+        assert np.array_equal(np.concatenate([getattr(chunk, name) for chunk in chunks]), getattr(whole, name))
+
+
+def test_damaged_data_are_not_called_unmapped() -> None:
+    message = "could not read memory from kdump: Decompresion failed: incorrect header check"
+    memory = with_sections(memory_map(zone(0, 0, 4), zone(1, 4, 60)), (0, 64))
+    prog = program(GOOD * 64)
+
+    def fail(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError(message, address)
+
+    prog.add_memory_segment(BASE, 64 * SIZE, fail)
+    (chunk,) = Memmap(prog, memory).chunks()
+    assert set(chunk.state.tolist()) == {memmap_.DAMAGED}

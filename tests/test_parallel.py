@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Several processes find what one finds, end with it, and say one line when one of them dies."""
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -8,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Iterable, Iterator, List, Sequence
 
 import pytest
 
@@ -23,7 +25,7 @@ def children() -> List[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def run(work: Callable[[int], Any], items: Sequence[int], jobs: int) -> List[Any]:
+def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -> List[Any]:
     """Get all results."""
     with parallel.run(work, lambda: items, jobs) as results:
         return list(results)
@@ -32,7 +34,8 @@ def run(work: Callable[[int], Any], items: Sequence[int], jobs: int) -> List[Any
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 15, 16, 17, 100])
 def test_results_come_in_order(number: int, jobs: int) -> None:
-    assert run(lambda n: (n, n * n), range(number), jobs) == [(n, n * n) for n in range(number)]
+    results = run(lambda n: [(n, i) for i in range(n % 3)], range(number), jobs)
+    assert results == [(n, i) for n in range(number) for i in range(n % 3)]
     assert children() == []
 
 
@@ -56,17 +59,17 @@ def test_an_error_in_a_process_is_the_error_of_the_whole() -> None:
     with pytest.raises(MminspectError, match=r"^the memory is gone$"):
         run(lambda n: fail(LayoutError("the memory is gone")), range(40), 2)
     with pytest.raises(MminspectError, match="a worker process failed: ZeroDivisionError: "):
-        run(lambda n: 1 // (20 - n), range(40), 2)
+        run(lambda n: [1 // (20 - n)], range(40), 2)
     with pytest.raises(MminspectError, match="out of memory"):
         run(lambda n: fail(MemoryError()), range(40), 2)
     assert children() == []
 
 
 def test_a_process_that_is_killed_is_one_clear_error() -> None:
-    def work(number: int) -> int:
+    def work(number: int) -> Iterator[int]:
         if number == 40:
             os.kill(os.getpid(), signal.SIGKILL)
-        return number
+        yield number
 
     with pytest.raises(
         MminspectError, match=r"a worker process ended unexpectedly \(killed by signal 9\); use --jobs 1"
@@ -76,11 +79,38 @@ def test_a_process_that_is_killed_is_one_clear_error() -> None:
 
 
 def test_processes_end_when_nobody_wants_their_results() -> None:
-    with parallel.run(lambda n: bytes(1 << 20), lambda: range(1000), 3) as results:
+    with parallel.run(lambda n: [bytes(1 << 20)], lambda: range(1000), 3) as results:
         # At work before anybody asks.
         assert len(children()) == 3
         assert len(next(results)) == 1 << 20
     assert children() == []
+
+
+@pytest.mark.parametrize("started", [0, 2])
+def test_process_that_cannot_be_started_is_one_clear_error(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+    left = [None] * started
+
+    def forked() -> int:
+        if not left:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        left.pop()
+        return fork()
+
+    monkeypatch.setattr(os, "fork", forked)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(
+        MminspectError, match=r"can't start 3 processes: Resource temporarily unavailable; use --jobs 1"
+    ):
+        run(lambda n: [n], range(40), 3)
+    assert children() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_results_are_not_gathered_before_they_are_sent() -> None:
+    """A unit of garbage has more than fits into memory."""
+    with parallel.run(lambda n: itertools.repeat(bytes(1 << 16)), lambda: range(1), 1) as results:
+        assert len(next(results)) == 1 << 16
 
 
 SCRIPT = """

@@ -101,7 +101,7 @@ class Dropping:
 def lose(*arguments):
     Dropping()
     time.sleep(30)
-cli._open = lose
+cli._opened = lose
 cli.run(("zones",))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20)

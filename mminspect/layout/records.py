@@ -526,11 +526,17 @@ DEFERRED = 4
 EXCLUDED = 5
 NOT_EXPORTED = 6
 UNMAPPED = 7
+DAMAGED = 8
 # Not an online page: a hole inside a pageblock.
-OFFLINE = 8
+OFFLINE = 9
 
 UNINITIALIZED_KINDS = {ZEROED: "zeroed", POISONED: "poisoned", STALE: "stale", DEFERRED: "deferred"}
-UNREADABLE_REASONS = {EXCLUDED: "excluded from the dump", NOT_EXPORTED: "not exported by kcore", UNMAPPED: "unmapped"}
+UNREADABLE_REASONS = {
+    EXCLUDED: "excluded from the dump",
+    NOT_EXPORTED: "not exported by kcore",
+    UNMAPPED: "unmapped",
+    DAMAGED: "damaged in the dump",
+}
 
 
 class Run(NamedTuple):
@@ -578,6 +584,12 @@ class Chunk:
     def end_pfn(self) -> int:
         """Pfn behind the last."""
         return self.start_pfn + len(self.link)
+
+    def part(self, start: int, end: int) -> "Chunk":
+        """Get some of the pages: those of ``[start, end)``."""
+        part = slice(start - self.start_pfn, end - self.start_pfn)
+        words = None if self.words is None else self.words[part]
+        return Chunk(start, self.flags[part], self.link[part], self.state[part], self.section, words)
 
     def runs(self) -> List[Run]:
         """Get the chunk as runs of equal link and state. Cached."""

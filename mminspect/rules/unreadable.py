@@ -9,6 +9,7 @@ Nothing is said about these pages: "unreadable" is never "uninitialised". ``deta
 - ``not exported by kcore``: ``/proc/kcore`` has the memmap of System RAM only, and the page tables can't be
   walked on this architecture or don't map it.
 - ``unmapped``: the dump has no page table entry, or no memory, for the address.
+- ``damaged in the dump``: a compressed page of the dump can't be decompressed.
 
 It is a note: it tells about the dump, not about the kernel. A memmap that is unmapped where the kernel
 says that it is online can't be told from a dump that lacks the page tables.

@@ -13,7 +13,7 @@ from typing import Callable, Iterator, Optional
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
-from mminspect.errors import TargetError
+from mminspect.errors import CutShortError, TargetError
 from mminspect.target import corefile, kdump, overlay, riscv, unpack, x86_64
 from mminspect.target.mapped import MappedFile
 from mminspect.target.vmcoreinfo import Vmcoreinfo
@@ -84,6 +84,26 @@ class Target:
     vmcoreinfo: Vmcoreinfo
     core: Optional[corefile.CoreFile] = None
     mapped: Optional[MappedFile] = None
+
+    @contextlib.contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """
+        Read a vmcore and see at the end that its file was not cut short meanwhile.
+
+        What was cut off looks like memory that was never in the dump, so nothing that was found may be reported.
+
+        :raises mminspect.errors.CutShortError: if it was, also instead of any error that came of it.
+        """
+        try:
+            yield
+        except Exception:
+            self._check_whole()
+            raise
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        if self.mapped is not None and not self.mapped.is_whole():
+            raise CutShortError() from None
 
     def has_function(self, name: str) -> bool:
         """
@@ -158,6 +178,7 @@ def open_vmcore(path: str) -> Target:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
         raise TargetError(f"{path}: {e.strerror}") from None
+    size = os.fstat(fd).st_size
     try:
         compression = unpack.compression(os.pread(fd, 16, 0))
         if compression is not None:
@@ -173,10 +194,26 @@ def open_vmcore(path: str) -> Target:
                 fd = rearranged
                 core = replace(core, records=None)
         return _open_core(fd, path, core)
-    except OSError as e:
-        raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
+    except (OSError, TargetError) as e:
+        if os.fstat(fd).st_size < size:
+            raise CutShortError() from None
+        if isinstance(e, OSError):
+            raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
+        raise
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def opened(path: Optional[str]) -> Iterator[Target]:
+    """
+    Open a vmcore, or the running kernel, for as long as it is read; see :meth:`Target.kept_whole`.
+
+    :param path: Path of the vmcore, ``None`` for the running kernel.
+    """
+    target = open_vmcore(path) if path is not None else open_kernel()
+    with target.kept_whole():
+        yield target
 
 
 def _elf_platform(core: corefile.CoreFile) -> Optional[Platform]:

@@ -86,6 +86,11 @@ class MappedFile:
         self._physical = _Index(_largest(segments))
         self._tables = tables
         self._file = open(os.dup(fd), "rb", buffering=0)  # noqa: SIM115
+        self._size = os.fstat(fd).st_size
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is still as long as it was when it was opened."""
+        return os.fstat(self._file.fileno()).st_size >= self._size
 
     def holds(self, address: int) -> bool:
         """Tell whether a byte can be mapped."""
@@ -121,8 +126,7 @@ class MappedFile:
             return None
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
-            # A file that was cut short meanwhile.
-            if os.fstat(self._file.fileno()).st_size < offset + size:
+            if not self.is_whole():
                 return None
             mapping = mmap.mmap(
                 self._file.fileno(), offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start

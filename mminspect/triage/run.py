@@ -32,15 +32,15 @@ def triage(
     :return: The result as plain data, and the report of the scan.
     :raises mminspect.errors.MminspectError: if the vmcore can't be analysed.
     """
-    target = targets.open_vmcore(path)
-    types = typeinfo.load(target, symbols, btf, system_map)
-    report = scan_target(target, types, pageblock_order=pageblock_order)
-    memory = read_memory_map(target, pageblock_order)
-    lines = read_log(target.prog)
-    crash = parse(lines or [])
-    # Resources take their symbols, which take time; only a crash needs them.
-    resources = owner.resources(target.prog) if crash is not None else []
-    saved = saved_registers(target, crash) if crash is not None else {}
+    with targets.opened(path) as target:
+        types = typeinfo.load(target, symbols, btf, system_map)
+        report = scan_target(target, types, pageblock_order=pageblock_order)
+        memory = read_memory_map(target, pageblock_order)
+        lines = read_log(target.prog)
+        crash = parse(lines or [])
+        # Resources take their symbols, which take time; only a crash needs them.
+        resources = owner.resources(target.prog) if crash is not None else []
+        saved = saved_registers(target, crash) if crash is not None else {}
     verdict = judge(crash, _with_resources(report, resources), memory, bool(lines), saved)
     return _as_dict(report, crash, verdict), report
 
