@@ -46,12 +46,11 @@ from mminspect.typeinfo import declarations
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.whatis import what_is
 
-PIECE = 1 << 20
-# Alignments in the file: of segments of PIECE bytes and more, so that struct pages are aligned where it is mapped;
-# and of segments of so many pieces, so that it is mapped by large pages.
-ALIGNMENT = 1 << 12
-LARGE_ALIGNMENT = 1 << 21
-MANY_PIECES = 32
+# Alignments in the file, by the least size of a segment: struct pages are aligned where it is mapped, and a large
+# memmap is mapped by large pages. The page cache then must hold it in large folios, as it does if it is written in
+# pieces as large.
+ALIGNMENTS = ((32 << 20, 1 << 21), (1 << 20, 1 << 12))
+PIECE = 1 << 21
 
 # Where a capture has BTF that wasn't in the kernel's memory: a low address that no kernel uses.
 BTF_ADDRESS = 0x10000
@@ -307,19 +306,21 @@ def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded
     offset += len(note_data)
     gaps: Dict[int, int] = {}
     for address, filesz, memsz in segments:
-        if filesz >= PIECE:
-            gaps[address] = (address - offset) % (LARGE_ALIGNMENT if filesz >= MANY_PIECES * PIECE else ALIGNMENT)
-            offset += gaps[address]
+        alignment = next((alignment for size, alignment in ALIGNMENTS if filesz >= size), 1)
+        gaps[address] = (address - offset) % alignment
+        offset += gaps[address]
         out.write(_program_header(wide, order, corefile.PT_LOAD, offset, address, no_paddr, filesz, memsz))
         offset += filesz
     out.write(note_data)
     if embedded:
-        out.write(bytes(gaps.get(BTF_ADDRESS, 0)))
+        out.write(bytes(gaps[BTF_ADDRESS]))
         out.write(embedded)
     for start, end in ranges:
-        out.write(bytes(gaps.get(start, 0)))
-        for address in range(start, end, PIECE):
-            out.write(prog.read(address, min(PIECE, end - address)))
+        out.write(bytes(gaps[start]))
+        while start < end:
+            stop = min((start // PIECE + 1) * PIECE, end)
+            out.write(prog.read(start, stop - start))
+            start = stop
     return offset
 
 
