@@ -359,21 +359,22 @@ def scan_target(
     rules = select_rules() if rules is None else rules
     if target.kind == "live":
         return _scan_live(target, types, rules, pageblock_order, progress, gentleness, prepared, start)
-    memory = read_memory_map(target, pageblock_order)
-    memmap = Memmap(target.prog, memory, mapped=target.mapped)
-    memmap_.calibrate(memmap, memory)
-    if any(rule.per_cpu for rule in rules):
-        memory = with_per_cpu_pages(target, memory)
-    look = what_is(target, memory)
-    scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)
-    total = sum(end - first for first, end, _ in memmap.ranges())
-    if jobs is None:
-        jobs = helpful_jobs(target, total)
-    if gentleness.max_rate is not None:
-        jobs = 1
-    judge = Judge(target, memory, memmap, look)
-    findings = scan.findings(progress(total) if progress is not None else None, jobs, judge)
-    return _report(target, memory, types, scan, rules, findings, start)
+    with target.kept_whole():
+        memory = read_memory_map(target, pageblock_order)
+        memmap = Memmap(target.prog, memory, mapped=target.mapped)
+        memmap_.calibrate(memmap, memory)
+        if any(rule.per_cpu for rule in rules):
+            memory = with_per_cpu_pages(target, memory)
+        look = what_is(target, memory)
+        scan = Scan(memory, memmap, rules, look, gentleness.pace(), gentleness.stop)
+        total = sum(end - first for first, end, _ in memmap.ranges())
+        if jobs is None:
+            jobs = helpful_jobs(target, total)
+        if gentleness.max_rate is not None:
+            jobs = 1
+        judge = Judge(target, memory, memmap, look)
+        findings = scan.findings(progress(total) if progress is not None else None, jobs, judge)
+        return _report(target, memory, types, scan, rules, findings, start)
 
 
 def _scan_live(

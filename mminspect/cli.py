@@ -363,7 +363,7 @@ class Session:
         from mminspect.analyzer import scan_target
 
         order = self._options.pageblock_order
-        with ProgressBar() as bar, self.target.kept_whole():
+        with ProgressBar() as bar:
             return scan_target(self.target, self.types, rules, order, bar.start, gentleness, self.prepared, jobs)
 
     def output(self) -> "contextlib.AbstractContextManager[IO[str]]":
