@@ -48,7 +48,7 @@ MAPPED_PAGES = 1 << 18
 MAX_REFCOUNT = 1 << 24
 
 # Runs of a chunk from which on it is judged in parts, of so many pages: in garbage, rules match every page, and what
-# they match in 2 MiB of it takes 150.
+# they match in 2 MiB of it takes 30 MB.
 MANY_RUNS = 1 << 10
 PART_PAGES = 1 << 12
 
