@@ -179,10 +179,16 @@ def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> No
 CUT = """
 import os, sys
 from mminspect import analyzer, cli
+from mminspect import target as targets
 from mminspect.memmap import Memmap
 
 when, size, *arguments = sys.argv[1:]
-owner, name = {"mapped": (Memmap, "_words"), "walked": (analyzer, "summarize"), "opened": (cli.Session, "scan")}[when]
+owner, name = {
+    "opening": (targets, "_open_core"),
+    "opened": (cli.Session, "scan"),
+    "mapped": (Memmap, "_words"),
+    "walked": (analyzer, "summarize"),
+}[when]
 original = getattr(owner, name)
 
 def cut(*arguments):
@@ -202,7 +208,7 @@ cli.run(tuple(arguments))
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-@pytest.mark.parametrize("when", ["mapped", "walked", "opened"])
+@pytest.mark.parametrize("when", ["opening", "opened", "mapped", "walked"])
 def test_file_that_is_cut_short_while_it_is_read_is_one_clear_line(
     when: str, jobs: str, unpacked: Unpacked, tmp_path: Path
 ) -> None:

@@ -185,6 +185,7 @@ def open_vmcore(path: str) -> Target:
             unpacked = unpack.unpack(fd, path, compression)
             os.close(fd)
             fd = unpacked
+            size = os.fstat(fd).st_size
         core = corefile.parse(fd, path)
         if core.records is not None and len(core.records) > MANY_RECORDS and not kdump.can_read(core):
             # Without room for it the dump can still be read as it is.
@@ -192,8 +193,12 @@ def open_vmcore(path: str) -> Target:
                 rearranged = unpack.rearrange(fd, path)
                 os.close(fd)
                 fd = rearranged
+                size = os.fstat(fd).st_size
                 core = replace(core, records=None)
-        return _open_core(fd, path, core)
+        target = _open_core(fd, path, core)
+        if os.fstat(fd).st_size < size:
+            raise CutShortError()
+        return target
     except (OSError, TargetError) as e:
         if os.fstat(fd).st_size < size:
             raise CutShortError() from None
