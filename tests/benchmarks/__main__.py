@@ -253,6 +253,12 @@ def build(directory: Path, name: str, **changes: Any) -> Path:
     return core
 
 
+def built_vmlinux() -> Optional[Path]:
+    """Get the vmlinux of the guests that :func:`build` boots (350 MB, fetched once)."""
+    row = find_row("amd64-6.1")
+    return debug_of(row, kernel_of(row).release)
+
+
 def is_elf(core: Path) -> bool:
     """Tell whether a vmcore is an ELF core."""
     with core.open("rb") as file:
@@ -296,18 +302,18 @@ def main(
 ) -> None:
     directory = cache_dir() / "benchmarks"
     click.echo(versions())
-    if vmlinux is None and (core is None or large is None):
-        row = find_row("amd64-6.1")
-        vmlinux = debug_of(row, kernel_of(row).release)
     if only in (None, "start", "peers"):
         if core is None:
             core = build(directory, "amd64-6.1-4g", memory="4G")
+            vmlinux = vmlinux or built_vmlinux()
         if only != "peers":
             compare_start(core, vmlinux, repeat)
         if only != "start":
             compare(core, vmlinux, repeat)
     if only in (None, "large", "kdump"):
         if large is None:
+            if only != "kdump":
+                vmlinux = vmlinux or built_vmlinux()
             large = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
         if only != "kdump":
             captured = capture(large)
