@@ -65,6 +65,19 @@ ELF_MACHINE_NUMBERS = {
 }
 
 
+@contextlib.contextmanager
+def _or_cut_short(is_whole: Callable[[], bool]) -> Iterator[None]:
+    """Raise :class:`CutShortError` at the end, also instead of any error, if a file is no longer whole."""
+    try:
+        yield
+    except Exception:
+        if not is_whole():
+            raise CutShortError() from None
+        raise
+    if not is_whole():
+        raise CutShortError()
+
+
 @dataclass
 class Target:
     """
@@ -94,16 +107,8 @@ class Target:
 
         :raises mminspect.errors.CutShortError: if it was, also instead of any error that came of it.
         """
-        try:
+        with _or_cut_short(lambda: self.mapped is None or self.mapped.is_whole()):
             yield
-        except Exception:
-            self._check_whole()
-            raise
-        self._check_whole()
-
-    def _check_whole(self) -> None:
-        if self.mapped is not None and not self.mapped.is_whole():
-            raise CutShortError() from None
 
     def has_function(self, name: str) -> bool:
         """
@@ -180,31 +185,26 @@ def open_vmcore(path: str) -> Target:
         raise TargetError(f"{path}: {e.strerror}") from None
     size = os.fstat(fd).st_size
     try:
-        compression = unpack.compression(os.pread(fd, 16, 0))
-        if compression is not None:
-            unpacked = unpack.unpack(fd, path, compression)
-            os.close(fd)
-            fd = unpacked
-            size = os.fstat(fd).st_size
-        core = corefile.parse(fd, path)
-        if core.records is not None and len(core.records) > MANY_RECORDS and not kdump.can_read(core):
-            # Without room for it the dump can still be read as it is.
-            with contextlib.suppress(OSError):
-                rearranged = unpack.rearrange(fd, path)
+        # Both are those of what is read: the file, or what it was unpacked into.
+        with _or_cut_short(lambda: os.fstat(fd).st_size >= size):
+            compression = unpack.compression(os.pread(fd, 16, 0))
+            if compression is not None:
+                unpacked = unpack.unpack(fd, path, compression)
                 os.close(fd)
-                fd = rearranged
+                fd = unpacked
                 size = os.fstat(fd).st_size
-                core = replace(core, records=None)
-        target = _open_core(fd, path, core)
-        if os.fstat(fd).st_size < size:
-            raise CutShortError()
-        return target
-    except (OSError, TargetError) as e:
-        if os.fstat(fd).st_size < size:
-            raise CutShortError() from None
-        if isinstance(e, OSError):
-            raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
-        raise
+            core = corefile.parse(fd, path)
+            if core.records is not None and len(core.records) > MANY_RECORDS and not kdump.can_read(core):
+                # Without room for it the dump can still be read as it is.
+                with contextlib.suppress(OSError):
+                    rearranged = unpack.rearrange(fd, path)
+                    os.close(fd)
+                    fd = rearranged
+                    size = os.fstat(fd).st_size
+                    core = replace(core, records=None)
+            return _open_core(fd, path, core)
+    except OSError as e:
+        raise TargetError(f"{path}: can't be read: {e.strerror or e}") from None
     finally:
         os.close(fd)
 
