@@ -37,6 +37,13 @@ class CutShortError(TargetError):
         super().__init__("the vmcore was cut short while it was read")
 
 
+class LostError(TargetError):
+    """Part of a vmcore's file that is mapped can't be read any more; nobody says why."""
+
+    def __init__(self) -> None:
+        super().__init__("the vmcore can't be read: it was cut short meanwhile, or its disk has an error")
+
+
 class TypeInfoError(MminspectError):
     """There is no usable type information for the kernel."""
 

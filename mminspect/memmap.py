@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program, sizeof
 
-from mminspect.digest import ROWS, Digest, combine, digest
+from mminspect.digest import ROWS, Digest, combine, digest, digests
 from mminspect.errors import LayoutError
 from mminspect.layout.records import (
     DAMAGED,
@@ -41,8 +41,8 @@ from mminspect.target.mapped import MappedFile
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
 # when it is looked at.
 CHUNK_PAGES = 1 << 15
-# Pages that are mapped at once: 16 MiB. They are one chunk if they are dull.
-MAPPED_PAGES = 1 << 18
+# Pages that are mapped at once: 32 MiB. Those that are dull together are one chunk.
+MAPPED_PAGES = 1 << 19
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
 MAX_REFCOUNT = 1 << 24
@@ -169,24 +169,31 @@ class Memmap:
                 yield self.chunk(low, high, section)
             return
         words = self._words(data)
-        digests = [digest(words[low - start : high - start]) for low, high in cuts]
-        common = combine([(low - start, part) for (low, _), part in zip(cuts, digests)])
-        if self._is_dull(common):
-            yield self._chunk(start, words, common, section)
-            return
-        for (low, high), part in zip(cuts, digests):
-            yield self._chunk(low, words[low - start : high - start], part, section)
+        some, every = digests(words, [(low - start, high - start) for low, high in cuts])
+        for first, last in self._alike(some, every):
+            low, high = cuts[first][0], cuts[last - 1][1]
+            parts = [(cuts[at][0] - low, Digest(some[at], every[at])) for at in range(first, last)]
+            yield self._chunk(low, words[low - start : high - start], combine(parts), section)
 
-    def _is_dull(self, common: Digest) -> bool:
+    def _alike(
+        self, some: npt.NDArray[np.unsignedinteger], every: npt.NDArray[np.unsignedinteger]
+    ) -> Iterator[Tuple[int, int]]:
         """
-        Tell whether pages have the same flags, and nearly all the same ``_mapcount``.
+        Find adjacent chunks whose pages have the same flags, and nearly all the same ``_mapcount``.
 
-        There is nothing to look at in them but a few free blocks, so that it doesn't matter that they are too many for
-        the cache of the CPU.
+        There is nothing to look at in them but a few free blocks, so that it doesn't matter that together they are too
+        large for the cache of the CPU.
+
+        :param some: As :func:`mminspect.digest.digests` returns it.
+        :param every: Likewise.
+        :return: Iterator of (index of the first, index behind the last); other chunks stand alone.
         """
-        flags, mapcount = self._layout.flags_offset, self._layout.mapcount_offset // self._word.itemsize
-        differing = np.count_nonzero(common.any[:, mapcount] != common.all[:, mapcount])
-        return bool(differing <= ROWS // 8) and common.any_bits(flags) == common.all_bits(flags)
+        flags, mapcount = (o // self._word.itemsize for o in (self._layout.flags_offset, self._layout.mapcount_offset))
+        few = np.count_nonzero(some[:, :, mapcount] != every[:, :, mapcount], axis=1) <= ROWS // 8
+        common = np.bitwise_and.reduce(every[:, :, flags], axis=1)
+        dull = few & (common == np.bitwise_or.reduce(some[:, :, flags], axis=1))
+        apart = np.flatnonzero(~(dull[1:] & dull[:-1] & (common[1:] == common[:-1]))) + 1
+        yield from zip([0, *apart.tolist()], [*apart.tolist(), len(common)])
 
     def _words(self, data: "bytes | npt.NDArray[np.uint8]") -> npt.NDArray[np.unsignedinteger]:
         """Get struct pages as words."""

@@ -14,11 +14,11 @@ import signal
 from itertools import chain, islice
 from typing import IO, Any, Callable, Iterable, Iterator, List, Sequence, TypeVar
 
-from mminspect.errors import CutShortError, MminspectError
+from mminspect.errors import LostError, MminspectError
 from mminspect.signals import SIGNALS
 
 # Items of a unit of work: with windows of a mapped memmap, 64 MiB.
-UNIT = 4
+UNIT = 2
 # What a process says behind the results of a unit. Each result is a tuple of one.
 UNIT_ENDS = ()
 
@@ -139,7 +139,7 @@ class Worker:
         except (EOFError, pickle.UnpicklingError):
             status = self._wait()
             if status == -signal.SIGBUS:
-                raise CutShortError() from None
+                raise LostError() from None
             why = f"killed by signal {-status}" if status < 0 else f"status {status}"
             raise MminspectError(f"a worker process ended unexpectedly ({why}); use --jobs 1") from None
         if isinstance(message, MminspectError):

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any, NoReturn, Optional
 
-from mminspect.errors import CutShortError, Stopped
+from mminspect.errors import LostError, Stopped
 
 # What a signal makes of the program, and the exit status that a shell would give.
 SIGNALS = {
@@ -60,18 +60,18 @@ def raise_stopped() -> None:
     _handle(stop)
 
 
-def _say_cut_short(signum: int) -> None:
-    os.write(2, f"mminspect: {CutShortError()}\n".encode())
+def _say_lost(signum: int) -> None:
+    os.write(2, f"mminspect: {LostError()}\n".encode())
     os._exit(2)
 
 
 # Kept, since the C library has its address only.
-_BUS_ERROR_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_cut_short)
+_BUS_ERROR_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_lost)
 
 
 def quit_on_bus_error() -> None:
     """
-    Let access to a part of a mapped file that is no longer there end the program.
+    Let access to a part of a mapped file that is no longer there, or that its disk can't read, end the program.
 
     A handler of Python's own would run after the access has succeeded, thus never.
     """

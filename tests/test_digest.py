@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The digest of struct pages says what the pages say one by one."""
 
-from typing import Any, List
+from typing import Any, Callable, Iterator, List, Tuple
 from unittest import mock
 
 import numpy as np
@@ -11,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mminspect import digest as digest_
-from mminspect.digest import combine, digest
+from mminspect.digest import combine, digest, digests, numpy_fold
+
+Fold = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "numpy"])
+def fold(request: pytest.FixtureRequest) -> Iterator[Fold]:
+    """Have digests made by each of the two implementations."""
+    if request.param == "numpy":
+        chosen: Fold = numpy_fold
+    else:
+        chosen = pytest.importorskip("mminspect._digest", reason="no compiler when mminspect was installed").fold
+    with mock.patch.object(digest_, "fold", chosen):
+        yield chosen
 
 
 def struct_pages(count: int, words: int, kind: str, seed: int, skew: int) -> npt.NDArray[Any]:
@@ -69,3 +82,43 @@ def test_digests_of_parts_make_that_of_the_whole(sizes: List[int], seed: int) ->
         parts = [(start, digest(pages[start : start + size])) for start, size in zip(starts, sizes)]
         made = combine(parts)
     assert np.array_equal(whole.any, made.any) and np.array_equal(whole.all, made.all)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=5), st.integers(0, 1 << 32))
+def test_digests_are_those_of_each_part(parts: List[Tuple[int, int]], seed: int) -> None:
+    pages = struct_pages(120, 3, "<u4", seed, 4)
+    ranges = [(start, start + size) for start, size in parts]
+    some, every = digests(pages, ranges)
+    for (start, end), one, other in zip(ranges, some, every):
+        expected = digest(pages[start:end])
+        assert np.array_equal(one, expected.any) and np.array_equal(other, expected.all)
+
+
+@given(st.integers(1, 9000), st.integers(0, 40000), st.integers(0, 70), st.integers(0, 1 << 32))
+def test_rows_of_any_length_at_any_address(row: int, size: int, skew: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    memory = random.integers(0, 256, size + 2 * row + 3 * skew, np.uint8)
+    pages, some, every = memory[skew : skew + size], memory[-2 * row : -row], memory[-row:]
+    parts = [pages[start : start + row] for start in range(0, size, row)]
+    any_, all_ = some.copy(), every.copy()
+    for part in parts:
+        any_[: len(part)] |= part
+        all_[: len(part)] &= part
+    before = memory[: len(memory) - 2 * row].copy()
+    digest_.fold(pages, some, every)
+    assert np.array_equal(some, any_) and np.array_equal(every, all_)
+    assert np.array_equal(memory[: len(memory) - 2 * row], before)
+
+
+def test_the_compiled_pass_refuses_what_it_would_write_behind(fold: Fold) -> None:
+    if fold is numpy_fold:
+        pytest.skip("numpy sees to that itself")
+    row, frozen = np.zeros(8, np.uint8), np.zeros(8, np.uint8)
+    frozen.flags.writeable = False
+    for some, every in ((row, row[:4]), (row[:0], row[:0])):
+        with pytest.raises(ValueError, match="one length"):
+            fold(np.zeros(16, np.uint8), some, every)
+    with pytest.raises((BufferError, ValueError, TypeError)):
+        fold(np.zeros(16, np.uint8), frozen, row)
+    with pytest.raises((BufferError, ValueError, TypeError)):
+        fold(np.zeros(32, np.uint8)[::2], row, row.copy())

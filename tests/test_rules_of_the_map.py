@@ -108,7 +108,7 @@ def test_bits_without_a_meaning_are_a_warning() -> None:
 
 def test_pageblocks_outside_every_zone_or_offline_are_not_judged() -> None:
     memory = with_bitmap(LAYOUTS["sparse"], [7] * 8)
-    inside = dataclasses.replace(memory.sections[0], ranges=((0, 16), (40, 64)))
+    inside = memory.sections[0]._replace(ranges=((0, 16), (40, 64)))
     memory = dataclasses.replace(memory_map(zone(0, 12, 36), layout=LAYOUTS["sparse"]), sections=(inside,))
     assert [(f.start_pfn, f.end_pfn) for f in judge(memory, "migratetype")] == [(8, 16), (40, 48)]
 

@@ -256,8 +256,7 @@ class Records(Sequence[T]):
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """
     A valid and online section, or a FLATMEM memmap as if it were one.
 
@@ -275,11 +274,10 @@ class Section:
     mem_map: int
     bitmap: int
     flags: Tuple[str, ...] = ()
-    pageblock_flags: bytes = field(default=b"", compare=False, repr=False)
+    pageblock_flags: bytes = b""
 
 
-@dataclass(frozen=True)
-class SectionEntry:
+class SectionEntry(NamedTuple):
     """
     A ``struct mem_section`` that isn't empty, online or not.
 

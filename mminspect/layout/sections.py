@@ -7,7 +7,7 @@ its own.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -306,14 +306,14 @@ def stretches(memory: MemoryMap) -> Iterator[Section]:
             if whole and section.ranges[0][0] == end and section.mem_map == first.mem_map:
                 end = section.ranges[0][1]
                 continue
-            yield replace(first, ranges=((first.ranges[0][0], end),))
+            yield first._replace(ranges=((first.ranges[0][0], end),))
             first = None
         if whole:
             first, end = section, section.ranges[0][1]
         else:
             yield section
     if first is not None:
-        yield replace(first, ranges=((first.ranges[0][0], end),))
+        yield first._replace(ranges=((first.ranges[0][0], end),))
 
 
 class StructPage(NamedTuple):

@@ -18,7 +18,7 @@ Kernel facts: fact 2; bugs 3 and 10.
 Example: a guest whose two nodes have every other 128 MiB: the DMA32 zones of both span the same pfns (a note).
 """
 
-from typing import Iterator
+from typing import Iterator, Tuple
 
 from mminspect.findings import NOTE, WARNING, Finding
 from mminspect.layout.records import MemoryMap, Zone
@@ -30,13 +30,20 @@ PLACED_BY_POLICY = ("Movable", "Device")
 
 def check_map(memory: MemoryMap) -> Iterator[Finding]:
     """Compare the spans of every two zones."""
+    pairs = list(_overlapping(memory))
+    # Half a million sections are looked at only if it matters.
+    plugged = bool(pairs) and any(EARLY not in entry.flags for entry in memory.mem_sections)
+    for zone, other in pairs:
+        yield _finding(zone, other, plugged)
+
+
+def _overlapping(memory: MemoryMap) -> Iterator[Tuple[Zone, Zone]]:
     zones = sorted(memory.populated_zones, key=lambda zone: (zone.start_pfn, zone.node, zone.index))
-    plugged = any(EARLY not in entry.flags for entry in memory.mem_sections)
     for position, zone in enumerate(zones):
         for other in zones[position + 1 :]:
             if other.start_pfn >= zone.end_pfn:
                 break
-            yield _finding(zone, other, plugged)
+            yield zone, other
 
 
 def _finding(zone: Zone, other: Zone, plugged: bool) -> Finding:

@@ -19,8 +19,6 @@ from mminspect.target.corefile import Segment
 from mminspect.target.overlay import NO_PADDR
 from mminspect.target.pagetable import PageTables
 
-# MADV_POPULATE_READ of linux/mman.h, since Linux 5.14. It reports what would be SIGBUS at the first access.
-_POPULATE_READ = 22
 # Bytes at each end that are compared with what drgn reads.
 _COMPARED = 64
 # The vmemmap is mapped by pages of this size, or larger ones.
@@ -119,7 +117,8 @@ class MappedFile:
 
         :param address: Virtual address.
         :param size: In bytes.
-        :return: The bytes; the mapping goes with them. ``None`` if drgn must read them.
+        :return: The bytes; the mapping goes with them. ``None`` if drgn must read them. What the file loses later, or
+            its disk can't read, is SIGBUS at the first access; see :func:`mminspect.signals.quit_on_bus_error`.
         """
         offset = self._offset(address, size) if size >= 2 * _COMPARED else None
         if offset is None:
@@ -131,7 +130,6 @@ class MappedFile:
             mapping = mmap.mmap(
                 self._file.fileno(), offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start
             )
-            mapping.madvise(_POPULATE_READ)
         except (OSError, ValueError):
             return None
         data = np.frombuffer(mapping, np.uint8)[offset - start :]
