@@ -361,7 +361,7 @@ def scan_target(
         return _scan_live(target, types, rules, pageblock_order, progress, gentleness, prepared, start)
     with target.kept_whole():
         memory = read_memory_map(target, pageblock_order)
-        memmap = Memmap(target.prog, memory, mapped=target.mapped)
+        memmap = Memmap(target.prog, memory, direct=target.direct)
         memmap_.calibrate(memmap, memory)
         if any(rule.per_cpu for rule in rules):
             memory = with_per_cpu_pages(target, memory)

@@ -537,7 +537,7 @@ def page(options: Options, pages: str, format_: str) -> None:
 
     with _opened(options) as (target, _):
         memory = read_memory_map(target, options.pageblock_order)
-        memmap = Memmap(target.prog, memory, live=target.kind == "live", mapped=target.mapped)
+        memmap = Memmap(target.prog, memory, live=target.kind == "live", direct=target.direct)
         calibrate(memmap, memory)
         inspector = PageInspector(target, memory, memmap, what_is(target, memory))
         start, end, meaning = inspector.parse(pages)

@@ -36,13 +36,11 @@ from mminspect.layout.records import (
     States,
 )
 from mminspect.layout.sections import Range, stretches, subtract
-from mminspect.target.mapped import MappedFile
+from mminspect.target.direct import DirectMemory
 
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
 # when it is looked at.
 CHUNK_PAGES = 1 << 15
-# Pages that are mapped at once: 32 MiB. Those that are dull together are one chunk.
-MAPPED_PAGES = 1 << 19
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
 MAX_REFCOUNT = 1 << 24
@@ -82,16 +80,16 @@ class Memmap:
     :param prog: The kernel.
     :param memory: Its layout, nodes, zones and sections.
     :param live: Whether it is running; memory that can't be read was then not exported.
-    :param mapped: Its dump, where it can be read without a copy.
+    :param direct: Reads its dump without a copy, where that can be done.
     """
 
     def __init__(
-        self, prog: Program, memory: MemoryMap, live: bool = False, mapped: Optional[MappedFile] = None
+        self, prog: Program, memory: MemoryMap, live: bool = False, direct: Optional[DirectMemory] = None
     ) -> None:
         self._prog = prog
         self._memory = memory
         self._live = live
-        self._mapped = mapped
+        self._direct = direct
         layout = self._layout = memory.layout
         self._word = np.dtype(f"{'<' if layout.byteorder == 'little' else '>'}u{layout.word_bits // 8}")
         self._invalid_link = _invalid_links(memory)
@@ -119,8 +117,10 @@ class Memmap:
     def windows(self) -> Iterator[Tuple[int, int, Section]]:
         """Split the online memory into what :meth:`read` takes at once, as :meth:`ranges` into chunks."""
         for start, end, section in self._joined():
-            is_mapped = self._mapped is not None and self._mapped.holds(self._address(section, start))
-            for low, high in self._cut(start, end, MAPPED_PAGES if is_mapped else CHUNK_PAGES):
+            step = CHUNK_PAGES
+            if self._direct is not None and self._direct.holds(self._address(section, start)):
+                step = max(1 << (self._direct.at_once // self._layout.page_struct_size).bit_length() - 1, step)
+            for low, high in self._cut(start, end, step):
                 yield low, high, section
 
     def _joined(self) -> Iterator[Tuple[int, int, Section]]:
@@ -162,7 +162,7 @@ class Memmap:
 
     def _read_chunks(self, start: int, end: int, section: Section) -> Iterator[Chunk]:
         size = (end - start) * self._layout.page_struct_size
-        data = None if self._mapped is None else self._mapped.read(self._address(section, start), size)
+        data = None if self._direct is None else self._direct.read(self._address(section, start), size)
         cuts = list(self._cut(start, end, CHUNK_PAGES))
         if data is None:
             for low, high in cuts:

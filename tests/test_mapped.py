@@ -27,8 +27,8 @@ from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE, NAMES, S390X, op
 
 def mapped_of(target: Target) -> MappedFile:
     """Get the mapped file of a target."""
-    assert target.mapped is not None
-    return target.mapped
+    assert isinstance(target.direct, MappedFile)
+    return target.direct
 
 
 def segments_of(target: Target) -> Tuple[Segment, ...]:
@@ -54,9 +54,9 @@ def test_mapped_memory_is_what_drgn_reads(name: str, opened: Opened) -> None:
 def test_findings_are_the_same_mapped_and_copied(name: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     target, types = opened(name)
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
-    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 14)
+    monkeypatch.setattr(MappedFile, "at_once", 64 << 14)
     mapped = analyzer.scan_target(target, types)
-    copied = analyzer.scan_target(replace(target, mapped=None), types)
+    copied = analyzer.scan_target(replace(target, direct=None), types)
     assert without_times(mapped.as_dict()) == without_times(copied.as_dict())
 
 
@@ -64,9 +64,9 @@ def test_the_memmap_of_a_capture_is_mapped(opened: Opened, monkeypatch: pytest.M
     target, _ = opened(AMD64_400M)
     read = mapped_of(target).read
     results = []
-    monkeypatch.setattr(target.mapped, "read", lambda *place: results.append(read(*place)) or results[-1])
+    monkeypatch.setattr(target.direct, "read", lambda *place: results.append(read(*place)) or results[-1])
     memory = read_memory_map(target)
-    for _ in Memmap(target.prog, memory, mapped=target.mapped).chunks():
+    for _ in Memmap(target.prog, memory, direct=target.direct).chunks():
         pass
     assert results and all(data is not None for data in results)
 
@@ -74,9 +74,9 @@ def test_the_memmap_of_a_capture_is_mapped(opened: Opened, monkeypatch: pytest.M
 def test_dull_windows_are_one_chunk_and_others_are_cut(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     target, _ = opened(AMD64_400M)
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
-    monkeypatch.setattr(memmap_, "MAPPED_PAGES", 1 << 13)
+    monkeypatch.setattr(MappedFile, "at_once", 64 << 13)
     memory = read_memory_map(target)
-    memmap = Memmap(target.prog, memory, mapped=target.mapped)
+    memmap = Memmap(target.prog, memory, direct=target.direct)
     chunks = list(memmap.chunks())
     sizes = {len(chunk.link) for chunk in chunks}
     assert 1 << 13 in sizes and 1 << 11 in sizes

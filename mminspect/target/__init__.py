@@ -15,6 +15,7 @@ from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
 from mminspect.errors import CutShortError, TargetError
 from mminspect.target import corefile, kdump, overlay, riscv, unpack, x86_64
+from mminspect.target.direct import DirectMemory
 from mminspect.target.mapped import MappedFile
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
@@ -88,7 +89,7 @@ class Target:
     :ivar path: What the user named, or :data:`KCORE`.
     :ivar vmcoreinfo: The kernel's VMCOREINFO.
     :ivar core: The headers of a vmcore, ``None`` for a live kernel or a program of unknown origin.
-    :ivar mapped: The file of a vmcore, where its memory can be read without a copy.
+    :ivar direct: Reads the memory of a vmcore without a copy, where that can be done.
     """
 
     prog: Program
@@ -96,7 +97,7 @@ class Target:
     path: str
     vmcoreinfo: Vmcoreinfo
     core: Optional[corefile.CoreFile] = None
-    mapped: Optional[MappedFile] = None
+    direct: Optional[DirectMemory] = None
 
     @contextlib.contextmanager
     def kept_whole(self) -> Iterator[None]:
@@ -107,7 +108,7 @@ class Target:
 
         :raises mminspect.errors.CutShortError: if it was, also instead of any error that came of it.
         """
-        with _or_cut_short(lambda: self.mapped is None or self.mapped.is_whole()):
+        with _or_cut_short(lambda: self.direct is None or self.direct.is_whole()):
             yield
 
     def has_function(self, name: str) -> bool:
@@ -302,8 +303,9 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
+    pages = None
     if core.kdump is not None and _pages_are_read_here(core):
-        kdump.map_pages(prog, fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
+        pages = kdump.map_pages(prog, fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
     overlay.fault_on_excluded(prog, core.segments)
     arch = prog.platform.arch if prog.platform is not None else None
     if arch == Architecture.I386:
@@ -311,7 +313,10 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
     elif arch in (Architecture.RISCV64, Architecture.RISCV32):
         riscv.map_kernel(prog, vmcoreinfo, core.segments)
     tables = x86_64.kernel_page_tables(prog, vmcoreinfo) if arch == Architecture.X86_64 else None
-    return Target(prog, "vmcore", path, vmcoreinfo, core, MappedFile(prog, fd, core.segments, tables))
+    direct: DirectMemory = MappedFile(prog, fd, core.segments, tables)
+    if pages is not None and tables is not None:
+        direct = kdump.PackedMemory(prog, fd, pages, tables)
+    return Target(prog, "vmcore", path, vmcoreinfo, core, direct)
 
 
 def open_kernel() -> Target:

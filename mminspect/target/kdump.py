@@ -13,18 +13,25 @@ of which the second says what the dump holds, a descriptor for each page that it
 
 import os
 import weakref
-import zlib
 from functools import lru_cache
-from itertools import accumulate
-from typing import Callable, List, Optional, Tuple
+from itertools import accumulate, chain
+from typing import Callable, Iterable, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 from drgn import FaultError, Program
 
+try:
+    # A third faster.
+    from zlib_ng import zlib_ng as zlib
+except ImportError:
+    import zlib  # type: ignore[no-redef]
+
 from mminspect.target.corefile import BITMAP_BLOCK, CoreFile, KdumpHeader, Records, count_bits, page_descriptor
+from mminspect.target.direct import Bytes, DirectMemory
 from mminspect.target.overlay import EXCLUDED
+from mminspect.target.pagetable import PageTables
 
 # How a page is compressed, in its descriptor's flags, and how pages are, in the header's status.
 COMPRESSED_ZLIB = 0x1
@@ -72,6 +79,11 @@ class Pages:
         self._before: Optional[List[int]] = None
 
     @property
+    def page_size(self) -> int:
+        """The size of a page in bytes."""
+        return self._size
+
+    @property
     def end(self) -> int:
         """The physical address behind the last that the bitmap stands for."""
         return self._header.bitmap_size * 8 * self._size
@@ -87,15 +99,27 @@ class Pages:
         try:
             step = PIECE // size
             if end - start <= 2:
-                pieces = [self._page(pfn) for pfn in range(start, end)]
+                pieces = [[self._page(pfn) for pfn in range(start, end)]]
             else:
                 pieces = [self._read_pages(pfn, min(pfn + step, end)) for pfn in range(start, end, step)]
         except (_Unusual, OSError):
             whole: bytes = self._fallback(self._fd).read(address, count, physical=True)
             return whole
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = b"".join(chain.from_iterable(pieces))
         inside = address - start * size
         return data if inside == 0 and len(data) == count else data[inside : inside + count]
+
+    def gather(self, ranges: Iterable[Tuple[int, int]]) -> Optional[bytes]:
+        """
+        Read pages from several places.
+
+        :param ranges: Half-open ranges of pfns, each of some MiB at most.
+        :return: Their contents in one piece; ``None`` if something is out of the ordinary or not in the dump.
+        """
+        try:
+            return b"".join(chain.from_iterable([self._read_pages(start, end) for start, end in ranges]))
+        except (_Unusual, OSError, FaultError):
+            return None
 
     def _pread(self, size: int, offset: int) -> bytes:
         if self._records is not None:
@@ -142,9 +166,9 @@ class Pages:
         return tables[0] if len(tables) == 1 else np.concatenate(tables)
 
     def _read_page(self, pfn: int) -> bytes:
-        return self._read_pages(pfn, pfn + 1)
+        return self._read_pages(pfn, pfn + 1)[0]
 
-    def _read_pages(self, start: int, end: int) -> bytes:
+    def _read_pages(self, start: int, end: int) -> List[bytes]:
         """Read and decompress the pages from ``start`` to ``end``."""
         table = self._descriptors(start, end)
         sizes = table["size"].astype(np.int64)
@@ -170,13 +194,14 @@ class Pages:
                 pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
         if set(map(len, pages)) != {self._size}:
             raise _Unusual("pages of another size")
-        return b"".join(pages)
+        return pages
 
     def _inflate(self, packed: List[bytes]) -> List[bytes]:
         decompress, size = zlib.decompress, self._size
         try:
             return [decompress(data, zlib.MAX_WBITS, size) for data in packed]
-        except zlib.error:
+        # Its type information says that it is an object.
+        except zlib.error:  # type: ignore[misc]
             raise _Unusual("damaged data") from None
 
     def _unpack(self, data: bytes, flags: int) -> bytes:
@@ -193,6 +218,37 @@ class Pages:
             raise _Unusual("damaged data") from None
 
 
+class PackedMemory(DirectMemory):
+    """
+    The memory of a dump, put together out of its pages at once.
+
+    :param prog: As for :class:`~mminspect.target.direct.DirectMemory`; likewise ``fd``.
+    :param pages: The dump's pages.
+    :param tables: The kernel's page tables.
+    """
+
+    # More of it brings little, and is in memory twice.
+    at_once = 4 << 20
+
+    def __init__(self, prog: Program, fd: int, pages: Pages, tables: PageTables) -> None:
+        super().__init__(prog, fd)
+        self._pages = pages
+        self._tables = tables
+
+    def holds(self, address: int) -> bool:
+        """Tell whether a byte is mapped by a large page."""
+        return self._tables.large_runs(address, 1) is not None
+
+    def _data(self, address: int, size: int) -> Optional[Bytes]:
+        page = self._pages.page_size
+        before = address % page
+        runs = self._tables.large_runs(address - before, -(-(before + size) // page) * page)
+        if runs is None:
+            return None
+        data = self._pages.gather((start // page, (start + count) // page) for start, count in runs)
+        return None if data is None else np.frombuffer(data, np.uint8)[before : before + size]
+
+
 def can_read(core: CoreFile) -> bool:
     """Tell whether a dump is of a kind whose pages are read here."""
     header, records = core.kdump, core.records
@@ -202,13 +258,15 @@ def can_read(core: CoreFile) -> bool:
     return not header.status & FOREIGN and header.bitmap_size * 8 >= header.max_mapnr
 
 
-def map_pages(prog: Program, fd: int, header: KdumpHeader, records: Optional[Records], fallback: Fallback) -> None:
+def map_pages(prog: Program, fd: int, header: KdumpHeader, records: Optional[Records], fallback: Fallback) -> Pages:
     """
     Read a program's physical memory here.
 
     :param prog: A dump for which :func:`can_read` is true; likewise ``header`` and ``records``.
     :param fd: The dump's file.
     :param fallback: Opens it with libkdumpfile.
+    :return: Its pages.
     """
     pages = Pages(fd, header, records, fallback)
     prog.add_memory_segment(0, pages.end, pages.read, physical=True)
+    return pages

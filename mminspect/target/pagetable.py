@@ -3,7 +3,7 @@
 
 import struct
 from functools import lru_cache
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from drgn import FaultError, Program
 
@@ -13,6 +13,9 @@ LEVEL_BITS = 9
 ENTRIES = 1 << LEVEL_BITS
 # Tables that are kept. One of the last level is good for 2 MiB, one of the level above for 1 GiB.
 CACHED_TABLES = 256
+
+# The vmemmap is mapped by pages of this size, or larger ones.
+LARGE_PAGE = 1 << 21
 
 # Decodes an entry, given what an entry of its level would map, as a shift: (physical address, shift of the leaf, or 0
 # where it is the address of the next table). ``None`` if nothing is there.
@@ -57,6 +60,30 @@ class PageTables:
                 inside = address & ((1 << leaf) - 1)
                 return table + inside, (1 << leaf) - inside
         raise FaultError("address is not mapped", address)
+
+    def large_runs(self, address: int, size: int) -> Optional[List[Tuple[int, int]]]:
+        """
+        Translate a range that is mapped by large pages.
+
+        :return: Runs of physical memory, as (address, bytes), in the order of the range. ``None`` if some of it is
+            mapped by small pages, which drgn reads as well, or not at all.
+        """
+        runs: List[Tuple[int, int]] = []
+        try:
+            while size > 0:
+                start, more = self.translate(address)
+                # Few small pages end where a large one would.
+                if (start + more) % LARGE_PAGE:
+                    return None
+                count = min(size, more)
+                if runs and sum(runs[-1]) == start:
+                    runs[-1] = (runs[-1][0], runs[-1][1] + count)
+                else:
+                    runs.append((start, count))
+                address, size = address + count, size - count
+        except FaultError:
+            return None
+        return runs
 
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         """Read virtual memory, as ``drgn.Program.add_memory_segment()`` wants it: one read a leaf."""

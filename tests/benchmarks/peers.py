@@ -3,7 +3,7 @@
 Ways to go through the memmap of a vmcore, each a program of its own.
 
 ``python -m tests.benchmarks.peers WAY VMCORE`` prints the number of pages and the CPU seconds that they took, start-up
-apart. The way ``decompress`` is for dumps that are compressed with zlib.
+apart. The ways ``inflate`` and ``inflate-zlib`` are for dumps that are compressed with zlib.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import time
 import zlib
 from itertools import islice
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List
 from unittest import mock
 
 from drgn import Program
@@ -23,7 +23,7 @@ from mminspect.layout import read_memory_map
 from mminspect.layout.records import MemoryMap
 from mminspect.memmap import Memmap
 from mminspect.rules import all_rules
-from mminspect.target import Target, open_vmcore
+from mminspect.target import Target, kdump, open_vmcore
 from tests.handmade import nothing_known
 
 # Chunks that prog.read() was fastest with.
@@ -34,7 +34,7 @@ ENOUGH = 300000
 
 def scan(target: Target, memory: MemoryMap) -> int:
     """Apply all rules, as mminspect does."""
-    walk = Scan(memory, Memmap(target.prog, memory, mapped=target.mapped), list(all_rules().values()), nothing_known)
+    walk = Scan(memory, Memmap(target.prog, memory, direct=target.direct), list(all_rules().values()), nothing_known)
     walk.findings()
     return walk.pages_examined
 
@@ -72,23 +72,18 @@ def page_by_pfn(target: Target, memory: MemoryMap) -> int:
 def packed_pages(target: Target, memory: MemoryMap) -> List[bytes]:
     """Collect the memmap's pages as they are in a dump that is compressed with zlib."""
     packed: List[bytes] = []
-    decompress = zlib.decompress
 
     def collect(page: bytes, *arguments: int) -> bytes:
         packed.append(page)
-        return decompress(page, *arguments)
+        return INFLATE["inflate-zlib"](page, *arguments)
 
-    with mock.patch.object(zlib, "decompress", collect):
+    with mock.patch.object(kdump.zlib, "decompress", collect):
         plain_read(target, memory)
     return packed
 
 
-def decompress(packed: Sequence[bytes]) -> None:
-    """Decompress pages and look at none of them."""
-    for page in packed:
-        zlib.decompress(page)
-
-
+# Ways to decompress pages and look at none of them: as Python does, and as mminspect does.
+INFLATE: Dict[str, Callable[..., bytes]] = {"inflate-zlib": zlib.decompress, "inflate": kdump.zlib.decompress}
 WAYS: Dict[str, Callable[[Target, MemoryMap], int]] = {
     "scan": scan,
     "plain-read": plain_read,
@@ -102,10 +97,12 @@ def main(way: str, path: str) -> None:
     target = open_vmcore(path)
     typeinfo.load(target)
     memory = read_memory_map(target)
-    if way == "decompress":
+    if way in INFLATE:
         packed = packed_pages(target, memory)
+        inflate = INFLATE[way]
         start = time.process_time()
-        decompress(packed)
+        for page in packed:
+            inflate(page)
         pages = len(packed) * memory.layout.page_size // memory.layout.page_struct_size
     else:
         # Loaded before; that is part of the start.
