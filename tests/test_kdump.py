@@ -319,4 +319,3 @@ def test_opened_dump_reads_pages_here(tmp_path: Path, monkeypatch: pytest.Monkey
     assert prog.read(BLOCK, 3, physical=True) == b"xxx"
     with pytest.raises(FaultError):
         prog.read(1 << 40, 3, physical=True)
-    assert "DRGN_PREFER_PGTABLE_READER" not in os.environ

@@ -9,7 +9,7 @@ import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, Optional, Tuple
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
@@ -265,24 +265,10 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
         os.close(null)
 
 
-@contextlib.contextmanager
-def _own_page_tables(wanted: bool) -> Iterator[None]:
-    """Have drgn walk the page tables of a dump that it opens, not libkdumpfile."""
-    name = "DRGN_PREFER_PGTABLE_READER"
-    if not wanted or name in os.environ:
-        yield
-        return
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
 def _set_core_dump(fd: int, platform: Optional[Platform], core: corefile.CoreFile) -> Program:
     prog = Program(platform)
     # libkdumpfile advises on stderr to convert flattened dumps.
-    with _quiet_stderr(core.format == "flattened"), _own_page_tables(_pages_are_read_here(core)):
+    with _quiet_stderr(core.format == "flattened"):
         # drgn closes the descriptor that it gets.
         prog.set_core_dump(os.dup(fd))
     return prog
@@ -294,18 +280,29 @@ def _pages_are_read_here(core: corefile.CoreFile) -> bool:
     return kdump.can_read(core) and vmcoreinfo.machine() in WALKED
 
 
+def _open_pages(fd: int, platform: Optional[Platform], core: corefile.CoreFile) -> Tuple[Program, kdump.Pages]:
+    """Open a kdump file whose pages are read here. libkdumpfile takes a second to open one that is flattened."""
+    assert core.kdump is not None and core.vmcoreinfo is not None
+    prog = Program(platform)
+    prog.set_linux_kernel_custom(core.vmcoreinfo, False)
+    pages = kdump.Pages(fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
+    prog.add_memory_segment(0, pages.end, pages.read, physical=True)
+    return prog, pages
+
+
 def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
     platform = _elf_platform(core) or _kdump_platform(core)
+    pages = None
     try:
-        prog = _set_core_dump(fd, platform, core)
+        if _pages_are_read_here(core):
+            prog, pages = _open_pages(fd, platform, core)
+        else:
+            prog = _set_core_dump(fd, platform, core)
     except Exception as e:
         raise TargetError(f"{path}: drgn can't open the dump: {e}") from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
-    pages = None
-    if core.kdump is not None and _pages_are_read_here(core):
-        pages = kdump.map_pages(prog, fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
     overlay.fault_on_excluded(prog, core.segments)
     arch = prog.platform.arch if prog.platform is not None else None
     if arch == Architecture.I386:

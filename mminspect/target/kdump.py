@@ -256,17 +256,3 @@ def can_read(core: CoreFile) -> bool:
         return False
     # There are dumps with one bitmap only.
     return not header.status & FOREIGN and header.bitmap_size * 8 >= header.max_mapnr
-
-
-def map_pages(prog: Program, fd: int, header: KdumpHeader, records: Optional[Records], fallback: Fallback) -> Pages:
-    """
-    Read a program's physical memory here.
-
-    :param prog: A dump for which :func:`can_read` is true; likewise ``header`` and ``records``.
-    :param fd: The dump's file.
-    :param fallback: Opens it with libkdumpfile.
-    :return: Its pages.
-    """
-    pages = Pages(fd, header, records, fallback)
-    prog.add_memory_segment(0, pages.end, pages.read, physical=True)
-    return pages
