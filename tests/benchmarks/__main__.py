@@ -268,12 +268,13 @@ def is_elf(core: Path) -> bool:
 
 
 def capture(core: Path) -> Path:
-    """Make an ELF capture of a vmcore, unless it is an ELF core or that was done before."""
+    """Make an ELF capture of a vmcore, unless it is an ELF core; anew each time, so that it is in the page cache."""
     if is_elf(core):
         return core
     target = core.with_name(f"{core.name}.capture")
-    if not target.exists():
-        subprocess.run([sys.executable, "-m", "mminspect", "-c", str(core), "capture", "-o", str(target)], check=True)
+    subprocess.run([sys.executable, "-m", "mminspect", "-c", str(core), "capture", "-o", str(target)], check=True)
+    # Or it would be written to the disk while it is measured.
+    os.sync()
     return target
 
 
