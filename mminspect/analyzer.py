@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
-# Pages from which on more than one process can be faster: 128 GiB of 4 KiB pages, 4 GiB where they are compressed.
-MANY_PAGES = 1 << 25
+# Pages from which on more than one process is faster: 32 GiB of 4 KiB pages, 4 GiB where they are compressed.
+MANY_PAGES = 1 << 23
 MANY_COMPRESSED_PAGES = 1 << 20
 
 

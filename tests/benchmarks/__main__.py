@@ -44,6 +44,16 @@ GROWTH = (
     (65536, 128, 100000),
 )
 
+# What a guest does to be as untidy as machines in use are: large and small files in memory, half of them deleted again.
+USE = (
+    "mkdir /large /small && mount -t tmpfs -o size=3g large /large && mount -t tmpfs -o size=1g small /small",
+    "for i in $(seq 140); do dd if=/dev/zero of=/large/$i bs=1M count=20 2>/dev/null; done",
+    "for i in $(seq 4000); do echo $i >/small/$i; done",
+    "for i in $(seq 1 3 140); do rm /large/$i; done",
+    "for i in $(seq 60); do dd if=/dev/zero of=/large/again$i bs=4k count=3000 2>/dev/null; done",
+    "for i in $(seq 1 2 60); do rm /large/again$i; done",
+)
+
 HUGE_GUEST = ("-machine", "memory-backend=m", "-object", "memory-backend-ram,id=m,size=128G,reserve=off")
 
 
@@ -58,7 +68,7 @@ prog.set_core_dump(sys.argv[1])
 prog.load_debug_info([sys.argv[2]])
 """
 
-ONLY = ("start", "peers", "large", "kdump", "growth")
+ONLY = ("start", "peers", "use", "large", "kdump", "growth")
 
 # Pages that crash is asked for, so that they take longer than its start.
 CRASH_PAGES = 1 << 23
@@ -207,12 +217,12 @@ def compare(core: Path, vmlinux: Optional[Path], repeat: int, whole: Optional[Pa
 
 
 def compare_walk(core: Path, repeat: int) -> None:
-    """Print how a scan of a large vmcore compares with reading its memmap, and what a second process brings."""
+    """Print how a scan of a vmcore compares with reading its memmap, and what a second process brings."""
     plain, scan = peer(repeat, "plain-read", core), peer(repeat, "scan", core)
     ratio = scan["cpu"] / plain["cpu"]
     click.echo(
-        f"\n{core.name}: {plain['pages']:,} pages. prog.read() takes {plain['cpu']:.2f} s, "
-        f"all rules {scan['cpu']:.2f} s: {ratio:.2f} times as long. The whole command:\n"
+        f"\n{core.name}: {plain['pages']:,} pages. prog.read() takes {plain['cpu']:.3f} s, "
+        f"all rules {scan['cpu']:.3f} s: {ratio:.2f} times as long. The whole command:\n"
     )
     rows = []
     for jobs in (1, 2):
@@ -313,6 +323,8 @@ def main(
             compare_start(core, vmlinux, repeat)
         if only != "start":
             compare(core, vmlinux, repeat)
+    if only in (None, "use"):
+        compare_walk(build(directory, "amd64-6.1-4g-in-use", memory="4G", shell=USE), repeat)
     if only in (None, "large", "kdump"):
         if large is None:
             if only != "kdump":
