@@ -4,7 +4,8 @@
 import heapq
 import pickle
 import tempfile
-from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union, overload
+from functools import partial
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
@@ -12,9 +13,32 @@ from mminspect.findings import Finding, sort_key
 # Findings that are kept in memory, and items in their lists: of garbage, a pageblock links to as many zones as it has
 # pages. A finding takes about 1 KB, an item 0.2 KB.
 MAX_IN_MEMORY = 10000
-MAX_ITEMS_IN_MEMORY = 100000
-# Findings that are read from the file at once, of each of its sorted parts.
+MAX_ITEMS_IN_MEMORY = 50000
+# Findings that are read from the file at once, or less if they have more items than this together.
 BATCH = 128
+BATCH_ITEMS = 2000
+
+# What sort_key() returns.
+Key = Tuple[int, int, str, int, str]
+
+
+def _items(finding: Finding) -> int:
+    """Get how many items the lists of a finding have."""
+    return sum(len(value) for value in finding.detail.values() if isinstance(value, (list, tuple)))
+
+
+def _batches(findings: Iterable[Finding]) -> Iterator[List[Finding]]:
+    """Split findings into what is read at once."""
+    batch: List[Finding] = []
+    items = 0
+    for finding in findings:
+        batch.append(finding)
+        items += _items(finding)
+        if len(batch) == BATCH or items > BATCH_ITEMS:
+            yield batch
+            batch, items = [], 0
+    if batch:
+        yield batch
 
 
 class Findings(Sequence[Finding]):
@@ -30,8 +54,8 @@ class Findings(Sequence[Finding]):
     def __init__(self) -> None:
         self._recent: List[Finding] = []
         self._file: Optional[IO[bytes]] = None
-        # Offsets in the file at which sorted parts start and end.
-        self._parts: List[Tuple[int, int]] = []
+        # Of the file's sorted parts: the first finding's key, and offsets at which they start and end.
+        self._parts: List[Tuple[Key, int, int]] = []
         self._length = 0
         self._sorted = True
         self._items = 0
@@ -50,7 +74,7 @@ class Findings(Sequence[Finding]):
         self._length += 1
         self._recent.append(finding)
         self._sorted = False
-        self._items += sum(len(value) for value in finding.detail.values() if isinstance(value, (list, tuple)))
+        self._items += _items(finding)
         if len(self._recent) >= MAX_IN_MEMORY or self._items >= MAX_ITEMS_IN_MEMORY:
             self._spill()
 
@@ -62,14 +86,14 @@ class Findings(Sequence[Finding]):
                 # It has no name, so it is gone on every way out.
                 self._file = tempfile.TemporaryFile(prefix="mminspect-")  # noqa: SIM115
             start = self._file.seek(0, 2)
-            for first in range(0, len(self._recent), BATCH):
-                pickle.dump(self._recent[first : first + BATCH], self._file, pickle.HIGHEST_PROTOCOL)
+            for batch in _batches(self._recent):
+                pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
             self._file.flush()
         except OSError as e:
             raise MminspectError(
                 f"{self._length:,} findings so far, and no room for them in {tempfile.gettempdir()}: {e.strerror}"
             ) from None
-        self._parts.append((start, self._file.tell()))
+        self._parts.append((sort_key(self._recent[0]), start, self._file.tell()))
         self._recent.clear()
         self._items = 0
 
@@ -90,10 +114,30 @@ class Findings(Sequence[Finding]):
         if not self._sorted:
             self._recent.sort(key=sort_key)
             self._sorted = True
-        if not self._parts:
-            return iter(self._recent)
-        parts = [self._part(start, end) for start, end in self._parts]
-        return heapq.merge(*parts, iter(self._recent), key=sort_key)
+        return self._merge() if self._parts else iter(self._recent)
+
+    def _merge(self) -> Iterator[Finding]:
+        """Go through all parts. One is opened when its first finding is due: those of a walk hardly overlap."""
+        sources: List[Tuple[Key, Callable[[], Iterator[Finding]]]] = [
+            (key, partial(self._part, start, end)) for key, start, end in self._parts
+        ]
+        if self._recent:
+            sources.append((sort_key(self._recent[0]), lambda: iter(self._recent)))
+        opened: Dict[int, Iterator[Finding]] = {}
+        heap: List[Tuple[Key, int, Optional[Finding]]] = [(key, n, None) for n, (key, _) in enumerate(sources)]
+        heapq.heapify(heap)
+        while heap:
+            _, n, finding = heap[0]
+            if finding is None:
+                opened[n] = sources[n][1]()
+            else:
+                yield finding
+            following = next(opened[n], None)
+            if following is None:
+                heapq.heappop(heap)
+                del opened[n]
+            else:
+                heapq.heapreplace(heap, (sort_key(following), n, following))
 
     @overload
     def __getitem__(self, index: int) -> Finding: ...

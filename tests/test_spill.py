@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 from hypothesis import given
@@ -28,15 +28,21 @@ def make(start: int, pages: int, rule: str, severity: str, number: int = 0) -> F
     )
 
 
-@given(st.lists(FINDING, max_size=60), st.integers(1, 20), st.integers(1, 100), st.integers(1, 5))
+@given(
+    st.lists(FINDING, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 100),
+    st.tuples(st.integers(1, 5), st.integers(0, 9)),
+)
 def test_order_and_counts_do_not_depend_on_the_memory(
-    parts: List[Tuple[Any, ...]], limit: int, items: int, batch: int
+    parts: List[Tuple[Any, ...]], limit: int, items: int, batch: Tuple[int, int]
 ) -> None:
     made = [make(*part, number) for number, part in enumerate(parts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "MAX_IN_MEMORY", limit)
         patch.setattr(spill, "MAX_ITEMS_IN_MEMORY", items)
-        patch.setattr(spill, "BATCH", batch)
+        patch.setattr(spill, "BATCH", batch[0])
+        patch.setattr(spill, "BATCH_ITEMS", batch[1])
         found = Findings()
         for finding in made:
             found.add(finding)
@@ -53,6 +59,27 @@ def test_order_and_counts_do_not_depend_on_the_memory(
         rule: (sum(f.rule == rule for f in made), sum(f.pages for f in made if f.rule == rule))
         for rule in {f.rule for f in made}
     }
+
+
+def test_parts_are_opened_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "MAX_IN_MEMORY", 10)
+    found = Findings()
+    opened: List[int] = []
+    part = Findings._part
+
+    def count(self: Findings, start: int, end: int) -> Iterator[Finding]:
+        opened.append(1)
+        yield from part(self, start, end)
+        opened.append(-1)
+
+    monkeypatch.setattr(Findings, "_part", count)
+    for number in range(95):
+        # The last of a part comes behind the first of the next one.
+        found.add(make(number + 5 * (number % 10 == 9), 1, "a", "note", number))
+    most = 0
+    for _ in found:
+        most = max(most, sum(opened))
+    assert (len(opened), sum(opened), most) == (18, 0, 2)
 
 
 def test_large_findings_are_fewer_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

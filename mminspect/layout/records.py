@@ -390,7 +390,8 @@ class Layout:
 
     def node_zone(self, link: int) -> Tuple[int, int]:
         """Get (node, zone ID) of a link."""
-        return link >> self.flags.zone.width, link & self.flags.zone.mask
+        width = self.flags.zone.width
+        return link >> width, link & ((1 << width) - 1)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,8 @@ def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match], start
     for match in matches:
         last = pending.get(match.key)
         if last is not None and last.end == match.start:
-            pending[match.key] = last._replace(end=match.end, reserved=last.reserved and match.reserved)
+            reserved = last.reserved and match.reserved
+            pending[match.key] = Match(last.start, match.end, last.key, last.value, reserved)
             continue
         if last is not None:
             yield last

@@ -56,7 +56,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         for run in runs[position:]:
             if run.start >= end:
                 break
-            inner.append(run._replace(start=max(run.start, start), end=min(run.end, end)))
+            inner.append(Run(max(run.start, start), min(run.end, end), run.link, run.state))
         severity = worst(NOTE, *(_grade(run, chunk, memory) for run in inner))
         yield Match(block, block + nr_pages, (tuple(_join(inner)), severity))
 
