@@ -7,8 +7,6 @@
 #include <Python.h>
 #include <string.h>
 
-/* A cache line, and what is large enough for any vector. */
-#define LINE 64
 /* CPUs take a load for one of what was just stored if the lowest 12 bits of the addresses are the same. */
 #define ALIAS 4096
 
