@@ -36,11 +36,15 @@ from mminspect.layout.records import (
     States,
 )
 from mminspect.layout.sections import Range, stretches, subtract
+from mminspect.target import overlay
 from mminspect.target.direct import DirectMemory
 
 # Pages of a chunk: 2 MiB of memmap where a struct page has 64 bytes. What was copied is still in the cache of the CPU
 # when it is looked at.
 CHUNK_PAGES = 1 << 15
+
+# What is said of pages of a dump that is damaged; but for the first, libkdumpfile's words.
+_DAMAGED = (overlay.DAMAGED, "Decompres", "Wrong page size", "compression")
 
 # A reference count beyond this in an entry whose link can't be is no count but stale data.
 MAX_REFCOUNT = 1 << 24
@@ -334,8 +338,7 @@ class Memmap:
     def _why(self, error: FaultError) -> int:
         if "xcluded" in str(error):
             return EXCLUDED
-        # libkdumpfile's word for compressed data that aren't.
-        if "Decompres" in str(error):
+        if any(word in str(error) for word in _DAMAGED):
             return DAMAGED
         return NOT_EXPORTED if self._live else UNMAPPED
 

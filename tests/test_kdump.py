@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import pytest
 import zstandard
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mminspect import target
@@ -250,23 +250,70 @@ def some_pages(kind: int = ZLIB) -> Dict[int, Tuple[bytes, int]]:
     return {pfn: (bytes([pfn]) * BLOCK if pfn % 3 else bytes(BLOCK), kind) for pfn in range(2, 30) if pfn != 20}
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 26), st.integers(0, 19), st.binary(min_size=1, max_size=4), st.sampled_from((False, True)))
-def test_damaged_descriptors_read_as_with_libkdumpfile(index: int, at: int, noise: bytes, flat: bool) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 26), st.integers(0, 19), st.binary(min_size=1, max_size=4), st.booleans())
+# libkdumpfile would read 2 GiB, behind the end of the file.
+@example(5, 8, b"\0\0\0\x80", False)
+# It takes the next pages for part of this one.
+@example(5, 9, b"\x11", False)
+@example(5, 0, b"\xff\xff\xff\xff", True)
+@example(5, 4, b"\0\0\0\x40", False)
+def test_damaged_descriptors_read_as_with_libkdumpfile_or_not_at_all(
+    index: int, at: int, noise: bytes, flat: bool
+) -> None:
     dump = make(some_pages(), 64)
     data = bytearray(dump.data)
-    where = dump.descriptors + 24 * index + at
-    data[where : where + len(noise)] = noise
+    where = dump.descriptors + 24 * index
+    data[where + at : where + at + len(noise)] = noise
+    offset, size = struct.unpack_from("<qI", data, where)
+    # libkdumpfile takes what is beyond the file's end for an error of the disk, and is ended by a signal.
+    inside = 0 <= offset < offset + size <= len(data)
     file = flatten(bytes(data), [5000, 70000]) if flat else bytes(data)
-    try:
-        with opened(file, libkdumpfile) as (reader, fd):
-            truth = libkdumpfile(fd)
-            for address, size in ((2 * BLOCK, 18 * BLOCK), (21 * BLOCK, 9 * BLOCK), ((index + 2) * BLOCK + 8, 8)):
-                ours = outcome(lambda a=address, n=size: reader.read(a, n, 0, True))  # type: ignore[misc]
-                assert ours == outcome(lambda a=address, n=size: truth.read(a, n, physical=True))  # type: ignore[misc]
-    except TargetError:
-        # It was refused before anything was read.
-        assert not flat
+    pages = some_pages()
+    pfn = sorted(pages)[index]
+    with contextlib.ExitStack() as stack:
+        try:
+            reader, fd = stack.enter_context(opened(file, libkdumpfile))
+        except TargetError as e:
+            # Such a small gap is one of a file that was cut short.
+            assert "truncated" in str(e) and not inside and not flat
+            return
+        truth = libkdumpfile(fd)
+        for first, count in ((2, 18), (21, 9), (pfn, 1)):
+            ours = outcome(lambda a=first, n=count: reader.read(a * BLOCK, n * BLOCK, 0, True))  # type: ignore[misc]
+            if inside or not first <= pfn < first + count:
+                expected = outcome(
+                    lambda a=first, n=count: truth.read(a * BLOCK, n * BLOCK, physical=True)  # type: ignore[misc]
+                )
+                assert ours == expected
+            else:
+                whole = b"".join(pages[n][0] for n in range(first, first + count))
+                assert ours in (FaultError, whole)
+
+
+def test_pages_that_cannot_be_decompressed_are_damaged() -> None:
+    for kind, noise in ((ZLIB, b"x" * 8), (ZSTD, b"\0" * 8)):
+        dump = make(some_pages(kind), 64)
+        data = bytearray(dump.data)
+        (offset,) = struct.unpack_from("<q", data, dump.descriptors + 24 * 5)
+        data[offset : offset + 8] = noise
+        with opened(bytes(data)) as (reader, _):
+            assert reader.read(2 * BLOCK, 5 * BLOCK, 0, True)
+            with pytest.raises(FaultError, match="damaged in the dump"):
+                reader.read(2 * BLOCK, 9 * BLOCK, 0, True)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 3 * BLOCK])
+def test_dump_that_is_cut_is_truncated_and_one_whose_descriptors_are_damaged_is_not(cut: int) -> None:
+    pages = {pfn: (bytes((pfn * n) % 251 for n in range(BLOCK)), RAW) for pfn in range(1, 60)}
+    dump = make(pages, 64)
+    with pytest.raises(TargetError, match="truncated"), opened(dump.data[:-cut]):
+        pass
+    data = bytearray(dump.data)
+    for index, (offset, size) in enumerate(((1 << 62, 50), (len(data), 1 << 30), (-1, 50), (2 << 20, BLOCK))):
+        struct.pack_into("<qI", data, dump.descriptors + 24 * (40 + 5 * index), offset, size)
+    with opened(bytes(data)) as (reader, _):
+        assert reader.read(2 * BLOCK, BLOCK, 0, True) == pages[2][0]
 
 
 @pytest.mark.parametrize("kind", [LZO, 0x40])

@@ -32,6 +32,8 @@ FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
 FLATTENED_HEADER_SIZE = 4096
 # As much of a flattened dump's inside as can hold its headers.
 FLATTENED_HEADERS_SIZE = 1 << 20
+# Bytes without any page's data that there can be between those of pages.
+MAX_GAP = 1 << 20
 # Bytes of a kdump file's bitmap that are counted together.
 BITMAP_BLOCK = 4096
 # The number of bits that are set in a byte.
@@ -343,6 +345,25 @@ def page_descriptor(header: KdumpHeader) -> "np.dtype[np.void]":
     return np.dtype([(name, header.order + kind) for name, kind in fields])
 
 
+def _end_of_data(table: npt.NDArray[np.void], block_size: int) -> int:
+    """
+    Get where the data of pages ends, by their descriptors.
+
+    What a damaged descriptor names lies elsewhere: no page takes more than its own size, and there is no large gap in
+    the data.
+    """
+    sizes, offsets = table["size"].astype(np.int64), table["offset"].astype(np.int64)
+    good = (sizes > 0) & (sizes <= block_size) & (offsets >= 0)
+    order = np.argsort(offsets[good], kind="stable")
+    if not len(order):
+        return 0
+    offsets = offsets[good][order]
+    ends = np.maximum.accumulate(offsets + np.minimum(sizes[good][order], np.iinfo(np.int64).max - offsets))
+    gaps = np.flatnonzero(offsets[1:] - ends[:-1] > MAX_GAP)
+    behind = gaps[gaps >= len(order) // 2]
+    return int(ends[behind[0]] if len(behind) else ends[-1])
+
+
 def _parse_kdump(fd: int, path: str) -> CoreFile:
     size = _file_size(fd)
     start = os.pread(fd, 512, 0)
@@ -363,7 +384,7 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     # Page data is written in the order of the descriptors, so the last ones name the file's end.
     last = min(dumped, 1 << 16)
     table = np.frombuffer(os.pread(fd, last * 24, descriptors_end - last * 24), page_descriptor(header))
-    needed = int((table["offset"] + table["size"]).max()) if len(table) else 0
+    needed = _end_of_data(table, block_size)
     if needed > size:
         raise _truncated(path, size, needed)
     sub_header = os.pread(fd, header.sub_hdr_size * block_size, block_size)
@@ -416,6 +437,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def end(self) -> int:
+        """Where the dump ends."""
+        return self.offsets[-1] + self.lengths[-1] if self.offsets else 0
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """

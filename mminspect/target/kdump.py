@@ -4,8 +4,8 @@ The pages of a kdump-compressed dump, read in runs.
 
 drgn reads such dumps with libkdumpfile, one page at a time, which takes half as long again as to decompress them. In a
 flattened dump it looks for each page among all records. Here the pages of a range are found, read and decompressed
-together. All that is out of the ordinary is left to libkdumpfile: other compressions than those that Python has, pages
-that can't be decompressed, descriptors that make no sense.
+together. Other compressions than those that Python has are left to libkdumpfile. Pages that can't be decompressed, and
+those whose descriptors make no sense, are damaged: libkdumpfile would follow a descriptor out of the file.
 
 The format is makedumpfile's, see its ``diskdump_mod.h``: a header, a sub header, two bitmaps with a bit for each pfn,
 of which the second says what the dump holds, a descriptor for each page that it holds, ascending, and the pages' data.
@@ -30,7 +30,7 @@ except ImportError:
 
 from mminspect.target.corefile import BITMAP_BLOCK, CoreFile, KdumpHeader, Records, count_bits, page_descriptor
 from mminspect.target.direct import Bytes, DirectMemory
-from mminspect.target.overlay import EXCLUDED
+from mminspect.target.overlay import DAMAGED, EXCLUDED
 from mminspect.target.pagetable import PageTables
 
 # How a page is compressed, in its descriptor's flags, and how pages are, in the header's status.
@@ -77,6 +77,8 @@ class Pages:
         self._page = lru_cache(max(16, CACHED_BYTES // self._size))(self._read_page)
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
         self._before: Optional[List[int]] = None
+        # Where the dump ends. It may be cut short later.
+        self._end = os.fstat(fd).st_size if records is None else records.end
 
     @property
     def page_size(self) -> int:
@@ -171,15 +173,19 @@ class Pages:
     def _read_pages(self, start: int, end: int) -> List[bytes]:
         """Read and decompress the pages from ``start`` to ``end``."""
         table = self._descriptors(start, end)
-        sizes = table["size"].astype(np.int64)
         offsets = table["offset"].astype(np.int64)
+        # Nobody keeps a page in more bytes than it has. What decompresses all the same has a checksum.
+        sizes = np.minimum(table["size"], self._size).astype(np.int64)
+        if sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end:
+            raise FaultError(DAMAGED, start * self._size)
+        ends = np.minimum(offsets + sizes, self._end)
         flags = set(table["flags"].tolist())
-        if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD} or offsets.min() < 0:
+        if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD}:
+            # Behind the file's end, libkdumpfile would be ended by a signal.
+            if table["size"].max() > self._size or (offsets + sizes).max() > self._end:
+                raise FaultError(DAMAGED, start * self._size)
             raise _Unusual("a compression that is not known here")
-        if sizes.min() <= 0 or sizes.max() > self._size:
-            raise _Unusual("sizes that can't be")
         # The data of most pages lies behind that of the page before. Pages of zeros share theirs.
-        ends = offsets + sizes
         first = np.flatnonzero(np.concatenate(([True], offsets[1:] != ends[:-1])))
         last = np.append(first[1:], len(table)) - 1
         runs = zip(first.tolist(), (last + 1).tolist(), offsets[first].tolist(), ends[last].tolist())
@@ -187,22 +193,22 @@ class Pages:
         for low, high, begin, stop in runs:
             data = self._pread(stop - begin, begin)
             parts = zip((offsets[low:high] - begin).tolist(), (ends[low:high] - begin).tolist())
-            if flags == {COMPRESSED_ZLIB}:
-                pages.extend(self._inflate([data[a:b] for a, b in parts]))
-            else:
-                kinds = table["flags"][low:high].tolist()
-                pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
+            try:
+                if flags == {COMPRESSED_ZLIB}:
+                    pages.extend(self._inflate([data[a:b] for a, b in parts]))
+                else:
+                    kinds = table["flags"][low:high].tolist()
+                    pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
+            # Its type information says that the first is an object.
+            except (zlib.error, zstandard.ZstdError):  # type: ignore[misc]
+                raise FaultError(DAMAGED, (start + low) * self._size) from None
         if set(map(len, pages)) != {self._size}:
-            raise _Unusual("pages of another size")
+            raise FaultError(DAMAGED, start * self._size)
         return pages
 
     def _inflate(self, packed: List[bytes]) -> List[bytes]:
         decompress, size = zlib.decompress, self._size
-        try:
-            return [decompress(data, zlib.MAX_WBITS, size) for data in packed]
-        # Its type information says that it is an object.
-        except zlib.error:  # type: ignore[misc]
-            raise _Unusual("damaged data") from None
+        return [decompress(data, zlib.MAX_WBITS, size) for data in packed]
 
     def _unpack(self, data: bytes, flags: int) -> bytes:
         """Decompress one page."""
@@ -210,12 +216,10 @@ class Pages:
             return data
         if flags == COMPRESSED_ZLIB:
             return self._inflate([data])[0]
-        try:
-            if zstandard.frame_content_size(data) != self._size:
-                raise _Unusual("a frame of another size")
-            return zstandard.ZstdDecompressor().decompress(data, max_output_size=self._size)
-        except zstandard.ZstdError:
-            raise _Unusual("damaged data") from None
+        # Else it would be decompressed, however large it is.
+        if zstandard.frame_content_size(data) != self._size:
+            raise zstandard.ZstdError("a frame of another size")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=self._size)
 
 
 class PackedMemory(DirectMemory):

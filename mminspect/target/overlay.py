@@ -9,6 +9,7 @@ from mminspect.target.corefile import Segment
 from mminspect.target.vmcoreinfo import Vmcoreinfo
 
 EXCLUDED = "excluded from the dump"
+DAMAGED = "damaged in the dump"
 
 # p_paddr of segments that have no physical address, in 32-bit and 64-bit ELF files.
 NO_PADDR = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
