@@ -196,6 +196,8 @@ class Memmap:
         few = np.count_nonzero(some[:, :, mapcount] != every[:, :, mapcount], axis=1) <= ROWS // 8
         common = np.bitwise_and.reduce(every[:, :, flags], axis=1)
         dull = few & (common == np.bitwise_or.reduce(some[:, :, flags], axis=1))
+        # Zeros may be no pages; that is seen in all the words of each, and not for so many at once.
+        dull &= (common != 0) | (np.bitwise_and.reduce(every[:, :, mapcount], axis=1) != 0)
         apart = np.flatnonzero(~(dull[1:] & dull[:-1] & (common[1:] == common[:-1]))) + 1
         yield from zip([0, *apart.tolist()], [*apart.tolist(), len(common)])
 

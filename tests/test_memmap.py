@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mminspect import memmap as memmap_
+from mminspect.digest import digest
 from mminspect.errors import LayoutError
 from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Records, Section, Zone
 from mminspect.memmap import Memmap, calibrate, join_in_blocks
+from mminspect.target.direct import Bytes, DirectMemory
 from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
 BASE = 0x1000000
@@ -270,6 +272,61 @@ def test_chunk_of_many_runs_is_judged_in_parts(runs: int, parts: int, monkeypatc
     assert [chunk.start_pfn for chunk in chunks] == [n * (pages // parts) for n in range(parts)]
     for name in ("flags", "link", "state", "words"):
         assert np.array_equal(np.concatenate([getattr(chunk, name) for chunk in chunks]), getattr(whole, name))
+
+
+class Window(DirectMemory):
+    """A memmap at BASE of which 1024 pages are read at once."""
+
+    at_once = 1024 * SIZE
+
+    def __init__(self, data: bytes) -> None:
+        self._data_ = np.frombuffer(data, np.uint8)
+
+    def holds(self, address: int) -> bool:
+        return True
+
+    def read(self, address: int, size: int) -> Optional[Bytes]:
+        return self._data(address, size)
+
+    def _data(self, address: int, size: int) -> Optional[Bytes]:
+        return self._data_[address - BASE : address - BASE + size]
+
+
+OTHER = entry(page_flags(SPARSE, 0, 1, True))
+NO_FLAGS = entry(0)
+FREE = entry(page_flags(SPARSE, 0, 1), mapcount=-129)
+
+
+@pytest.mark.parametrize(
+    ("pages", "ends"),
+    [
+        ([GOOD * 1024], [1024]),
+        ([GOOD * 512, OTHER * 256, GOOD * 256], [512, 768, 1024]),
+        ([GOOD * 512, OTHER * 512], [512, 1024]),
+        ([GOOD * 300, OTHER, GOOD * 723], [256, 512, 1024]),
+        ([FREE, GOOD * 511, FREE, GOOD * 511], [1024]),
+        ([NO_FLAGS * 1024], [1024]),
+        # These may be no pages at all, which takes a look at each.
+        ([bytes(SIZE) * 1024], [256, 512, 768, 1024]),
+        ([NO_FLAGS * 512, bytes(SIZE) * 512], [512, 768, 1024]),
+    ],
+)
+def test_adjacent_chunks_that_are_dull_and_alike_are_one(
+    pages: List[bytes], ends: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 256)
+    data = b"".join(pages)
+    memory = with_sections(memory_map(zone(0, 0, 4), zone(1, 4, 1024)), (0, 1024))
+    joined = list(Memmap(program(data), memory, direct=Window(data)).chunks())
+    assert [chunk.end_pfn for chunk in joined] == ends
+    single = list(Memmap(program(data), memory).chunks())
+    for name in ("flags", "link", "state", "words"):
+        one, other = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for chunks in (joined, single))
+        assert np.array_equal(one, other)
+    for chunk in joined:
+        assert chunk.words is not None
+        fresh = digest(chunk.words)
+        assert np.array_equal(chunk.digest().any, fresh.any) and np.array_equal(chunk.digest().all, fresh.all)
 
 
 def test_damaged_data_are_not_called_unmapped() -> None:
