@@ -70,7 +70,7 @@ def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, spl
         bitmap[pfn // 8] |= 1 << pfn % 8
     start = len(bitmap) * 2 + 2 * BLOCK
     at = start + 24 * len(pages)
-    descriptors, data = b"", b""
+    descriptors, data = bytearray(), bytearray()
     zeros: Optional[Tuple[int, int, int]] = None
     for pfn in sorted(pages):
         content, kind = pages[pfn]
@@ -84,7 +84,7 @@ def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, spl
             data += packed
         descriptors += struct.pack("<QIIQ", *where, 0)
     head = header.ljust(BLOCK, b"\0") + sub.ljust(BLOCK, b"\0") + bytes(bitmap) * 2
-    return Dump(head + descriptors + data, start)
+    return Dump(bytes(head + descriptors + data), start)
 
 
 def flatten(data: bytes, cuts: List[int]) -> bytes:
@@ -304,16 +304,29 @@ def test_pages_that_cannot_be_decompressed_are_damaged() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 100, 3 * BLOCK])
-def test_dump_that_is_cut_is_truncated_and_one_whose_descriptors_are_damaged_is_not(cut: int) -> None:
-    pages = {pfn: (bytes((pfn * n) % 251 for n in range(BLOCK)), RAW) for pfn in range(1, 60)}
-    dump = make(pages, 64)
+@pytest.mark.parametrize("zeros", [0, 70000])
+def test_dump_that_is_cut_is_truncated_and_one_whose_descriptors_are_damaged_is_not(
+    cut: int, zeros: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the pages of zeros share is far from what the last pages have, as in a large dump.
+    monkeypatch.setattr(corefile, "MAX_GAP", 2 * BLOCK)
+    numbers = [*range(1, 60), *range(100 + zeros, 120 + zeros)]
+    pages = {pfn: (bytes((pfn * n) % 251 for n in range(BLOCK)), RAW) for pfn in numbers}
+    pages.update((pfn, (bytes(BLOCK), RAW)) for pfn in (0, *range(100, 100 + zeros)))
+    dump = make(pages, 120 + zeros)
     with pytest.raises(TargetError, match="truncated"), opened(dump.data[:-cut]):
         pass
     data = bytearray(dump.data)
     for index, (offset, size) in enumerate(((1 << 62, 50), (len(data), 1 << 30), (-1, 50), (2 << 20, BLOCK))):
         struct.pack_into("<qI", data, dump.descriptors + 24 * (40 + 5 * index), offset, size)
+    for index, size in ((30, BLOCK + 1), (31, 1 << 31)):
+        struct.pack_into("<I", data, dump.descriptors + 24 * index + 8, size)
     with opened(bytes(data)) as (reader, _):
         assert reader.read(2 * BLOCK, BLOCK, 0, True) == pages[2][0]
+        for pfn in (30, 31, 40, 45, 50):
+            # One that is not compressed has no checksum.
+            with pytest.raises(FaultError, match="damaged in the dump"):
+                reader.read(pfn * BLOCK, 8, 0, True)
 
 
 @pytest.mark.parametrize("kind", [LZO, 0x40])

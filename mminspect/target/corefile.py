@@ -353,14 +353,15 @@ def _end_of_data(table: npt.NDArray[np.void], block_size: int) -> int:
     the data.
     """
     sizes, offsets = table["size"].astype(np.int64), table["offset"].astype(np.int64)
-    good = (sizes > 0) & (sizes <= block_size) & (offsets >= 0)
-    order = np.argsort(offsets[good], kind="stable")
-    if not len(order):
+    good = (sizes > 0) & (sizes <= block_size) & (offsets >= 0) & (offsets <= np.iinfo(np.int64).max - block_size)
+    # Pages of zeros share theirs, which may be far away.
+    offsets, first = np.unique(offsets[good], return_index=True)
+    if not len(offsets):
         return 0
-    offsets = offsets[good][order]
-    ends = np.maximum.accumulate(offsets + np.minimum(sizes[good][order], np.iinfo(np.int64).max - offsets))
+    ends = np.maximum.accumulate(offsets + sizes[good][first])
     gaps = np.flatnonzero(offsets[1:] - ends[:-1] > MAX_GAP)
-    behind = gaps[gaps >= len(order) // 2]
+    # Most of them are right, so the one in the middle is.
+    behind = gaps[gaps >= len(offsets) // 2]
     return int(ends[behind[0]] if len(behind) else ends[-1])
 
 

@@ -178,6 +178,8 @@ class Pages:
         sizes = np.minimum(table["size"], self._size).astype(np.int64)
         if sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end:
             raise FaultError(DAMAGED, start * self._size)
+        if (table["size"] > self._size)[table["flags"] == 0].any():
+            raise FaultError(DAMAGED, start * self._size)
         ends = np.minimum(offsets + sizes, self._end)
         flags = set(table["flags"].tolist())
         if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD}:
