@@ -124,6 +124,10 @@ def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
         _die(str(e))
     except MemoryError:
         _die("out of memory")
+    except ImportError as e:
+        if debug:
+            traceback.print_exc()
+        _die(f"a part of the program can't be loaded, or there is too little memory for it: {e}")
     except OSError as e:
         # Of what click prints by itself, such as help.
         _discard(1)

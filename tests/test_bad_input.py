@@ -630,6 +630,18 @@ def test_bad_usage_has_status_2(arguments: Any, cli: Cli) -> None:
     assert "please report it" not in line
 
 
+def test_module_that_cannot_be_loaded_is_one_line_and_no_bug(unpacked: Unpacked) -> None:
+    program = "import sys; from mminspect import cli; sys.modules['mminspect.analyzer'] = None; cli.run()"
+    core = str(unpacked(AMD64_HEALTHY))
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-c", core, "scan"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mminspect: a part of the program can't be loaded, or there is too little memory for it: ")
+    assert "please report it" not in line
+
+
 def test_pageblock_order_larger_than_a_section(cli: Cli, unpacked: Unpacked) -> None:
     message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "--pageblock-order", "20", "scan"))
     assert "larger than a section" in message
