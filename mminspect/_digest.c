@@ -30,11 +30,6 @@ static inline void __attribute__((always_inline)) fold_rows(const unsigned char 
 	}
 }
 
-static void fold_plain(const unsigned char *pages, size_t size, unsigned char *any, unsigned char *all, size_t row)
-{
-	fold_rows(pages, size, any, all, row);
-}
-
 #ifdef __x86_64__
 static void __attribute__((target("avx2"))) fold_avx2(const unsigned char *pages, size_t size, unsigned char *any,
 						      unsigned char *all, size_t row)
@@ -51,7 +46,7 @@ static void fold(const unsigned char *pages, size_t size, unsigned char *any, un
 		return;
 	}
 #endif
-	fold_plain(pages, size, any, all, row);
+	fold_rows(pages, size, any, all, row);
 }
 
 static unsigned char *align(unsigned char *at, size_t alignment)

@@ -4,8 +4,7 @@
 import heapq
 import pickle
 import tempfile
-from functools import partial
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
+from typing import IO, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
@@ -118,24 +117,19 @@ class Findings(Sequence[Finding]):
 
     def _merge(self) -> Iterator[Finding]:
         """Go through all parts. One is opened when its first finding is due: those of a walk hardly overlap."""
-        sources: List[Tuple[Key, Callable[[], Iterator[Finding]]]] = [
-            (key, partial(self._part, start, end)) for key, start, end in self._parts
-        ]
+        # Nothing of a part is read before it is asked for its first finding.
+        sources = [(key, self._part(start, end)) for key, start, end in self._parts]
         if self._recent:
-            sources.append((sort_key(self._recent[0]), lambda: iter(self._recent)))
-        opened: Dict[int, Iterator[Finding]] = {}
+            sources.append((sort_key(self._recent[0]), iter(self._recent)))
         heap: List[Tuple[Key, int, Optional[Finding]]] = [(key, n, None) for n, (key, _) in enumerate(sources)]
         heapq.heapify(heap)
         while heap:
             _, n, finding = heap[0]
-            if finding is None:
-                opened[n] = sources[n][1]()
-            else:
+            if finding is not None:
                 yield finding
-            following = next(opened[n], None)
+            following = next(sources[n][1], None)
             if following is None:
                 heapq.heappop(heap)
-                del opened[n]
             else:
                 heapq.heapreplace(heap, (sort_key(following), n, following))
 

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
+from drgn import FaultError, Program
+
 from mminspect import analyzer, target, typeinfo
 from mminspect.cli import run
 from mminspect.findings import Finding, Report
 from mminspect.signals import SIGNALS
+from mminspect.target.pagetable import LARGE_PAGE, PageTables
 
 ROOT = Path(__file__).resolve().parent.parent
 VMCORES = ROOT / "fixtures" / "vmcores"
@@ -33,6 +36,30 @@ NAMES = (I386_HOLE, AMD64_400M, AMD64_NUMA, AMD64_HEALTHY, AMD64_HOTPLUG, AMD64_
 
 PT_LOAD = 1
 PT_NOTE = 4
+
+# Where FakeTables map memory.
+VIRTUAL = 0xFFFF_EA00_0000_0000
+
+
+class FakeTables(PageTables):
+    """
+    Page tables that map memory at VIRTUAL.
+
+    :param prog: Reads physical memory.
+    :param leaves: Physical address of each leaf.
+    :param leaf: Bytes that each maps.
+    """
+
+    def __init__(self, prog: Program, leaves: Sequence[int], leaf: int = LARGE_PAGE) -> None:
+        super().__init__(prog, 0, 4, lambda value, shift: None)
+        self._leaves = leaves
+        self._leaf = leaf
+
+    def translate(self, address: int) -> Tuple[int, int]:
+        page, inside = divmod(address - VIRTUAL, self._leaf)
+        if not 0 <= page < len(self._leaves):
+            raise FaultError("address is not mapped", address)
+        return self._leaves[page] + inside, self._leaf - inside
 
 
 @dataclass(frozen=True)

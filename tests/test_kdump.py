@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from mminspect import target
 from mminspect.errors import TargetError
 from mminspect.target import corefile, kdump
-from mminspect.target.pagetable import LARGE_PAGE, PageTables
+from mminspect.target.pagetable import LARGE_PAGE
+from tests.support import VIRTUAL, FakeTables
 
 BLOCK = 4096
 VMCOREINFO = b"""OSRELEASE=6.12.0
@@ -161,46 +162,19 @@ def test_reads_what_was_dumped(pages: Dict[int, Tuple[bytes, int]], cuts: List[i
                 assert caught.value.address // BLOCK == min(pfn for pfn in wanted if pfn not in pages)
 
 
-class Tables(PageTables):
-    """
-    Page tables of large pages.
-
-    :param leaves: Physical address of each, ``None`` where nothing is mapped.
-    :param leaf: Bytes that each maps.
-    """
-
-    def __init__(self, leaves: List[Optional[int]], leaf: int = LARGE_PAGE) -> None:
-        self._leaves = leaves
-        self._leaf = leaf
-
-    def translate(self, address: int) -> Tuple[int, int]:
-        page, inside = divmod(address - VIRTUAL, self._leaf)
-        start = self._leaves[page] if 0 <= page < len(self._leaves) else None
-        if start is None:
-            raise FaultError("address is not mapped", address)
-        return start + inside, self._leaf - inside
-
-
-VIRTUAL = 0xFFFF_EA00_0000_0000
 FEW = LARGE_PAGE // BLOCK
 
 
 @contextlib.contextmanager
-def packed_memory(tables: Tables, pages: Dict[int, Tuple[bytes, int]]) -> Iterator[Tuple[kdump.PackedMemory, Program]]:
-    """Get the memory of a dump, and a program that reads it through the same tables."""
+def packed_memory(
+    leaves: List[int], pages: Dict[int, Tuple[bytes, int]], leaf: int = LARGE_PAGE
+) -> Iterator[Tuple[kdump.PackedMemory, Program]]:
+    """Get the memory of a dump, and a program that reads it through the same page tables."""
     with opened(make(pages, END).data) as (reader, fd):
         prog = Program(PLATFORM)
         prog.add_memory_segment(0, reader.end, reader.read, physical=True)
-
-        def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-            pieces = []
-            while count:
-                start, more = tables.translate(address)
-                pieces.append(prog.read(start, min(more, count), physical=True))
-                address, count = address + more, max(count - more, 0)
-            return b"".join(pieces)
-
-        prog.add_memory_segment(VIRTUAL, 8 * LARGE_PAGE, read)
+        tables = FakeTables(prog, leaves, leaf)
+        prog.add_memory_segment(VIRTUAL, 8 * LARGE_PAGE, tables.read)
         yield kdump.PackedMemory(prog, fd, reader, tables), prog
 
 
@@ -215,8 +189,7 @@ def test_memory_is_read_as_drgn_reads_it_or_not_at_all(
     order: List[int], kind: int, ranges: List[Tuple[int, int]], missing: Optional[int]
 ) -> None:
     pages = {pfn: (struct.pack("<H", pfn) * (BLOCK // 2), kind) for pfn in range(4 * FEW) if pfn != missing}
-    tables = Tables([leaf * LARGE_PAGE for leaf in order])
-    with packed_memory(tables, pages) as (memory, prog):
+    with packed_memory([leaf * LARGE_PAGE for leaf in order], pages) as (memory, prog):
         for start, size in ranges:
             data = memory.read(VIRTUAL + start, size)
             truth = outcome(lambda a=VIRTUAL + start, n=size: prog.read(a, n))  # type: ignore[misc]
@@ -230,7 +203,7 @@ def test_memory_is_read_as_drgn_reads_it_or_not_at_all(
 
 def test_memory_that_small_pages_map_is_left_to_drgn() -> None:
     pages = {pfn: (bytes([pfn]) * BLOCK, ZLIB) for pfn in range(1, 9)}
-    with packed_memory(Tables([pfn * BLOCK for pfn in range(1, 9)], BLOCK), pages) as (memory, prog):
+    with packed_memory([pfn * BLOCK for pfn in range(1, 9)], pages, BLOCK) as (memory, prog):
         assert prog.read(VIRTUAL, 2 * BLOCK) == bytes([1]) * BLOCK + bytes([2]) * BLOCK
         assert not memory.holds(VIRTUAL)
         assert memory.read(VIRTUAL, 2 * BLOCK) is None
@@ -238,8 +211,7 @@ def test_memory_that_small_pages_map_is_left_to_drgn() -> None:
 
 def test_memory_that_drgn_reads_differently_is_left_to_it() -> None:
     pages = {pfn: (bytes([pfn % 251]) * BLOCK, ZLIB) for pfn in range(2 * FEW)}
-    tables = Tables([0, LARGE_PAGE])
-    with packed_memory(tables, pages) as (memory, prog):
+    with packed_memory([0, LARGE_PAGE], pages) as (memory, prog):
         assert memory.read(VIRTUAL, 2 * LARGE_PAGE) is not None
         prog.add_memory_segment(VIRTUAL, BLOCK, lambda address, count, offset, physical: b"x" * count)
         assert memory.read(VIRTUAL, 2 * LARGE_PAGE) is None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Iterator, Tuple
 
 import pytest
-from drgn import FaultError
 
 from mminspect import analyzer
 from mminspect import memmap as memmap_
@@ -20,9 +19,19 @@ from mminspect.memmap import Memmap
 from mminspect.target import Target
 from mminspect.target.corefile import Segment
 from mminspect.target.mapped import MappedFile
-from mminspect.target.pagetable import PageTables
+from mminspect.target.pagetable import LARGE_PAGE
 from tests.conftest import Opened, Unpacked
-from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE, NAMES, S390X, open_core, without_times
+from tests.support import (
+    AMD64_400M,
+    AMD64_HOTPLUG,
+    I386_HOLE,
+    NAMES,
+    S390X,
+    VIRTUAL,
+    FakeTables,
+    open_core,
+    without_times,
+)
 
 
 def mapped_of(target: Target) -> MappedFile:
@@ -140,34 +149,24 @@ def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> No
     path, target = alone
     segment = largest(target)
     size = segment.filesz & -(1 << 22)
-    virtual = 0xFFFF_EA00_0000_0000
-
-    class Tables(PageTables):
-        """The segment, mapped by large pages; the last one elsewhere."""
-
-        def translate(self, address: int) -> Tuple[int, int]:
-            page, inside = divmod(address - virtual, 1 << 21)
-            if not 0 <= page < size >> 21:
-                raise FaultError("address is not mapped", address)
-            last = page == (size >> 21) - 1
-            return segment.vaddr + (0 if last else page << 21) + inside, (1 << 21) - inside
-
-    tables = Tables(target.prog, 0, 4, lambda value, shift: None)
+    # The last page is the first one again.
+    leaves = [segment.vaddr + page for page in range(0, size - LARGE_PAGE, LARGE_PAGE)]
+    tables = FakeTables(target.prog, [*leaves, segment.vaddr])
     # drgn reads through the same tables.
     target.prog.add_memory_segment(segment.vaddr, size, lambda a, n, o, p: read_at(path, segment, a, n), physical=True)
-    target.prog.add_memory_segment(virtual, size, tables.read)
+    target.prog.add_memory_segment(VIRTUAL, size, tables.read)
     with open(path, "rb") as file:
         physical = replace(segment, paddr=segment.vaddr, vaddr=0)
         nested = replace(physical, paddr=physical.paddr + 4096, offset=physical.offset + 4096, filesz=8192)
         mapped = MappedFile(target.prog, file.fileno(), [nested, physical], tables)
-    whole = size - (1 << 21)
-    data = mapped.read(virtual, whole)
-    assert data is not None and data.tobytes() == target.prog.read(virtual, whole)
-    assert mapped.read(virtual + 4096, whole - 8192) is not None
+    whole = size - LARGE_PAGE
+    data = mapped.read(VIRTUAL, whole)
+    assert data is not None and data.tobytes() == target.prog.read(VIRTUAL, whole)
+    assert mapped.read(VIRTUAL + 4096, whole - 8192) is not None
     # Not adjacent in physical memory, and not mapped.
-    assert mapped.read(virtual, size) is None
-    assert mapped.read(virtual + size, 4096) is None
-    assert not mapped.holds(virtual + size)
+    assert mapped.read(VIRTUAL, size) is None
+    assert mapped.read(VIRTUAL + size, 4096) is None
+    assert not mapped.holds(VIRTUAL + size)
 
 
 CUT = """

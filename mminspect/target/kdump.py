@@ -174,17 +174,17 @@ class Pages:
         """Read and decompress the pages from ``start`` to ``end``."""
         table = self._descriptors(start, end)
         offsets = table["offset"].astype(np.int64)
-        # Nobody keeps a page in more bytes than it has. What decompresses all the same has a checksum.
+        # Nobody keeps a page in more bytes than it has. What is compressed tells its own end all the same.
+        too_large = table["size"] > self._size
         sizes = np.minimum(table["size"], self._size).astype(np.int64)
-        if sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end:
-            raise FaultError(DAMAGED, start * self._size)
-        if (table["size"] > self._size)[table["flags"] == 0].any():
+        nowhere = sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end
+        if nowhere or (too_large & (table["flags"] == 0)).any():
             raise FaultError(DAMAGED, start * self._size)
         ends = np.minimum(offsets + sizes, self._end)
         flags = set(table["flags"].tolist())
         if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD}:
             # Behind the file's end, libkdumpfile would be ended by a signal.
-            if table["size"].max() > self._size or (offsets + sizes).max() > self._end:
+            if too_large.any() or (offsets + sizes).max() > self._end:
                 raise FaultError(DAMAGED, start * self._size)
             raise _Unusual("a compression that is not known here")
         # The data of most pages lies behind that of the page before. Pages of zeros share theirs.
@@ -192,12 +192,13 @@ class Pages:
         last = np.append(first[1:], len(table)) - 1
         runs = zip(first.tolist(), (last + 1).tolist(), offsets[first].tolist(), ends[last].tolist())
         pages: List[bytes] = []
+        decompress = zlib.decompress
         for low, high, begin, stop in runs:
             data = self._pread(stop - begin, begin)
             parts = zip((offsets[low:high] - begin).tolist(), (ends[low:high] - begin).tolist())
             try:
                 if flags == {COMPRESSED_ZLIB}:
-                    pages.extend(self._inflate([data[a:b] for a, b in parts]))
+                    pages.extend([decompress(data[a:b], zlib.MAX_WBITS, self._size) for a, b in parts])
                 else:
                     kinds = table["flags"][low:high].tolist()
                     pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
@@ -208,16 +209,12 @@ class Pages:
             raise FaultError(DAMAGED, start * self._size)
         return pages
 
-    def _inflate(self, packed: List[bytes]) -> List[bytes]:
-        decompress, size = zlib.decompress, self._size
-        return [decompress(data, zlib.MAX_WBITS, size) for data in packed]
-
     def _unpack(self, data: bytes, flags: int) -> bytes:
         """Decompress one page."""
         if flags == 0:
             return data
         if flags == COMPRESSED_ZLIB:
-            return self._inflate([data])[0]
+            return zlib.decompress(data, zlib.MAX_WBITS, self._size)
         # Else it would be decompressed, however large it is.
         if zstandard.frame_content_size(data) != self._size:
             raise zstandard.ZstdError("a frame of another size")
