@@ -10,7 +10,10 @@ In a drgn session::
     ...     print(finding.severity, finding.message)
 """
 
-from typing import TYPE_CHECKING, Optional, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -23,11 +26,11 @@ __all__ = ("__version__", "scan")
 
 
 def scan(
-    prog: "Program",
+    prog: Program,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
-    pageblock_order: Optional[int] = None,
-) -> "Report":
+    pageblock_order: int | None = None,
+) -> Report:
     """
     Scan the memory map of a kernel that is open in drgn.
 

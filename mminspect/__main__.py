@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The start of the program."""
 
+from __future__ import annotations
+
 from typing import NoReturn
 
 from mminspect import signals

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The scan: memmap chunks through the rules to findings."""
 
+from __future__ import annotations
+
 import contextlib
 import time
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
-    Dict,
-    Generator,
-    Hashable,
-    Iterable,
-    Iterator,
-    List,
     NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
 )
 
 from mminspect import memmap as memmap_
@@ -58,8 +52,8 @@ class Checked(NamedTuple):
     end_pfn: int
     examined: int
     unreadable: int
-    matches: Tuple[List[Match], ...]
-    counts: Tuple[Any, ...] = ()
+    matches: tuple[list[Match], ...]
+    counts: tuple[Any, ...] = ()
 
 
 def helpful_jobs(target: Target, pages: int) -> int:
@@ -73,7 +67,7 @@ def helpful_jobs(target: Target, pages: int) -> int:
     return parallel.usable_cpus() if pages >= many else 1
 
 
-def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> List[Finding]:
+def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> list[Finding]:
     """Apply the rules that need no struct page."""
     return [finding for rule in rules if rule.check_map is not None for finding in rule.check_map(memory)]
 
@@ -98,8 +92,8 @@ class Scan:
         memmap: Memmap,
         rules: Sequence[Rule],
         look: WhatIs,
-        pace: Optional[Progress] = None,
-        stop: Optional[Callable[[], bool]] = None,
+        pace: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
         tally: bool = True,
     ) -> None:
         self._memory = memory
@@ -114,7 +108,7 @@ class Scan:
         self.pages_unreadable = 0
         self.pageblocks = 0
 
-    def findings(self, progress: Optional[Progress] = None, jobs: int = 1, judge: Optional[Judge] = None) -> Findings:
+    def findings(self, progress: Progress | None = None, jobs: int = 1, judge: Judge | None = None) -> Findings:
         """
         Walk the memmap.
 
@@ -129,7 +123,7 @@ class Scan:
                 found.add(finding)
         return found
 
-    def walk(self, progress: Optional[Progress] = None, jobs: int = 1) -> Generator[Finding, None, None]:
+    def walk(self, progress: Progress | None = None, jobs: int = 1) -> Generator[Finding, None, None]:
         """Walk the memmap; as :meth:`findings`, but the findings come as they are found."""
         rules = [rule for rule in self._rules if self._tally and rule.tally is not None]
         tallies = [rule.tally(self._memory) for rule in rules if rule.tally is not None]
@@ -137,7 +131,7 @@ class Scan:
         def check(chunk: Chunk) -> Checked:
             return self.check(chunk)._replace(counts=tuple(tally.count(chunk) for tally in tallies))
 
-        def work(window: Tuple[int, int, Section]) -> Iterator[Checked]:
+        def work(window: tuple[int, int, Section]) -> Iterator[Checked]:
             return map(check, self._memmap.read(*window))
 
         with contextlib.ExitStack() as stack:
@@ -161,7 +155,7 @@ class Scan:
                 tally.add(part)
             yield result
 
-    def findings_in(self, chunks: Iterable[Chunk], progress: Optional[Progress] = None) -> List[Finding]:
+    def findings_in(self, chunks: Iterable[Chunk], progress: Progress | None = None) -> list[Finding]:
         """
         Apply the rules to some chunks.
 
@@ -180,9 +174,9 @@ class Scan:
         matches = tuple(list(rule.check(chunk, self._memory)) for rule in self._rules)
         return Checked(chunk.start_pfn, chunk.end_pfn, examined, unreadable, matches)
 
-    def _walk(self, results: Iterable[Checked], progress: Optional[Progress]) -> Iterator[Finding]:
-        pending: Dict[str, Dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
-        gathered: Dict[str, Dict[Hashable, List[Match]]] = {rule.id: {} for rule in self._rules}
+    def _walk(self, results: Iterable[Checked], progress: Progress | None) -> Iterator[Finding]:
+        pending: dict[str, dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
+        gathered: dict[str, dict[Hashable, list[Match]]] = {rule.id: {} for rule in self._rules}
         order = self._memory.layout.pageblock_order
         end = 0
         last_block = -1
@@ -225,17 +219,17 @@ class Scan:
                 self._pace((result.end_pfn - result.start_pfn) * self._memory.layout.page_struct_size)
 
     @staticmethod
-    def _gather(by_key: Dict[Hashable, List[Match]], matches: Iterable[Match]) -> None:
+    def _gather(by_key: dict[Hashable, list[Match]], matches: Iterable[Match]) -> None:
         for match in matches:
             by_key.setdefault(match.key, []).append(match)
 
-    def _gather_gap(self, gathered: Dict[str, Dict[Hashable, List[Match]]], start: int, end: int) -> None:
+    def _gather_gap(self, gathered: dict[str, dict[Hashable, list[Match]]], start: int, end: int) -> None:
         for rule in self._rules:
             if rule.check_gap is not None:
                 self._gather(gathered[rule.id], rule.check_gap(start, end, self._memory))
 
 
-def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> Dict[str, Any]:
+def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
     """Count pages and findings, as the report's ``summary`` has it."""
     by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
     by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
@@ -257,7 +251,7 @@ def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], se
     }
 
 
-def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> Dict[str, Any]:
+def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dict[str, Any]:
     """Describe the kernel and its layout, as the report's ``target`` has it."""
     layout = memory.layout
     flags = layout.flags
@@ -283,7 +277,7 @@ def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> Dic
     }
 
 
-def describe_zones(memory: MemoryMap) -> List[Dict[str, Any]]:
+def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
     """List the zones that span pages, as the report's ``zones`` has it."""
     return [
         {
@@ -310,10 +304,10 @@ class Gentleness:
     :ivar stop: Asked after each chunk whether to end the walk with what was found so far.
     """
 
-    max_rate: Optional[int] = None
-    stop: Optional[Callable[[], bool]] = None
+    max_rate: int | None = None
+    stop: Callable[[], bool] | None = None
 
-    def pace(self) -> Optional[Progress]:
+    def pace(self) -> Progress | None:
         """Get a function that sleeps as long as the rate asks for."""
         if self.max_rate is None:
             return None
@@ -335,12 +329,12 @@ NO_LIMITS = Gentleness()
 def scan_target(
     target: Target,
     types: TypeSource,
-    rules: Optional[Sequence[Rule]] = None,
-    pageblock_order: Optional[int] = None,
-    progress: Optional[Callable[[int], Progress]] = None,
+    rules: Sequence[Rule] | None = None,
+    pageblock_order: int | None = None,
+    progress: Callable[[int], Progress] | None = None,
     gentleness: Gentleness = NO_LIMITS,
-    prepared: Optional["Prepared"] = None,
-    jobs: Optional[int] = 1,
+    prepared: Prepared | None = None,
+    jobs: int | None = 1,
 ) -> Report:
     """
     Scan a target that has types.
@@ -381,10 +375,10 @@ def _scan_live(
     target: Target,
     types: TypeSource,
     rules: Sequence[Rule],
-    pageblock_order: Optional[int],
-    progress: Optional[Callable[[int], Progress]],
+    pageblock_order: int | None,
+    progress: Callable[[int], Progress] | None,
     gentleness: Gentleness,
-    prepared: Optional["Prepared"],
+    prepared: Prepared | None,
     start: float,
 ) -> Report:
     from mminspect.live.rescan import prepare, scan_live

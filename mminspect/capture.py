@@ -11,12 +11,15 @@ user space, and nothing of what was logged before. Of the registers that the dum
 crashed, if it was in the kernel, that can be a page's.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gzip
 import lzma
 import os
 import struct
-from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, cast
 
 import zstandard
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind, sizeof
@@ -78,8 +81,8 @@ class Recorder:
 
     def __init__(self, source: Program, vmcoreinfo: bytes) -> None:
         self._source = source
-        self._read: List[Range] = []
-        self._excluded: List[Range] = []
+        self._read: list[Range] = []
+        self._excluded: list[Range] = []
         self._limit = MAX_RECORDED
         platform = source.platform
         assert platform is not None
@@ -107,22 +110,22 @@ class Recorder:
             self._limit = max(MAX_RECORDED, 2 * len(self._read))
         return data
 
-    def ranges(self) -> List[Range]:
+    def ranges(self) -> list[Range]:
         """Get the address ranges that were read, ascending."""
         self._read = merge(self._read)
         return self._read
 
-    def excluded(self) -> List[Range]:
+    def excluded(self) -> list[Range]:
         """Get the address ranges whose memory was left out of the target, ascending."""
         return subtract(merge(self._excluded), self.ranges())
 
 
 def capture(
-    core: Optional[str],
+    core: str | None,
     symbols: Sequence[str],
-    btf: Optional[str],
-    system_map: Optional[str],
-    pageblock_order: Optional[int],
+    btf: str | None,
+    system_map: str | None,
+    pageblock_order: int | None,
     output: str,
 ) -> int:
     """
@@ -159,10 +162,10 @@ def _read_file(path: str) -> bytes:
         return file.read()
 
 
-def _symbols(target: Target, btf_address: Optional[int], embedded: int) -> Dict[str, Symbol]:
+def _symbols(target: Target, btf_address: int | None, embedded: int) -> dict[str, Symbol]:
     """Get the symbols that an analysis asks for by name."""
     prog = target.prog
-    found: Dict[str, Symbol] = {}
+    found: dict[str, Symbol] = {}
     for name in (*declarations.names(), *_FUNCTIONS):
         if name == "prb":
             # VMCOREINFO names it wherever it exists.
@@ -177,7 +180,7 @@ def _symbols(target: Target, btf_address: Optional[int], embedded: int) -> Dict[
     return found
 
 
-def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: Dict[str, Symbol]) -> WhatIs:
+def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: dict[str, Symbol]) -> WhatIs:
     """
     Make a function that says what lives at an address, and keeps the symbols that it names.
 
@@ -185,7 +188,7 @@ def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: 
     """
     look = what_is(shadow, memory)
 
-    def remember(address: int) -> Dict[str, Any]:
+    def remember(address: int) -> dict[str, Any]:
         symbol = best_symbol(target.prog.symbols(address))
         if symbol is not None:
             known[symbol.name] = symbol
@@ -199,11 +202,11 @@ def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: 
 
 def _record(
     target: Target,
-    known: Dict[str, Symbol],
+    known: dict[str, Symbol],
     vmcoreinfo: bytes,
     symbols: Sequence[str],
-    btf: Optional[str],
-    pageblock_order: Optional[int],
+    btf: str | None,
+    pageblock_order: int | None,
 ) -> Recorder:
     """
     Do what a scan of the capture will do, and record what it reads.
@@ -277,7 +280,7 @@ def _note(name: str, data: bytes, order: str) -> bytes:
     return header + encoded + bytes(-len(encoded) % 4) + data + bytes(-len(data) % 4)
 
 
-def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:
+def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:
     """Write the ELF core."""
     prog = target.prog
     platform = prog.platform
@@ -286,7 +289,7 @@ def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded
     wide = sizeof(prog.type("unsigned long")) == 8
     order = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
     ranges = recorder.ranges()
-    segments: List[Tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
+    segments: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
     segments += [(start, 0, end - start) for start, end in recorder.excluded()]
     if embedded:
         segments.insert(0, (BTF_ADDRESS, len(embedded), len(embedded)))
@@ -304,7 +307,7 @@ def _write(target: Target, recorder: Recorder, notes: Dict[str, bytes], embedded
     no_paddr = (1 << (64 if wide else 32)) - 1
     out.write(_program_header(wide, order, corefile.PT_NOTE, offset, 0, 0, len(note_data), len(note_data)))
     offset += len(note_data)
-    gaps: Dict[int, int] = {}
+    gaps: dict[int, int] = {}
     for address, filesz, memsz in segments:
         alignment = next((alignment for size, alignment in ALIGNMENTS if filesz >= size), 1)
         gaps[address] = (address - offset) % alignment

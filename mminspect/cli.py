@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import IO, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Set, Tuple
+from typing import IO, Any, Callable, NoReturn
 
 import click
 
@@ -27,14 +30,14 @@ SESSION_PLUGINS = ("mminspect", "builtin_commands", "crash_commands")
 class Options:
     """The options before the command."""
 
-    core: Optional[str]
-    symbols: Tuple[str, ...]
-    btf: Optional[str]
-    system_map: Optional[str]
-    pageblock_order: Optional[int]
+    core: str | None
+    symbols: tuple[str, ...]
+    btf: str | None
+    system_map: str | None
+    pageblock_order: int | None
 
     @property
-    def inputs(self) -> Tuple[Optional[str], ...]:
+    def inputs(self) -> tuple[str | None, ...]:
         """The files that are read."""
         return (self.core, *self.symbols, self.btf, self.system_map)
 
@@ -85,18 +88,18 @@ def _discard(fd: int) -> None:
 @click.pass_context
 def main(
     context: click.Context,
-    core: Optional[str],
-    symbols: Tuple[str, ...],
-    btf: Optional[str],
-    system_map: Optional[str],
-    pageblock_order: Optional[int],
+    core: str | None,
+    symbols: tuple[str, ...],
+    btf: str | None,
+    system_map: str | None,
+    pageblock_order: int | None,
     debug: bool,
 ) -> None:
     """A linter for the Linux kernel's memory map."""
     context.obj = Options(core, symbols, btf, system_map, pageblock_order)
 
 
-def run(argv: Optional[Tuple[str, ...]] = None) -> NoReturn:
+def run(argv: tuple[str, ...] | None = None) -> NoReturn:
     """Run the command line; no exception but SystemExit leaves it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -168,7 +171,7 @@ def _start_fast() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _installed_plugins() -> Set[str]:
+def _installed_plugins() -> set[str]:
     """Get the names of the entry points in the group ``drgn.plugins`` of all installed packages."""
     names = set()
     for directory in sys.path:
@@ -185,7 +188,7 @@ def _installed_plugins() -> Set[str]:
     return names
 
 
-def _drgn_plugins(path: str) -> Set[str]:
+def _drgn_plugins(path: str) -> set[str]:
     """Get the names of a package's plugins for drgn."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -208,7 +211,7 @@ def _die(message: str, status: int = EXIT_FAILED) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _opened(options: Options) -> Iterator["Tuple[Any, Any]"]:
+def _opened(options: Options) -> Iterator[tuple[Any, Any]]:
     """Open the target that the options name, with types, for as long as it is read."""
     # Imported late: "mminspect --help" and "rules" need no drgn.
     from mminspect import target as targets
@@ -218,7 +221,7 @@ def _opened(options: Options) -> Iterator["Tuple[Any, Any]"]:
         yield target, typeinfo.load(target, options.symbols, options.btf, options.system_map)
 
 
-def _style(out: IO[str]) -> "Any":
+def _style(out: IO[str]) -> Any:
     from mminspect.render import Style
 
     if not out.isatty():
@@ -235,7 +238,7 @@ class ProgressBar:
         self._start = time.monotonic()
         self._done = 0
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -263,19 +266,19 @@ class ProgressBar:
 
         return advance
 
-    def _rate(self, done: Optional[int]) -> Optional[str]:
+    def _rate(self, done: int | None) -> str | None:
         seconds = time.monotonic() - self._start
         return f"{done / seconds / 1e6:.1f} M pages/s" if done and seconds else None
 
 
-def _rule_list(context: click.Context, parameter: click.Parameter, value: Tuple[str, ...]) -> Tuple[str, ...]:
+def _rule_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     chosen = tuple(name.strip() for names in value for name in names.split(",") if name.strip())
     if value and not chosen:
         raise click.BadParameter("names no rule")
     return chosen
 
 
-def _rate(context: click.Context, parameter: click.Parameter, value: Optional[str]) -> Optional[int]:
+def _rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -327,7 +330,7 @@ class Session:
     up.
     """
 
-    def __init__(self, options: Options, output: Optional[str], user: str) -> None:
+    def __init__(self, options: Options, output: str | None, user: str) -> None:
         self._options = options
         self._output = output
         self._publisher: Any = None
@@ -355,14 +358,14 @@ class Session:
         privileges.lower_priority()
         privileges.drop(account)
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._publisher is not None:
             self._publisher.close()
 
-    def scan(self, rules: Any, gentleness: Any, jobs: Optional[int] = 1) -> Any:
+    def scan(self, rules: Any, gentleness: Any, jobs: int | None = 1) -> Any:
         """Scan once; see :func:`mminspect.analyzer.scan_target`."""
         from mminspect.analyzer import scan_target
 
@@ -370,7 +373,7 @@ class Session:
         with ProgressBar() as bar:
             return scan_target(self.target, self.types, rules, order, bar.start, gentleness, self.prepared, jobs)
 
-    def output(self) -> "contextlib.AbstractContextManager[IO[str]]":
+    def output(self) -> contextlib.AbstractContextManager[IO[str]]:
         """Open the place where a report goes; it is replaced as a whole."""
         if self._publisher is not None:
             opened: contextlib.AbstractContextManager[IO[str]] = self._publisher.open()
@@ -404,14 +407,14 @@ class Session:
 def scan(
     options: Options,
     format_: str,
-    select: Tuple[str, ...],
-    ignore: Tuple[str, ...],
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
     fail_on: str,
-    output: Optional[str],
-    max_rate: Optional[int],
+    output: str | None,
+    max_rate: int | None,
     user: str,
     partial: bool,
-    jobs: Optional[int],
+    jobs: int | None,
     verbose: bool,
 ) -> int:
     """Walk every pageblock and report what is wrong."""
@@ -456,12 +459,12 @@ def scan(
 def watch(
     options: Options,
     interval: float,
-    count: Optional[int],
+    count: int | None,
     format_: str,
-    select: Tuple[str, ...],
-    ignore: Tuple[str, ...],
-    output: Optional[str],
-    max_rate: Optional[int],
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    output: str | None,
+    max_rate: int | None,
     user: str,
 ) -> None:
     """
@@ -557,7 +560,7 @@ def page(options: Options, pages: str, format_: str) -> None:
 @main.command()
 @click.argument("rule", required=False)
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def rules(rule: Optional[str], format_: str) -> None:
+def rules(rule: str | None, format_: str) -> None:
     """Show the catalogue of rules, or all about one RULE."""
     from mminspect.render import json_, table
     from mminspect.rules import catalogue, select_rules
@@ -595,7 +598,7 @@ def capture(options: Options, output: str) -> None:
 @_fail_on
 @click.option("-o", "--output", metavar="FILE", help="Write the result there, not to stdout.")
 @click.pass_obj
-def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: str, output: Optional[str]) -> int:
+def triage(options: Options, vmcores: tuple[str, ...], format_: str, fail_on: str, output: str | None) -> int:
     """Tell whether the memory map explains why a kernel died."""
     from mminspect.render import json_
     from mminspect.render.triage import write_triage
@@ -607,7 +610,7 @@ def triage(options: Options, vmcores: Tuple[str, ...], format_: str, fail_on: st
     if not paths:
         raise click.UsageError("give at least one vmcore")
     check_writable(output, (*options.inputs, *paths))
-    results: List[Dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     status = 0
     for path in paths:
         try:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """More columns of a chunk: members of struct page that few rules look at, and the free pages among them."""
 
-from typing import Dict, NamedTuple, Optional
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,7 @@ def int_column(chunk: Chunk, layout: Layout, offset: int) -> npt.NDArray[np.unsi
     The word that it is in is copied once and kept: ``_mapcount`` and ``_refcount`` share one on 64 bits.
     """
     size = layout.word_bits // 8
-    kept: Dict[int, npt.NDArray[np.unsignedinteger]] = chunk.__dict__.setdefault("_columns", {})
+    kept: dict[int, npt.NDArray[np.unsignedinteger]] = chunk.__dict__.setdefault("_columns", {})
     if offset // size not in kept:
         kept[offset // size] = np.ascontiguousarray(word_column(chunk, layout, offset))
     return _uints(kept[offset // size], layout, offset)
@@ -101,7 +103,7 @@ class FreePages(NamedTuple):
     order: Words
 
 
-def free_pages(chunk: Chunk, layout: Layout) -> Optional[FreePages]:
+def free_pages(chunk: Chunk, layout: Layout) -> FreePages | None:
     """
     Find the free pages. Cached.
 
@@ -109,7 +111,7 @@ def free_pages(chunk: Chunk, layout: Layout) -> Optional[FreePages]:
     """
     if chunk.words is None or layout.page is None:
         return None
-    cached: Optional[FreePages] = chunk.__dict__.get("_free_pages")
+    cached: FreePages | None = chunk.__dict__.get("_free_pages")
     if cached is None:
         index = _with_mapcount(chunk, layout, layout.page.buddy)
         index = index[chunk.state[index] == INITIALIZED]

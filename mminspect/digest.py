@@ -6,7 +6,10 @@ Nearly every part of nearly every memmap is dull: one zone, no compound page, fr
 that any struct page has, and those that all have, prove it for a whole chunk, and tell where to look where it isn't so.
 """
 
-from typing import NamedTuple, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +45,7 @@ class Digest(NamedTuple):
         return int(np.bitwise_and.reduce(self.all[:, offset // self.all.itemsize]))
 
 
-def combine(parts: Sequence[Tuple[int, Digest]]) -> Digest:
+def combine(parts: Sequence[tuple[int, Digest]]) -> Digest:
     """
     Get the digest of adjacent struct pages out of the digests of their parts.
 
@@ -78,7 +81,7 @@ except ImportError:
     fold = numpy_fold
 
 
-def digests(words: Table, parts: Sequence[Tuple[int, int]]) -> Tuple[Table, Table]:
+def digests(words: Table, parts: Sequence[tuple[int, int]]) -> tuple[Table, Table]:
     """
     Go through struct pages.
 

@@ -5,6 +5,8 @@ A drgn plugin: the command ``%mminspect scan`` in a drgn session.
 drgn loads it through the entry point ``drgn.plugins``.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from typing import Any
@@ -26,7 +28,7 @@ from mminspect.findings import Report
     """,
     arguments=(argument("action", choices=["scan"], help="what to do"),),
 )
-def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> "Report | None":
+def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Report | None:
     from mminspect.render import REPORT_FORMATS, Style
 
     try:

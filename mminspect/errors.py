@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The errors that mminspect reports to its user."""
 
+from __future__ import annotations
+
 
 class MminspectError(Exception):
     """

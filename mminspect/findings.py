@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Findings and reports: plain data, as the JSON report has it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 SCHEMA = "mminspect.report/1"
 
@@ -41,10 +44,10 @@ class Finding:
     severity: str
     start_pfn: int
     end_pfn: int
-    node: Optional[int]
-    zone: Optional[str]
+    node: int | None
+    zone: str | None
     message: str
-    detail: Dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
 
     @property
     def of_zone(self) -> bool:
@@ -56,12 +59,12 @@ class Finding:
         """Number of pfns in the finding."""
         return self.end_pfn - self.start_pfn
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Get the finding as the JSON contract has it."""
         return dict(vars(self))
 
 
-def sort_key(finding: Finding) -> Tuple[int, int, str, int, str]:
+def sort_key(finding: Finding) -> tuple[int, int, str, int, str]:
     """Get what findings are sorted by. Zones that overlap can have findings of one rule on the same pages."""
     node = -1 if finding.node is None else finding.node
     return finding.start_pfn, finding.end_pfn, finding.rule, node, finding.zone or ""
@@ -78,16 +81,16 @@ class Report:
     :ivar findings: Sorted by start pfn, end pfn and rule.
     """
 
-    target: Dict[str, Any]
-    zones: List[Dict[str, Any]]
-    summary: Dict[str, Any]
+    target: dict[str, Any]
+    zones: list[dict[str, Any]]
+    summary: dict[str, Any]
     findings: Sequence[Finding]
 
-    def head(self) -> Dict[str, Any]:
+    def head(self) -> dict[str, Any]:
         """Get all but the findings as the JSON contract has it."""
         return {"schema": SCHEMA, "target": self.target, "zones": self.zones, "summary": self.summary}
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Get the report as the JSON contract has it."""
         return {**self.head(), "findings": [finding.as_dict() for finding in self.findings]}
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Files that the user names beside the vmcore."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import stat
-from typing import IO, Iterator
+from collections.abc import Iterator
+from typing import IO
 
 from mminspect.errors import TypeInfoError
 

@@ -6,9 +6,11 @@ Whole chunks are read at once and decoded by stride. This is the last place that
 comes out is arrays.
 """
 
+from __future__ import annotations
+
 import sys
 from bisect import bisect_right
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +67,7 @@ def join_in_blocks(ranges: Sequence[Range], nr_pages: int) -> Iterator[Range]:
     :param ranges: Half-open pfn ranges, ascending.
     :param nr_pages: ``pageblock_nr_pages``.
     """
-    pending: Optional[Range] = None
+    pending: Range | None = None
     for start, end in ranges:
         if pending is not None and (start & -nr_pages) < pending[1]:
             pending = (pending[0], end)
@@ -88,7 +90,7 @@ class Memmap:
     """
 
     def __init__(
-        self, prog: Program, memory: MemoryMap, live: bool = False, direct: Optional[DirectMemory] = None
+        self, prog: Program, memory: MemoryMap, live: bool = False, direct: DirectMemory | None = None
     ) -> None:
         self._prog = prog
         self._memory = memory
@@ -105,10 +107,10 @@ class Memmap:
             for node in memory.nodes
             if node.first_deferred_pfn is not None
         ]
-        self._link_columns: Dict[int, Links] = {}
+        self._link_columns: dict[int, Links] = {}
         self._initialized = _constant(INITIALIZED, np.uint8, 0)
 
-    def ranges(self) -> Iterator[Tuple[int, int, Section]]:
+    def ranges(self) -> Iterator[tuple[int, int, Section]]:
         """
         Split the online memory into chunks.
 
@@ -118,7 +120,7 @@ class Memmap:
             for low, high in self._cut(start, end, CHUNK_PAGES):
                 yield low, high, section
 
-    def windows(self) -> Iterator[Tuple[int, int, Section]]:
+    def windows(self) -> Iterator[tuple[int, int, Section]]:
         """Split the online memory into what :meth:`read` takes at once, as :meth:`ranges` into chunks."""
         for start, end, section in self._joined():
             step = CHUNK_PAGES
@@ -127,7 +129,7 @@ class Memmap:
             for low, high in self._cut(start, end, step):
                 yield low, high, section
 
-    def _joined(self) -> Iterator[Tuple[int, int, Section]]:
+    def _joined(self) -> Iterator[tuple[int, int, Section]]:
         for section in stretches(self._memory):
             for start, end in join_in_blocks(section.ranges, self._layout.pageblock_nr_pages):
                 yield start, end, section
@@ -181,7 +183,7 @@ class Memmap:
 
     def _alike(
         self, some: npt.NDArray[np.unsignedinteger], every: npt.NDArray[np.unsignedinteger]
-    ) -> Iterator[Tuple[int, int]]:
+    ) -> Iterator[tuple[int, int]]:
         """
         Find adjacent chunks whose pages have the same flags, and nearly all the same ``_mapcount``.
 
@@ -201,7 +203,7 @@ class Memmap:
         apart = np.flatnonzero(~(dull[1:] & dull[:-1] & (common[1:] == common[:-1]))) + 1
         yield from zip([0, *apart.tolist()], [*apart.tolist(), len(common)])
 
-    def _words(self, data: "bytes | npt.NDArray[np.uint8]") -> npt.NDArray[np.unsignedinteger]:
+    def _words(self, data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.unsignedinteger]:
         """Get struct pages as words."""
         return np.frombuffer(data, self._word).reshape(-1, self._layout.page_struct_size // self._word.itemsize)
 
@@ -223,9 +225,9 @@ class Memmap:
         self,
         start: int,
         words: npt.NDArray[np.unsignedinteger],
-        common: Optional[Digest],
+        common: Digest | None,
         section: Section,
-        unread: Sequence[Tuple[int, int, int]] = (),
+        unread: Sequence[tuple[int, int, int]] = (),
     ) -> Chunk:
         """
         Decode struct pages.
@@ -255,7 +257,7 @@ class Memmap:
             chunk.set_digest(common)
         return chunk
 
-    def _only_link(self, words: npt.NDArray[np.unsignedinteger], common: Digest, start: int, end: int) -> Optional[int]:
+    def _only_link(self, words: npt.NDArray[np.unsignedinteger], common: Digest, start: int, end: int) -> int | None:
         """
         Get the link of pages that all have the same, and that an initialiser wrote for certain.
 
@@ -306,7 +308,7 @@ class Memmap:
         data: bytes = self._prog.read(self._address(section, pfn), size)
         return data
 
-    def _read(self, address: int, size: int) -> Tuple[bytes, List[Tuple[int, int, int]]]:
+    def _read(self, address: int, size: int) -> tuple[bytes, list[tuple[int, int, int]]]:
         """
         Read memory as far as the target holds it.
 
@@ -318,7 +320,7 @@ class Memmap:
             pass
         page = self._layout.page_size
         data = bytearray(size)
-        unread: List[Tuple[int, int, int]] = []
+        unread: list[tuple[int, int, int]] = []
         offset = 0
         # Larger steps first: what is left out usually is left out in large pieces or not at all.
         while offset < size:
@@ -404,7 +406,7 @@ class Memmap:
         return result
 
 
-def _link_bits(layout: Layout) -> Tuple[int, Optional[int]]:
+def _link_bits(layout: Layout) -> tuple[int, int | None]:
     """
     Get where ``page->flags`` has node and zone.
 
@@ -419,7 +421,7 @@ def _link_bits(layout: Layout) -> Tuple[int, Optional[int]]:
     return (shift, ((1 << width) - 1) << shift) if width else (0, 0)
 
 
-def _constant(value: int, kind: "type[np.unsignedinteger]", size: int) -> npt.NDArray[np.unsignedinteger]:
+def _constant(value: int, kind: type[np.unsignedinteger], size: int) -> npt.NDArray[np.unsignedinteger]:
     """Make a column of one value that nobody can change."""
     column = np.full(size, value, kind)
     column.flags.writeable = False
@@ -446,7 +448,7 @@ def _invalid_links(memory: MemoryMap) -> npt.NDArray[np.bool_]:
     return table
 
 
-def _section_to_node_table(prog: Program, layout: Layout) -> Optional[npt.NDArray[np.unsignedinteger]]:
+def _section_to_node_table(prog: Program, layout: Layout) -> npt.NDArray[np.unsignedinteger] | None:
     """Read the nodes by section where ``page->flags`` has no room for the node."""
     if not layout.flags.node_not_in_page_flags:
         return None
@@ -490,7 +492,7 @@ def calibrate(memmap: Memmap, memory: MemoryMap) -> None:
         raise LayoutError("not one struct page of a zone can be read; the dump doesn't hold the memmap")
 
 
-def _calibrate_zone(memmap: Memmap, memory: MemoryMap, start: int, end: int, link: int) -> Tuple[bool, int]:
+def _calibrate_zone(memmap: Memmap, memory: MemoryMap, start: int, end: int, link: int) -> tuple[bool, int]:
     """Look for one page with a link; return whether there is one, and how many pages were read."""
     tried = 0
     spans = [

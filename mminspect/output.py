@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Where reports and captures are written: stdout, or a file that appears only when all of it is written."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import stat
 import sys
 import tempfile
-from typing import IO, Any, Iterator, Optional, Sequence, TextIO
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, TextIO
 
 from mminspect.errors import MminspectError
 
@@ -22,13 +25,13 @@ def stdout() -> TextIO:
     :raises MminspectError: if the caller closed it.
     """
     # Python leaves it None then, whatever typeshed says.
-    out: Optional[TextIO] = sys.stdout
+    out: TextIO | None = sys.stdout
     if out is None:
         raise MminspectError("the standard output is closed; open it, or give a file with -o")
     return out
 
 
-def _own_descriptor(path: str) -> Optional[int]:
+def _own_descriptor(path: str) -> int | None:
     """Get the open descriptor that a path such as ``/dev/stdout`` or ``/dev/fd/3`` stands for."""
     for _ in range(MAX_LINKS):
         directory, name = os.path.split(path)
@@ -42,7 +45,7 @@ def _own_descriptor(path: str) -> Optional[int]:
     return None
 
 
-def check_writable(path: Optional[str], inputs: Sequence[Optional[str]] = ()) -> None:
+def check_writable(path: str | None, inputs: Sequence[str | None] = ()) -> None:
     """
     Check that an output file can be made, before the work for it is done.
 
@@ -69,7 +72,7 @@ def check_writable(path: Optional[str], inputs: Sequence[Optional[str]] = ()) ->
 
 
 @contextlib.contextmanager
-def open_output(path: Optional[str], binary: bool = False) -> Iterator[IO[Any]]:
+def open_output(path: str | None, binary: bool = False) -> Iterator[IO[Any]]:
     """
     Open an output file, or stdout.
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``mminspect zones`` shows: nodes, zones, sections and holes, as plain data."""
 
-from typing import Any, Dict, List, Tuple
+from __future__ import annotations
+
+from typing import Any
 
 from mminspect.analyzer import describe_zones
 from mminspect.layout.records import MemoryMap, Section
 from mminspect.layout.sections import subtract
 
 
-def overview(memory: MemoryMap) -> Dict[str, Any]:
+def overview(memory: MemoryMap) -> dict[str, Any]:
     """
     Summarise a memory map.
 
@@ -34,8 +36,8 @@ def overview(memory: MemoryMap) -> Dict[str, Any]:
     }
 
 
-def _sections(memory: MemoryMap) -> List[Dict[str, Any]]:
-    groups: List[Tuple[Section, Section]] = []
+def _sections(memory: MemoryMap) -> list[dict[str, Any]]:
+    groups: list[tuple[Section, Section]] = []
     for section in memory.sections:
         if groups and groups[-1][1].nr + 1 == section.nr and groups[-1][1].flags == section.flags:
             groups[-1] = (groups[-1][0], section)
@@ -55,7 +57,7 @@ def _sections(memory: MemoryMap) -> List[Dict[str, Any]]:
     ]
 
 
-def _holes(memory: MemoryMap) -> List[Dict[str, Any]]:
+def _holes(memory: MemoryMap) -> list[dict[str, Any]]:
     online = list(memory.online_ranges())
     return [
         {"node": zone.node, "index": zone.index, "zone": zone.name, "start_pfn": start, "end_pfn": end}

@@ -5,9 +5,12 @@ Who has a page: a free list, a slab cache, a page table, firmware, a resource.
 All of it is read from memory that may be damaged. What can't be read or makes no sense is left out.
 """
 
+from __future__ import annotations
+
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 from drgn import FaultError, Object, Program, cast
 from drgn.helpers.linux.mm import PageSlab
@@ -37,7 +40,7 @@ class _Unreadable(Exception):
 _ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
 
 
-def page_type(target: Target, mapcount: int) -> Optional[str]:
+def page_type(target: Target, mapcount: int) -> str | None:
     """
     Get the type of a page whose ``_mapcount`` is none: ``buddy``, ``table``, ``offline``...
 
@@ -63,7 +66,7 @@ def page_type(target: Target, mapcount: int) -> Optional[str]:
     return " ".join(name for name, bit in bits.items() if not value & bit) or None
 
 
-def type_bits(target: Target) -> Dict[str, int]:
+def type_bits(target: Target) -> dict[str, int]:
     """Get the bits that are cleared for each page type, of a kernel without ``enum pagetype``."""
     # Since Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a page memcg flag") (in v5.11), there is
     # no PG_kmemcg, and the types behind it moved. Just before, page->mem_cgroup became page->memcg_data.
@@ -83,7 +86,7 @@ def type_bits(target: Target) -> Dict[str, int]:
     return bits
 
 
-def flag_names(prog: Program, flags: int, kind: Optional[str], anon: bool, tail: bool) -> List[str]:
+def flag_names(prog: Program, flags: int, kind: str | None, anon: bool, tail: bool) -> list[str]:
     """
     Name the flags of a page, each bit once.
 
@@ -125,13 +128,13 @@ class Entry:
     """
 
     page: Object
-    words: Tuple[int, ...]
+    words: tuple[int, ...]
     flags: int
     refcount: int
     mapcount: int
     mapping: int
-    kind: Optional[str]
-    slab: Optional[bool]
+    kind: str | None
+    slab: bool | None
 
     @property
     def anon(self) -> bool:
@@ -160,7 +163,7 @@ def read_entry(target: Target, layout: Layout, page: Object, data: bytes) -> Ent
     return Entry(page, words, words[layout.flags_offset // size], refcount, mapcount, words[mapping], kind, slab)
 
 
-def holder(target: Target, entry: Entry) -> Optional[str]:
+def holder(target: Target, entry: Entry) -> str | None:
     """
     Say in words who has a page that is not free.
 
@@ -195,7 +198,7 @@ def holder(target: Target, entry: Entry) -> Optional[str]:
     return "in use by the kernel"
 
 
-def _mapping_operations(prog: Program, mapping: int) -> Optional[str]:
+def _mapping_operations(prog: Program, mapping: int) -> str | None:
     """Get the name of the ``a_ops`` of a ``struct address_space``: which kind of file it is."""
     try:
         operations = Object(prog, "struct address_space", address=mapping).a_ops.value_()
@@ -217,7 +220,7 @@ class FreeLists:
         self._memory = memory
         self._word = memory.layout.word_bits // 8
         self._lru = prog.type("struct page").member("lru").offset
-        self._heads: Dict[int, Tuple[str, int, str]] = {}
+        self._heads: dict[int, tuple[str, int, str]] = {}
         names = memory.layout.migratetypes
         for zone in memory.zones:
             areas = Object(prog, "struct zone", address=zone.address).free_area
@@ -229,7 +232,7 @@ class FreeLists:
                     assert address is not None
                     self._heads[address] = (str(zone), order, name)
 
-    def find(self, page: int) -> Dict[str, Any]:
+    def find(self, page: int) -> dict[str, Any]:
         """
         Follow the links of a free page to the head of its list.
 
@@ -256,7 +259,7 @@ class FreeLists:
         return {"broken": f"no head of a free list within {MAX_STEPS} links"}
 
 
-def slab_cache(prog: Program, head: Object) -> Optional[str]:
+def slab_cache(prog: Program, head: Object) -> str | None:
     """
     Get the name of the slab cache that has a page.
 
@@ -274,7 +277,7 @@ def slab_cache(prog: Program, head: Object) -> Optional[str]:
         return None
 
 
-def resources(prog: Program) -> List[Tuple[int, int, str, int]]:
+def resources(prog: Program) -> list[tuple[int, int, str, int]]:
     """
     List ``/proc/iomem``.
 
@@ -286,7 +289,7 @@ def resources(prog: Program) -> List[Tuple[int, int, str, int]]:
         return []
 
 
-def _walk(resource: Object, depth: int) -> Iterator[Tuple[int, int, str, int]]:
+def _walk(resource: Object, depth: int) -> Iterator[tuple[int, int, str, int]]:
     count = 0
     while resource:
         count += 1
@@ -299,7 +302,7 @@ def _walk(resource: Object, depth: int) -> Iterator[Tuple[int, int, str, int]]:
         resource = item.sibling
 
 
-def resource_path(found: List[Tuple[int, int, str, int]], address: int) -> List[str]:
+def resource_path(found: list[tuple[int, int, str, int]], address: int) -> list[str]:
     """
     Get the names of the resources that a physical address is in, outermost first.
 
@@ -308,7 +311,7 @@ def resource_path(found: List[Tuple[int, int, str, int]], address: int) -> List[
     return [name for start, end, name, _ in found if start <= address < end]
 
 
-def memblock_regions(prog: Program, address: int) -> Optional[List[str]]:
+def memblock_regions(prog: Program, address: int) -> list[str] | None:
     """
     Tell which lists of memblock have a physical address.
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``mminspect page`` shows: everything known about a page, as plain data."""
 
+from __future__ import annotations
+
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable
 
 import numpy as np
 from drgn import FaultError, Object
@@ -81,12 +84,12 @@ class PageInspector:
         self._memmap = memmap
         self._look = look
         self._judge = Judge(target, memory, memmap, look)
-        self._free_lists: Optional[owner.FreeLists] = None
-        self._with_lists: Optional[MemoryMap] = None
-        self._blocks: Optional[PerCpuBlocks] = None
-        self._known_resources: Optional[List[Tuple[int, int, str, int]]] = None
+        self._free_lists: owner.FreeLists | None = None
+        self._with_lists: MemoryMap | None = None
+        self._blocks: PerCpuBlocks | None = None
+        self._known_resources: list[tuple[int, int, str, int]] | None = None
 
-    def parse(self, text: str) -> Tuple[int, int, str]:
+    def parse(self, text: str) -> tuple[int, int, str]:
         """
         Find out which pages are meant.
 
@@ -108,7 +111,7 @@ class PageInspector:
         if self._memory.section(first) is not None and self._memory.section(last) is None:
             raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
         self._refuse_offline(text, first)
-        kinds: Sequence[Tuple[str, Callable[[int], Optional[int]]]] = (
+        kinds: Sequence[tuple[str, Callable[[int], int | None]]] = (
             ("pfn", lambda value: value),
             ("struct page address", self._page_to_pfn),
             ("physical address", lambda value: value // self._memory.layout.page_size),
@@ -148,14 +151,12 @@ class PageInspector:
     def _page_shift(self) -> int:
         return self._memory.layout.page_size.bit_length() - 1
 
-    def _page_to_pfn(self, address: int) -> Optional[int]:
+    def _page_to_pfn(self, address: int) -> int | None:
         """Get the pfn of the struct page that an address lies in."""
         found = StructPages(self._memory).find(address)
         return None if found is None else found.pfn
 
-    def inspect(
-        self, start: int, end: int, progress: Optional[Callable[[int], Progress]] = None
-    ) -> List[Dict[str, Any]]:
+    def inspect(self, start: int, end: int, progress: Callable[[int], Progress] | None = None) -> list[dict[str, Any]]:
         """
         Describe pages.
 
@@ -181,7 +182,7 @@ class PageInspector:
             self._with_lists = with_per_cpu_pages(self._target, self._memory)
         return self._with_lists
 
-    def _findings(self, start: int, end: int, progress: Optional[Callable[[int], Progress]]) -> List[Finding]:
+    def _findings(self, start: int, end: int, progress: Callable[[int], Progress] | None) -> list[Finding]:
         """Find what a scan finds in the pages. In the running kernel, nothing is found that takes a whole walk."""
         rules = select_rules()
         found = self._findings_around(start, end, [rule for rule in rules if rule.describe_all is None])
@@ -198,7 +199,7 @@ class PageInspector:
         found = [finding for finding in found if any(_covers(finding, pfn) for pfn in range(start, end))]
         return list(attach(sorted(found, key=sort_key), self._judge))
 
-    def _findings_around(self, start: int, end: int, rules: List[Rule]) -> List[Finding]:
+    def _findings_around(self, start: int, end: int, rules: list[Rule]) -> list[Finding]:
         """
         Apply rules to the chunks that the pages are in, as a scan cuts them.
 
@@ -218,7 +219,7 @@ class PageInspector:
             first, last = first - before, last + after
         return found
 
-    def _page(self, pfn: int, findings: List[Finding]) -> Dict[str, Any]:
+    def _page(self, pfn: int, findings: list[Finding]) -> dict[str, Any]:
         memory = self._memory
         layout = memory.layout
         section = self._memory.section(pfn)
@@ -227,7 +228,7 @@ class PageInspector:
         index = pfn - chunk.start_pfn
         state, link = int(chunk.state[index]), int(chunk.link[index])
         address = section.mem_map + pfn * layout.page_struct_size
-        info: Dict[str, Any] = {
+        info: dict[str, Any] = {
             "pfn": pfn,
             "physical_address": pfn * layout.page_size,
             "struct_page": address & ((1 << layout.word_bits) - 1),
@@ -257,12 +258,12 @@ class PageInspector:
         info["consequences"] = [item.as_dict() for item in self._judge.outcomes(pfn)]
         return {**info, **found}
 
-    def _resources(self) -> List[Tuple[int, int, str, int]]:
+    def _resources(self) -> list[tuple[int, int, str, int]]:
         if self._known_resources is None:
             self._known_resources = owner.resources(self._target.prog)
         return self._known_resources
 
-    def _neighbours(self, pfn: int, chunk: Chunk) -> List[Dict[str, Any]]:
+    def _neighbours(self, pfn: int, chunk: Chunk) -> list[dict[str, Any]]:
         """
         Describe both sides of every boundary around a page.
 
@@ -287,7 +288,7 @@ class PageInspector:
             for side, at in (("start", start), ("end", end))
         ]
 
-    def _brief(self, pfn: int) -> Optional[Dict[str, Any]]:
+    def _brief(self, pfn: int) -> dict[str, Any] | None:
         """Describe a page in short. ``None`` if it isn't online."""
         section = self._memory.section(pfn) if pfn >= 0 else None
         if section is None:
@@ -300,7 +301,7 @@ class PageInspector:
         reserved = bool(chunk.reserved(self._memory.layout, pfn, pfn + 1)[0])
         return {"pfn": pfn, "state": kind, "link": self._memory.link_name(int(chunk.link[0])), "reserved": reserved}
 
-    def _bitmap(self, pfn: int, link: int, section: Section) -> Dict[str, Any]:
+    def _bitmap(self, pfn: int, link: int, section: Section) -> dict[str, Any]:
         """Get the pageblock's bits, through the page's link with FLATMEM."""
         memory, layout = self._memory, self._memory.layout
         if layout.flatmem:
@@ -314,7 +315,7 @@ class PageInspector:
             base, start, limit = section.bitmap, 0, bitmap.section_usemap_size(layout)
         index = bitmap.pfn_to_bitidx(layout, start, pfn)
         address = bitmap.bitmap_word_address(layout, base, index)
-        result: Dict[str, Any] = {"bitmap": base, "bitmap_index": index, "bitmap_limit": limit, "bitmap_word": address}
+        result: dict[str, Any] = {"bitmap": base, "bitmap_index": index, "bitmap_limit": limit, "bitmap_word": address}
         if index >= limit:
             return {**result, "migratetype": None, "migratetype_why": "the index is outside of the bitmap"}
         try:
@@ -342,7 +343,7 @@ class PageInspector:
         page = Object(self._target.prog, "struct page *", address & ((1 << layout.word_bits) - 1))
         return owner.read_entry(self._target, layout, page, self._memmap.entry(pfn, section))
 
-    def _head(self, pfn: int, entry: owner.Entry, section: Section) -> Tuple[Dict[str, Any], Optional[owner.Entry]]:
+    def _head(self, pfn: int, entry: owner.Entry, section: Section) -> tuple[dict[str, Any], owner.Entry | None]:
         """
         Find the compound page that a page is in.
 
@@ -362,7 +363,7 @@ class PageInspector:
             # Garbage in the entry leads the helpers to memory that isn't there.
             return {"compound": {"part": "unknown"}}, None
 
-    def _struct_page(self, pfn: int, section: Section, state: int) -> Dict[str, Any]:
+    def _struct_page(self, pfn: int, section: Section, state: int) -> dict[str, Any]:
         """Decode a struct page."""
         layout = self._memory.layout
         entry = self.read_entry(pfn, section)
@@ -371,7 +372,7 @@ class PageInspector:
         whole = head if tail else entry
         mapcount = entry.mapcount + 1 if entry.kind is None and state == INITIALIZED else None
         anon = whole is not None and whole.anon
-        result: Dict[str, Any] = {
+        result: dict[str, Any] = {
             "flags": "|".join(owner.flag_names(self._target.prog, entry.flags, entry.kind, anon, tail)),
             "refcount": entry.refcount,
             "mapcount": mapcount,
@@ -385,7 +386,7 @@ class PageInspector:
         result["owner"] = self._owner(entry, head, state, result)
         return result
 
-    def _buddy(self, pfn: int, section: Section) -> Optional[Dict[str, Any]]:
+    def _buddy(self, pfn: int, section: Section) -> dict[str, Any] | None:
         """Find the free block that a page is in, and the free list that it is really on. ``None`` if there is none."""
         for order in range(self._memory.layout.max_order + 1):
             head = pfn & -(1 << order)
@@ -406,7 +407,7 @@ class PageInspector:
             return {"head_pfn": head, "order": block_order, "list": on}
         return None
 
-    def _per_cpu(self, pfn: int) -> Optional[Dict[str, Any]]:
+    def _per_cpu(self, pfn: int) -> dict[str, Any] | None:
         """Find the per-CPU list that a page is on, or the block there that it is in. ``None`` if there is none."""
         if self._blocks is None:
             self._blocks = per_cpu_blocks(self._lists)
@@ -423,7 +424,7 @@ class PageInspector:
             "migratetype": item.migratetype,
         }
 
-    def _owner(self, entry: owner.Entry, head: Optional[owner.Entry], state: int, known: Dict[str, Any]) -> str:
+    def _owner(self, entry: owner.Entry, head: owner.Entry | None, state: int, known: dict[str, Any]) -> str:
         """Say in words who has a page."""
         if known["buddy"] is not None:
             return f"the buddy allocator: a free block of order {known['buddy']['order']}"

@@ -7,12 +7,15 @@ pread(), libkdumpfile too, so no process moves another's position. Threads would
 interpreter's lock while it reads.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import pickle
 import signal
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import IO, Any, Callable, Iterable, Iterator, List, Sequence, TypeVar
+from typing import IO, Any, Callable, TypeVar
 
 from mminspect.errors import LostError, MminspectError
 from mminspect.signals import SIGNALS
@@ -34,7 +37,7 @@ def usable_cpus() -> int:
         return os.cpu_count() or 1
 
 
-def units(items: Iterable[T]) -> Iterator[List[T]]:
+def units(items: Iterable[T]) -> Iterator[list[T]]:
     """Cut items into units of work."""
     iterator = iter(items)
     while True:
@@ -66,7 +69,7 @@ class Worker:
     """
 
     def __init__(
-        self, work: Callable[[T], Iterable[R]], items: Iterable[T], number: int, jobs: int, others: "Sequence[Worker]"
+        self, work: Callable[[T], Iterable[R]], items: Iterable[T], number: int, jobs: int, others: Sequence[Worker]
     ) -> None:
         read, write = os.pipe()
         try:
@@ -171,7 +174,7 @@ def run(work: Callable[[T], Iterable[R]], items: Callable[[], Iterable[T]], jobs
     :return: Iterator of results, in the order of the items, whatever the number of processes. It raises
         :class:`MminspectError` if a process fails.
     """
-    workers: List[Worker] = []
+    workers: list[Worker] = []
     try:
         try:
             with _signals_wait():

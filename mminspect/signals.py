@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Interrupts and the like: one line, the right exit status, nothing left behind."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal
 import sys
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 from mminspect.errors import LostError, Stopped
 
@@ -40,7 +42,7 @@ def quit_at_once() -> None:
 
 def raise_stopped() -> None:
     """Let a signal raise :class:`~mminspect.errors.Stopped`."""
-    received: Optional[int] = None
+    received: int | None = None
 
     def stop(signum: int, frame: Any) -> NoReturn:
         nonlocal received
@@ -51,7 +53,7 @@ def raise_stopped() -> None:
         signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER)
         raise Stopped(*SIGNALS[signal.Signals(received)])
 
-    def unraisable(dropped: "sys.UnraisableHookArgs") -> None:
+    def unraisable(dropped: sys.UnraisableHookArgs) -> None:
         if not isinstance(dropped.exc_value, Stopped):
             sys.__unraisablehook__(dropped)
 
@@ -92,7 +94,7 @@ class Stopper:
     """
 
     def __init__(self) -> None:
-        self.status: Optional[int] = None
+        self.status: int | None = None
         self.message = ""
         _handle(self._stop)
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Findings in order, however many there are: beyond a number they are kept in a temporary file."""
 
+from __future__ import annotations
+
 import heapq
 import pickle
 import tempfile
-from typing import IO, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, overload
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
@@ -18,7 +21,7 @@ BATCH = 128
 BATCH_ITEMS = 2000
 
 # What sort_key() returns.
-Key = Tuple[int, int, str, int, str]
+Key = tuple[int, int, str, int, str]
 
 
 def _items(finding: Finding) -> int:
@@ -26,9 +29,9 @@ def _items(finding: Finding) -> int:
     return sum(len(value) for value in finding.detail.values() if isinstance(value, (list, tuple)))
 
 
-def _batches(findings: Iterable[Finding]) -> Iterator[List[Finding]]:
+def _batches(findings: Iterable[Finding]) -> Iterator[list[Finding]]:
     """Split findings into what is read at once."""
-    batch: List[Finding] = []
+    batch: list[Finding] = []
     items = 0
     for finding in findings:
         batch.append(finding)
@@ -51,15 +54,15 @@ class Findings(Sequence[Finding]):
     """
 
     def __init__(self) -> None:
-        self._recent: List[Finding] = []
-        self._file: Optional[IO[bytes]] = None
+        self._recent: list[Finding] = []
+        self._file: IO[bytes] | None = None
         # Of the file's sorted parts: the first finding's key, and offsets at which they start and end.
-        self._parts: List[Tuple[Key, int, int]] = []
+        self._parts: list[tuple[Key, int, int]] = []
         self._length = 0
         self._sorted = True
         self._items = 0
-        self.by_rule: Dict[str, Tuple[int, int]] = {}
-        self.by_severity: Dict[str, int] = {}
+        self.by_rule: dict[str, tuple[int, int]] = {}
+        self.by_severity: dict[str, int] = {}
 
     def add(self, finding: Finding) -> None:
         """
@@ -102,7 +105,7 @@ class Findings(Sequence[Finding]):
         while position < end:
             file.seek(position)
             # What is read is this process's own, from a file that no other can open.
-            batch: List[Finding] = pickle.load(file)
+            batch: list[Finding] = pickle.load(file)
             position = file.tell()
             yield from batch
 
@@ -121,7 +124,7 @@ class Findings(Sequence[Finding]):
         sources = [(key, self._part(start, end)) for key, start, end in self._parts]
         if self._recent:
             sources.append((sort_key(self._recent[0]), iter(self._recent)))
-        heap: List[Tuple[Key, int, Optional[Finding]]] = [(key, n, None) for n, (key, _) in enumerate(sources)]
+        heap: list[tuple[Key, int, Finding | None]] = [(key, n, None) for n, (key, _) in enumerate(sources)]
         heapq.heapify(heap)
         while heap:
             _, n, finding = heap[0]
@@ -137,9 +140,9 @@ class Findings(Sequence[Finding]):
     def __getitem__(self, index: int) -> Finding: ...
 
     @overload
-    def __getitem__(self, index: slice) -> List[Finding]: ...
+    def __getitem__(self, index: slice) -> list[Finding]: ...
 
-    def __getitem__(self, index: Union[int, slice]) -> Union[Finding, List[Finding]]:
+    def __getitem__(self, index: int | slice) -> Finding | list[Finding]:
         if self._parts:
             # Only tests and people in a shell index so many.
             return list(self)[index]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What lives at a kernel address: a symbol, a slab object, a page and its owner, free memory."""
 
-from typing import Callable, Dict, Optional
+from __future__ import annotations
+
+from typing import Callable
 
 from drgn import Architecture, FaultError, Object, Program
 
@@ -12,10 +14,10 @@ from mminspect.target.overlay import i386_page_offset
 from mminspect.target.pagetable import PAGE_SHIFT, PageTables
 from mminspect.typeinfo.symbols import best_symbol
 
-_UNKNOWN: Dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
+_UNKNOWN: dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
 
 
-def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, object]]:
+def what_is(target: Target, memory: MemoryMap) -> Callable[[int], dict[str, object]]:
     """
     Make a function that says what lives at an address.
 
@@ -24,7 +26,7 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
     """
     prog = target.prog
 
-    def look(address: int) -> Dict[str, object]:
+    def look(address: int) -> dict[str, object]:
         symbol = best_symbol(s for s in prog.symbols(address) if s.address <= address < s.address + s.size)
         if symbol is not None:
             offset = address - symbol.address
@@ -47,7 +49,7 @@ def what_is(target: Target, memory: MemoryMap) -> Callable[[int], Dict[str, obje
     return look
 
 
-def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
     """
     Translate a kernel virtual address: of the direct mapping, else of any other, through the page tables.
 
@@ -68,7 +70,7 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[
     return None
 
 
-def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
     # Here and below imported late: drgn loads all its helpers at once, and most scans need none.
     from drgn.helpers.linux.mm import virt_to_pfn
 
@@ -84,11 +86,11 @@ def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> O
     return pfn if pfn >= 0 and (highmem is None or pfn < highmem) else None
 
 
-def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int]:
+def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
     """Walk the kernel's page tables."""
     prog = target.prog
     arch = None if prog.platform is None else prog.platform.arch
-    tables: Optional[PageTables] = None
+    tables: PageTables | None = None
     if arch == Architecture.RISCV64:
         tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
     elif arch == Architecture.X86_64:
@@ -104,7 +106,7 @@ def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> Optional[int
     return int(follow_pfn(mm, address).value_())
 
 
-def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> Dict[str, object]:
+def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> dict[str, object]:
     from drgn.helpers.linux.mm import PageSlab, decode_page_flags
 
     prog = target.prog
@@ -129,7 +131,7 @@ def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> Dic
         return {"kind": "unknown", "text": f"page {pfn:#x}, of unknown use", "pfn": pfn}
 
 
-def _what_slab(prog: Program, pfn: int, address: int) -> Dict[str, object]:
+def _what_slab(prog: Program, pfn: int, address: int) -> dict[str, object]:
     from drgn.helpers.linux.slab import slab_object_info
 
     info = slab_object_info(prog, address)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """An assembler of small BTF blobs."""
 
+from __future__ import annotations
+
 import struct
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR = range(1, 15)
 DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(15, 20)
@@ -19,10 +21,10 @@ class Blob:
 
     def __init__(self, order: str = "<") -> None:
         self.order = order
-        self.words: List[bytes] = []
+        self.words: list[bytes] = []
         self.strings = b"\0"
         self.count = 0
-        self._known: Dict[str, int] = {"": 0}
+        self._known: dict[str, int] = {"": 0}
 
     def name(self, text: str) -> int:
         """Get the offset of a string."""
@@ -52,26 +54,26 @@ class Blob:
         return self.add(ARRAY, "", 0, of, index, length)
 
     def compound(
-        self, kind: int, name: str, size: int, members: Sequence[Tuple[str, int, int, Optional[int]]] = ()
+        self, kind: int, name: str, size: int, members: Sequence[tuple[str, int, int, int | None]] = ()
     ) -> int:
         """Add a structure or union of (name, type, bit offset, bits or ``None``)."""
         flag = any(bits is not None for *_, bits in members)
-        more: List[int] = []
+        more: list[int] = []
         for member, type_id, offset, bits in members:
             more += [self.name(member), type_id, (bits or 0) << 24 | offset if flag else offset]
         return self.add(kind, name, size, *more, vlen=len(members), flag=flag)
 
-    def enum(self, name: str, size: int, values: Sequence[Tuple[str, int]], signed: bool = False) -> int:
+    def enum(self, name: str, size: int, values: Sequence[tuple[str, int]], signed: bool = False) -> int:
         """Add an enumeration."""
         more = [word for item, value in values for word in (self.name(item), value)]
         return self.add(ENUM, name, size, *more, vlen=len(values), flag=signed)
 
-    def enum64(self, name: str, values: Sequence[Tuple[str, int]], signed: bool = False) -> int:
+    def enum64(self, name: str, values: Sequence[tuple[str, int]], signed: bool = False) -> int:
         """Add an enumeration of 64 bits."""
         more = [word for item, value in values for word in (self.name(item), value, value >> 32)]
         return self.add(ENUM64, name, 8, *more, vlen=len(values), flag=signed)
 
-    def prototype(self, result: int, parameters: Sequence[Tuple[str, int]]) -> int:
+    def prototype(self, result: int, parameters: Sequence[tuple[str, int]]) -> int:
         """Add a function prototype; a last parameter ("", 0) makes it variadic."""
         more = [word for name, type_id in parameters for word in (self.name(name), type_id)]
         return self.add(FUNC_PROTO, "", result, *more, vlen=len(parameters))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Fixtures: the stored vmcores, unpacked, opened and scanned once a session."""
 
+from __future__ import annotations
+
 import lzma
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 Unpacked = Callable[[str], Path]
-Opened = Callable[[str], Tuple[Target, TypeSource]]
+Opened = Callable[[str], tuple[Target, TypeSource]]
 Scanned = Callable[[str], Report]
 Edited = Callable[[str], CoreEditor]
 Cli = Callable[..., Done]
@@ -49,9 +51,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
 @pytest.fixture(scope="session")
 def opened(unpacked: Unpacked) -> Opened:
     """Give a stored vmcore as a target with types."""
-    known: Dict[str, Tuple[Target, TypeSource]] = {}
+    known: dict[str, tuple[Target, TypeSource]] = {}
 
-    def get(name: str) -> Tuple[Target, TypeSource]:
+    def get(name: str) -> tuple[Target, TypeSource]:
         if name not in known:
             known[name] = open_core(unpacked(name))
         return known[name]
@@ -62,7 +64,7 @@ def opened(unpacked: Unpacked) -> Opened:
 @pytest.fixture(scope="session")
 def scanned(opened: Opened) -> Scanned:
     """Give the report of a stored vmcore."""
-    known: Dict[str, Report] = {}
+    known: dict[str, Report] = {}
 
     def get(name: str) -> Report:
         if name not in known:

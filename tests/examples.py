@@ -5,12 +5,14 @@ The examples that ``mminspect rules RULE`` shows: findings of stored vmcores, as
 ``python -m tests.examples`` writes them to mminspect/rules/examples.json. A test compares that file with the vmcores.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import lzma
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
@@ -43,8 +45,8 @@ class Example(NamedTuple):
     """
 
     fixture: str
-    planted: Optional[str] = None
-    plant: Optional[Callable[[Fault], None]] = None
+    planted: str | None = None
+    plant: Callable[[Fault], None] | None = None
 
 
 def _free_block(fault: Fault) -> int:
@@ -138,7 +140,7 @@ def _compound_page(fault: Fault) -> None:
     fault.editor.write_word(fault.page(pfn + 2) + offset, 0x1000)
 
 
-EXAMPLES: Dict[str, Example] = {
+EXAMPLES: dict[str, Example] = {
     "bitmap-bounds": Example(I386_HOLE),
     "buddy-page": Example(AMD64_HEALTHY, "page->private of a free page was set to 99", _buddy_page),
     "compaction-cursor": Example(AMD64_HEALTHY, "compact_cached_free_pfn was overwritten with an address", _cursor),
@@ -162,7 +164,7 @@ EXAMPLES: Dict[str, Example] = {
 }
 
 
-def make(rule: str, path: Path) -> Dict[str, Any]:
+def make(rule: str, path: Path) -> dict[str, Any]:
     """
     Make an example.
 
@@ -173,10 +175,10 @@ def make(rule: str, path: Path) -> Dict[str, Any]:
         target, types = open_core(path)
         fault = Fault(example.fixture, CoreEditor(path), target.prog, analyzer.scan_target(target, types, []))
         example.plant(fault)
-    found: List[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
+    found: list[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
     worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))
     made = {"fixture": f"{example.fixture}.xz", "planted": example.planted, "finding": dataclasses.asdict(worst)}
-    result: Dict[str, Any] = json.loads(json.dumps(made))
+    result: dict[str, Any] = json.loads(json.dumps(made))
     # What follows from it depends on more than the rule.
     result["finding"]["detail"].pop("consequences", None)
     return result

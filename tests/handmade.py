@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory maps made by hand, for tests of the rules that need no kernel."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,7 +106,7 @@ def page_flags(layout: Layout, node: int, index: int, reserved: bool = False) ->
     return node << fields.node.shift | index << fields.zone.shift | reserved << layout.pg_reserved
 
 
-def chunk(memory: MemoryMap, start: int, *parts: Part, section: Optional[Section] = None) -> Chunk:
+def chunk(memory: MemoryMap, start: int, *parts: Part, section: Section | None = None) -> Chunk:
     """Make a chunk of adjacent online pages."""
     layout = memory.layout
     pages = [part for part in parts for _ in range(part.count)]
@@ -113,7 +116,7 @@ def chunk(memory: MemoryMap, start: int, *parts: Part, section: Optional[Section
     return Chunk(start, flags, links, states, section or Section(0, ((start, start + len(pages)),), 0, 0x1000))
 
 
-def cut(whole: Chunk, *sizes: int) -> List[Chunk]:
+def cut(whole: Chunk, *sizes: int) -> list[Chunk]:
     """Cut a chunk into chunks of so many pages; the last size repeats."""
     result = []
     position, rest = 0, list(sizes)
@@ -135,12 +138,12 @@ class _Chunks:
         return iter(self._chunks)
 
 
-def nothing_known(address: int) -> Dict[str, object]:
+def nothing_known(address: int) -> dict[str, object]:
     """Say nothing about an address."""
     return {"kind": "unknown", "text": "unknown"}
 
 
-def scan(memory: MemoryMap, *chunks: Chunk, rule: Optional[str] = None) -> List[Finding]:
+def scan(memory: MemoryMap, *chunks: Chunk, rule: str | None = None) -> list[Finding]:
     """Apply one rule or all to chunks."""
     rules = [r for r in all_rules().values() if rule in (None, r.id)]
     assert rules
@@ -148,6 +151,6 @@ def scan(memory: MemoryMap, *chunks: Chunk, rule: Optional[str] = None) -> List[
     return Scan(memory, walk, rules, nothing_known).findings()
 
 
-def found(memory: MemoryMap, *parts: Part, rule: str, start: int = 0) -> List[Tuple[str, int, int]]:
+def found(memory: MemoryMap, *parts: Part, rule: str, start: int = 0) -> list[tuple[str, int, int]]:
     """Apply a rule to adjacent pages; give (severity, start, end) of its findings."""
     return [(f.severity, f.start_pfn, f.end_pfn) for f in scan(memory, chunk(memory, start, *parts), rule=rule)]

@@ -7,8 +7,11 @@ here comes from mminspect's layout, memmap or rules. :func:`read_world` reads a 
 page; the random tests make worlds by hand. :func:`findings` judges both.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mmzone import (
@@ -33,8 +36,8 @@ class Machine:
     word_bits: int
     flatmem: bool
     max_nr_zones: int
-    node: Tuple[int, int]
-    zone: Tuple[int, int]
+    node: tuple[int, int]
+    zone: tuple[int, int]
     pg_reserved: int
     section_shift: int = 15
 
@@ -76,11 +79,11 @@ class World:
     """A kernel's memory map."""
 
     machine: Machine
-    zones: Dict[Tuple[int, int], Zone]
-    nodes: Dict[int, Node]
-    pages: Dict[int, Page] = field(default_factory=dict)
-    sections_without_bitmap: Tuple[int, ...] = ()
-    phantoms: Dict[Tuple[int, int], Zone] = field(default_factory=dict)
+    zones: dict[tuple[int, int], Zone]
+    nodes: dict[int, Node]
+    pages: dict[int, Page] = field(default_factory=dict)
+    sections_without_bitmap: tuple[int, ...] = ()
+    phantoms: dict[tuple[int, int], Zone] = field(default_factory=dict)
 
 
 class Found(NamedTuple):
@@ -121,12 +124,12 @@ def page_to_nid(machine: Machine, flags: int) -> int:
     return (flags >> shift) & ((1 << width) - 1)
 
 
-def link(world: World, page: Page) -> Tuple[int, int]:
+def link(world: World, page: Page) -> tuple[int, int]:
     """The (node, zone ID) that a page links to."""
     return page_to_nid(world.machine, page.flags), page_zonenum(world.machine, page.flags)
 
 
-def page_zone(world: World, page: Page) -> Optional[Zone]:
+def page_zone(world: World, page: Page) -> Zone | None:
     """``&NODE_DATA(page_to_nid(page))->node_zones[page_zonenum(page)]``, if there is such a zone."""
     return world.zones.get(link(world, page))
 
@@ -185,7 +188,7 @@ def pfn_to_bitidx(machine: Machine, zone_start_pfn: int, pfn: int) -> int:
     return result & wrap
 
 
-def __pageblock_pfn_to_page(world: World, start_pfn: int, end_pfn: int, zone: Zone) -> Optional[bool]:
+def __pageblock_pfn_to_page(world: World, start_pfn: int, end_pfn: int, zone: Zone) -> bool | None:
     """
     ``__pageblock_pfn_to_page()``: whether it would return a page. ``None`` if this target doesn't tell.
 
@@ -202,7 +205,7 @@ def __pageblock_pfn_to_page(world: World, start_pfn: int, end_pfn: int, zone: Zo
     return link(world, start_page) == link(world, end_page)
 
 
-def set_zone_contiguous(world: World, zone: Zone) -> List[Tuple[int, int]]:
+def set_zone_contiguous(world: World, zone: Zone) -> list[tuple[int, int]]:
     """``set_zone_contiguous()``, but all the refused blocks, not just the first."""
     refused = []
     zone_end_pfn = zone.zone_start_pfn + zone.spanned_pages
@@ -246,9 +249,9 @@ def state(world: World, pfn: int, flags: int, refcount: Callable[[], int], all_z
 # The seven rules
 
 
-def runs(world: World, key: Callable[[Page], Any]) -> Iterator[Tuple[Any, List[Page]]]:
+def runs(world: World, key: Callable[[Page], Any]) -> Iterator[tuple[Any, list[Page]]]:
     """Longest runs of adjacent online pages whose key is equal and not ``None``."""
-    current: List[Page] = []
+    current: list[Page] = []
     current_key: Any = None
     for pfn in sorted(world.pages):
         page = world.pages[pfn]
@@ -266,7 +269,7 @@ def runs(world: World, key: Callable[[Page], Any]) -> Iterator[Tuple[Any, List[P
 def mixed_zone(world: World) -> Iterator[Found]:
     """Pageblocks whose pages link to more than one (node, zone)."""
     order = world.machine.pageblock_order
-    blocks: Dict[int, List[Page]] = {}
+    blocks: dict[int, list[Page]] = {}
     for pfn in sorted(world.pages):
         if world.pages[pfn].state in JUDGED:
             blocks.setdefault(pfn >> order, []).append(world.pages[pfn])
@@ -275,7 +278,7 @@ def mixed_zone(world: World) -> Iterator[Found]:
         if len(set(links)) == 1:
             continue
         severity = max((grade(world, page) for page in pages), key=RANK.__getitem__)
-        parts: List[List[int]] = []
+        parts: list[list[int]] = []
         for page, (nid, zid) in zip(pages, links):
             if parts and parts[-1][1:] == [page.pfn, nid, zid]:
                 parts[-1][1] += 1
@@ -396,7 +399,7 @@ RULES = (bitmap_bounds, contiguous, mixed_zone, uninitialized, unreadable, zone_
 RULE_IDS = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
 
 
-def findings(world: World) -> List[Found]:
+def findings(world: World) -> list[Found]:
     """Everything that is wrong, in the report's order."""
     found = [f for rule in RULES for f in rule(world)]
     return sorted(found, key=lambda f: (f.start, f.end, f.rule))
@@ -429,7 +432,7 @@ def _word(value: Object) -> int:
     return int(value.f.value_() if hasattr(value, "f") else value.value_())
 
 
-def _present_sections(prog: Program) -> Iterator[Tuple[int, Object]]:
+def _present_sections(prog: Program) -> Iterator[tuple[int, Object]]:
     """``for_each_present_section_nr()`` with SPARSEMEM_EXTREME, over all roots."""
     per_root = prog["SECTIONS_PER_ROOT"].value_()
     mem_section = prog["mem_section"]
@@ -463,7 +466,7 @@ def _online_pfns(prog: Program, machine: Machine) -> Iterator[int]:
             yield pfn
 
 
-def _pgdats(prog: Program) -> Iterator[Tuple[int, Object]]:
+def _pgdats(prog: Program) -> Iterator[tuple[int, Object]]:
     """``NODE_DATA(nid)`` wherever there is one. Nodes that are not online may have one too, with empty zones."""
     try:
         node_data = prog["node_data"]

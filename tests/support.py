@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the tests share: the fixtures, ways to run mminspect, and an editor for ELF cores."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -8,9 +10,10 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any
 
 from drgn import FaultError, Program
 
@@ -55,7 +58,7 @@ class FakeTables(PageTables):
         self._leaves = leaves
         self._leaf = leaf
 
-    def translate(self, address: int) -> Tuple[int, int]:
+    def translate(self, address: int) -> tuple[int, int]:
         page, inside = divmod(address - VIRTUAL, self._leaf)
         if not 0 <= page < len(self._leaves):
             raise FaultError("address is not mapped", address)
@@ -95,13 +98,13 @@ def run_here(arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def open_core(path: "os.PathLike[str]") -> Tuple[target.Target, typeinfo.TypeSource]:
+def open_core(path: os.PathLike[str]) -> tuple[target.Target, typeinfo.TypeSource]:
     """Open a vmcore with types."""
     opened = target.open_vmcore(str(path))
     return opened, typeinfo.load(opened)
 
 
-def scan_file(path: "os.PathLike[str]") -> Report:
+def scan_file(path: os.PathLike[str]) -> Report:
     """Scan a vmcore."""
     opened, types = open_core(path)
     return analyzer.scan_target(opened, types)
@@ -114,7 +117,7 @@ def without_times(report: Any) -> Any:
     return report
 
 
-def summary(findings: Sequence[Finding]) -> List[Tuple[str, str, int, int]]:
+def summary(findings: Sequence[Finding]) -> list[tuple[str, str, int, int]]:
     """Reduce findings to (rule, severity, start, end)."""
     return [(f.rule, f.severity, f.start_pfn, f.end_pfn) for f in findings]
 
@@ -245,7 +248,7 @@ class CoreEditor:
         return bytes(moved)
 
 
-def elf_core(notes: Sequence[Tuple[str, bytes]], loads: Sequence[Tuple[int, bytes]], machine: int = 62) -> bytes:
+def elf_core(notes: Sequence[tuple[str, bytes]], loads: Sequence[tuple[int, bytes]], machine: int = 62) -> bytes:
     """Make a little-endian ELF64 core of (name, description) notes and (address, bytes) segments."""
     note_data = b"".join(_note(name, data) for name, data in notes)
     offset = 64 + 56 * (1 + len(loads))
@@ -267,7 +270,7 @@ def _note(name: str, data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def environment(**values: str) -> Iterator[Dict[str, str]]:
+def environment(**values: str) -> Iterator[dict[str, str]]:
     """Give a copy of the environment with some values changed."""
     changed = dict(os.environ)
     changed.update(values)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Bad input ends with status 2, one line that says what is wrong, and nothing left behind."""
 
+from __future__ import annotations
+
 import gzip
 import lzma
 import os
@@ -8,7 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import pytest
 import zstandard
@@ -193,7 +195,7 @@ def test_flattened_dump_with_a_record_that_can_not_be(refused: Any, small: Any, 
 # Vmcores that are damaged
 
 
-def offsets(size: int, notes_at: int) -> List[int]:
+def offsets(size: int, notes_at: int) -> list[int]:
     """Choose places to cut a core: inside headers, notes and memory, and right before the end."""
     headers = [1, 4, 15, 16, 17, 51, 52, 63, 64, 65, 100, 119, 120, 121, 500]
     notes = [notes_at - 1, notes_at, notes_at + 1, notes_at + 12, notes_at + 20, notes_at + 1000, notes_at + 3000]

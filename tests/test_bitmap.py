@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Pageblock bitmaps: the functions agree with the kernel's C, transcribed with C's own integers."""
 
+from __future__ import annotations
+
 import ctypes
 import dataclasses
 from typing import Any

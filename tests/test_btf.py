@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The BTF parser, on small blobs: every kind of type, and every kind of damage."""
 
+from __future__ import annotations
+
 import contextlib
 import struct
-from typing import Any, Callable, Tuple
+from typing import Any, Callable
 
 import pytest
 from drgn import Architecture, Object, Platform, PlatformFlags, Program, Qualifiers, TypeKind, TypeKindSet
@@ -310,7 +312,7 @@ def header(hdr_len: int, type_off: int, type_len: int, str_off: int, str_len: in
         (24, 0, 0, 0, 1),
     ],
 )
-def test_offsets_that_make_no_sense_are_corrupt(fields: Tuple[int, int, int, int, int]) -> None:
+def test_offsets_that_make_no_sense_are_corrupt(fields: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(TypeInfoError, match="corrupt BTF"):
         use(header(*fields) + SAMPLE[24:])
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Captures: they scan the same, hold nothing else, and drgn's helpers work on them."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import lzma
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable
 
 import pytest
 import zstandard
@@ -42,7 +44,7 @@ from tests.support import (
     without_times,
 )
 
-UNPACK: Dict[str, Callable[[bytes], bytes]] = {
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.decompress,
     "xz": lzma.decompress,
     "zst": lambda data: zstandard.ZstdDecompressor().stream_reader(data).read(),
@@ -57,7 +59,7 @@ def capture(cli: Cli, source: Path, output: Path) -> None:
     assert done.err.startswith(f"{output}: ")
 
 
-def segments(path: Path) -> List[Tuple[int, int, int]]:
+def segments(path: Path) -> list[tuple[int, int, int]]:
     """Get (address, bytes in the file, bytes in memory) of a core's segments."""
     return [(h.vaddr, h.filesz, h.memsz) for h in CoreEditor(path).loads]
 

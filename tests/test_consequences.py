@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The model of kernel functions: each guard, and what happens without it."""
 
+from __future__ import annotations
+
 import dataclasses
 import io
 import random
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import pytest
 
@@ -36,10 +38,10 @@ def judged(
     memory: MemoryMap,
     page: Page,
     kernel: Kernel = NEW,
-    first: Optional[Page] = None,
-    last: Optional[Page] = None,
-    section: Optional[Section] = SECTION,
-) -> Dict[str, Tuple[str, str]]:
+    first: Page | None = None,
+    last: Page | None = None,
+    section: Section | None = SECTION,
+) -> dict[str, tuple[str, str]]:
     """Model a page in a pageblock that is otherwise right; get (outcome, why) by function."""
     spanning = walked_zone(memory, page)
     layout = memory.layout
@@ -58,7 +60,7 @@ def judged(
     return {item.function: (item.outcome, item.why) for item in consequences(place)}
 
 
-def outcome(result: Dict[str, Tuple[str, str]]) -> Dict[str, str]:
+def outcome(result: dict[str, tuple[str, str]]) -> dict[str, str]:
     """Reduce to the outcomes that aren't safe."""
     return {name: what for name, (what, _) in result.items() if what != "safe"}
 
@@ -277,7 +279,7 @@ def test_severity_agrees_with_the_consequences(name: str, scanned: Scanned) -> N
     """What is no error doesn't kill the kernel; what is one is wrong by the consequences too."""
     debug_vm = KERNELS.get(name, (False,))[0]
     for finding in scanned(name).findings:
-        items: List[Dict[str, Any]] = finding.detail["consequences"]
+        items: list[dict[str, Any]] = finding.detail["consequences"]
         direct = ("page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask")
         walkers = {item["outcome"] for item in items if item["function"] not in direct}
         if finding.severity == "error":

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The digest of struct pages says what the pages say one by one."""
 
-from typing import Any, Callable, Iterator, List, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Callable
 from unittest import mock
 
 import numpy as np
@@ -74,7 +77,7 @@ def test_no_page_is_left_out(count: int, where: str) -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(0, 1 << 32))
-def test_digests_of_parts_make_that_of_the_whole(sizes: List[int], seed: int) -> None:
+def test_digests_of_parts_make_that_of_the_whole(sizes: list[int], seed: int) -> None:
     pages = struct_pages(sum(sizes), 3, "<u8", seed, 0)
     with mock.patch.object(digest_, "ROWS", 8):
         whole = digest(pages)
@@ -85,7 +88,7 @@ def test_digests_of_parts_make_that_of_the_whole(sizes: List[int], seed: int) ->
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=5), st.integers(0, 1 << 32))
-def test_digests_are_those_of_each_part(parts: List[Tuple[int, int]], seed: int) -> None:
+def test_digests_are_those_of_each_part(parts: list[tuple[int, int]], seed: int) -> None:
     pages = struct_pages(120, 3, "<u4", seed, 4)
     ranges = [(start, start + size) for start, size in parts]
     some, every = digests(pages, ranges)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that was left out of a dump is unreadable, never uninitialised."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Flattened dumps are put in order before they are read, where that pays."""
 
+from __future__ import annotations
+
 import os
 import struct
 import tempfile
 from pathlib import Path
-from typing import List, Tuple
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from mminspect.errors import TargetError
 from mminspect.target import unpack
 
 
-def flattened(records: List[Tuple[int, bytes]]) -> bytes:
+def flattened(records: list[tuple[int, bytes]]) -> bytes:
     """Make a flattened file."""
     head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
     parts = [struct.pack(">qq", offset, len(data)) + data for offset, data in records]
@@ -24,7 +25,7 @@ def flattened(records: List[Tuple[int, bytes]]) -> bytes:
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=50)), max_size=20), st.integers(1, 60))
-def test_records_land_at_their_offsets(records: List[Tuple[int, bytes]], piece: int) -> None:
+def test_records_land_at_their_offsets(records: list[tuple[int, bytes]], piece: int) -> None:
     expected = bytearray()
     for offset, data in records:
         expected.extend(bytes(max(0, offset + len(data) - len(expected))))

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The early way out of rule free-page-state, against one look at each page."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
-from typing import Any, List, Tuple
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -16,7 +18,7 @@ PAGE = PageMembers(0, 0, 0, False, 0, 0, ("locked", "uptodate", "hwpoison"))
 
 
 @st.composite
-def blocks(draw: Any) -> List[Tuple[int, int]]:
+def blocks(draw: Any) -> list[tuple[int, int]]:
     """Draw free blocks: ascending, not overlapping, often touching each other and both ends."""
     edges = sorted(draw(st.sets(st.integers(0, PAGES), min_size=2)))
     parts = list(zip(edges, edges[1:]))
@@ -31,7 +33,7 @@ def blocks(draw: Any) -> List[Tuple[int, int]]:
     st.sampled_from([1, 4, 8, 1 << 40]),
 )
 def test_a_block_is_clean_if_each_of_its_pages_is(
-    free: List[Tuple[int, int]], flagged: List[int], counted: List[int], flag: int
+    free: list[tuple[int, int]], flagged: list[int], counted: list[int], flag: int
 ) -> None:
     flags, refcount = np.zeros(PAGES, np.uint64), np.zeros(PAGES, np.uint32)
     flags[flagged] = flag

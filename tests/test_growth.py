@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The benchmarks' generated memory maps: what is planted is found, and holes are not read."""
 
+from __future__ import annotations
+
 import pytest
 
 from mminspect.analyzer import Scan

@@ -6,8 +6,9 @@ Zones and pageblock order agree with what the guests printed themselves.
 guest whose dump the vmcore of that name was made of.
 """
 
+from __future__ import annotations
+
 import re
-from typing import Dict, List, Tuple
 
 import pytest
 
@@ -18,10 +19,10 @@ from tests.support import DATA, NAMES
 MANAGED_SLACK = 64
 
 
-def zoneinfo(text: str) -> Dict[Tuple[int, str], Dict[str, int]]:
+def zoneinfo(text: str) -> dict[tuple[int, str], dict[str, int]]:
     """Parse the zones that span pages."""
-    zones: Dict[Tuple[int, str], Dict[str, int]] = {}
-    values: Dict[str, int] = {}
+    zones: dict[tuple[int, str], dict[str, int]] = {}
+    values: dict[str, int] = {}
     for line in text.splitlines():
         head = re.fullmatch(r"Node (\d+), zone +(\S+)", line)
         if head:
@@ -49,7 +50,7 @@ def test_zones_are_those_of_proc_zoneinfo(name: str, scanned: Scanned) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pageblock_order_is_that_of_proc_pagetypeinfo(name: str, scanned: Scanned) -> None:
     text = (DATA / f"{name}.txt").read_text()
-    orders: List[str] = re.findall(r"^Page block order: (\d+)$", text, re.MULTILINE)
+    orders: list[str] = re.findall(r"^Page block order: (\d+)$", text, re.MULTILINE)
     assert [str(scanned(name).target["pageblock_order"])] == orders
 
 

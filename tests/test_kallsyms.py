@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """kallsyms: against drgn's own reader on real tables, and against handmade tables of every kind."""
 
+from __future__ import annotations
+
 import struct
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 import pytest
 from drgn import FaultError, Program, Symbol
@@ -22,7 +25,7 @@ BASE = 0x81000000
 WAYS = ("addresses", "base", "percpu", "place")
 
 
-def facts(symbols: Sequence[Symbol]) -> List[Tuple[Any, ...]]:
+def facts(symbols: Sequence[Symbol]) -> list[tuple[Any, ...]]:
     return [(s.name, s.address, s.size, s.binding, s.kind) for s in symbols]
 
 
@@ -69,8 +72,8 @@ def test_same_symbols_as_drgn(name: str) -> None:
 class Made(NamedTuple):
     """Tables in memory: pieces by address, and what VMCOREINFO says."""
 
-    memory: Dict[int, bytes]
-    symbols: Dict[str, int]
+    memory: dict[int, bytes]
+    symbols: dict[str, int]
 
     def read(self, address: int, size: int) -> bytes:
         for start, data in self.memory.items():
@@ -79,7 +82,7 @@ class Made(NamedTuple):
         raise FaultError("nothing there", address)
 
 
-def make(entries: Sequence[Tuple[int, str]], tokens: Sequence[str], way: str, order: str, bits: int) -> Made:
+def make(entries: Sequence[tuple[int, str]], tokens: Sequence[str], way: str, order: str, bits: int) -> Made:
     """
     Write tables as ``scripts/kallsyms.c`` does, with tokens of any text.
 
@@ -149,7 +152,7 @@ TOKENS = st.lists(st.text("abcdefgh_.$0tTdD", min_size=2, max_size=12), max_size
 @settings(max_examples=150, deadline=None)
 @given(ENTRIES, TOKENS, st.sampled_from(WAYS), st.sampled_from("<>"), st.sampled_from((32, 64)))
 def test_handmade_tables(
-    entries: List[Tuple[int, str, str]], tokens: List[str], way: str, order: str, bits: int
+    entries: list[tuple[int, str, str]], tokens: list[str], way: str, order: str, bits: int
 ) -> None:
     # Only with "percpu" are there addresses far below the text.
     low = 0 if way == "percpu" else BASE

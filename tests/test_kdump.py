@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Pages of kdump-compressed dumps: what libkdumpfile reads, and what it is left to read."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import struct
 import tempfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 
 import pytest
 import zstandard
@@ -33,7 +36,7 @@ NUMBER(phys_base)=0
 PLATFORM = Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
 
 RAW, ZLIB, ZSTD, LZO = 0, kdump.COMPRESSED_ZLIB, kdump.COMPRESSED_ZSTD, kdump.COMPRESSED_LZO
-PACK: Dict[int, Callable[[bytes], bytes]] = {
+PACK: dict[int, Callable[[bytes], bytes]] = {
     RAW: bytes,
     ZLIB: zlib.compress,
     ZSTD: lambda data: zstandard.ZstdCompressor().compress(data),
@@ -53,7 +56,7 @@ class Dump(NamedTuple):
     descriptors: int
 
 
-def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, split: int = 0) -> Dump:
+def make(pages: dict[int, tuple[bytes, int]], max_pfn: int, status: int = 0, split: int = 0) -> Dump:
     """
     Write a dump as makedumpfile does.
 
@@ -72,7 +75,7 @@ def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, spl
     start = len(bitmap) * 2 + 2 * BLOCK
     at = start + 24 * len(pages)
     descriptors, data = bytearray(), bytearray()
-    zeros: Optional[Tuple[int, int, int]] = None
+    zeros: tuple[int, int, int] | None = None
     for pfn in sorted(pages):
         content, kind = pages[pfn]
         packed = PACK[kind](content)
@@ -88,7 +91,7 @@ def make(pages: Dict[int, Tuple[bytes, int]], max_pfn: int, status: int = 0, spl
     return Dump(bytes(head + descriptors + data), start)
 
 
-def flatten(data: bytes, cuts: List[int]) -> bytes:
+def flatten(data: bytes, cuts: list[int]) -> bytes:
     """Write a dump in makedumpfile's flattened format, in pieces that come last to first."""
     head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
     ends = sorted({*(cut % len(data) for cut in cuts), 0, len(data)})
@@ -107,7 +110,7 @@ def no_fallback(fd: int) -> Program:
 
 
 @contextlib.contextmanager
-def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[Tuple[kdump.Pages, int]]:
+def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[tuple[kdump.Pages, int]]:
     """Open a dump, and give its file too."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
@@ -144,7 +147,7 @@ END = 2 * kdump.BLOCK_PFNS
 
 @settings(max_examples=100, deadline=None)
 @given(PAGES, st.lists(st.integers(0, 1 << 24), max_size=12), st.booleans(), st.data())
-def test_reads_what_was_dumped(pages: Dict[int, Tuple[bytes, int]], cuts: List[int], flat: bool, data: Any) -> None:
+def test_reads_what_was_dumped(pages: dict[int, tuple[bytes, int]], cuts: list[int], flat: bool, data: Any) -> None:
     dump = make(pages, END).data
     with opened(flatten(dump, cuts) if flat else dump) as (reader, _):
         for _ in range(5):
@@ -167,8 +170,8 @@ FEW = LARGE_PAGE // BLOCK
 
 @contextlib.contextmanager
 def packed_memory(
-    leaves: List[int], pages: Dict[int, Tuple[bytes, int]], leaf: int = LARGE_PAGE
-) -> Iterator[Tuple[kdump.PackedMemory, Program]]:
+    leaves: list[int], pages: dict[int, tuple[bytes, int]], leaf: int = LARGE_PAGE
+) -> Iterator[tuple[kdump.PackedMemory, Program]]:
     """Get the memory of a dump, and a program that reads it through the same page tables."""
     with opened(make(pages, END).data) as (reader, fd):
         prog = Program(PLATFORM)
@@ -186,7 +189,7 @@ def packed_memory(
     st.one_of(st.none(), st.integers(0, 4 * FEW - 1)),
 )
 def test_memory_is_read_as_drgn_reads_it_or_not_at_all(
-    order: List[int], kind: int, ranges: List[Tuple[int, int]], missing: Optional[int]
+    order: list[int], kind: int, ranges: list[tuple[int, int]], missing: int | None
 ) -> None:
     pages = {pfn: (struct.pack("<H", pfn) * (BLOCK // 2), kind) for pfn in range(4 * FEW) if pfn != missing}
     with packed_memory([leaf * LARGE_PAGE for leaf in order], pages) as (memory, prog):
@@ -218,7 +221,7 @@ def test_memory_that_drgn_reads_differently_is_left_to_it() -> None:
         assert memory.read(VIRTUAL + BLOCK, LARGE_PAGE) is not None
 
 
-def some_pages(kind: int = ZLIB) -> Dict[int, Tuple[bytes, int]]:
+def some_pages(kind: int = ZLIB) -> dict[int, tuple[bytes, int]]:
     return {pfn: (bytes([pfn]) * BLOCK if pfn % 3 else bytes(BLOCK), kind) for pfn in range(2, 30) if pfn != 20}
 
 
@@ -324,7 +327,7 @@ def test_other_compressions_are_left_to_libkdumpfile(kind: int) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"status": LZO}, {"status": kdump.COMPRESSED_SNAPPY}, {"split": 1}])
-def test_kinds_of_dump_that_are_not_read_here(changes: Dict[str, int]) -> None:
+def test_kinds_of_dump_that_are_not_read_here(changes: dict[str, int]) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(make(some_pages(), 64, **changes).data)
         file.flush()

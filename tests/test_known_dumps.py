@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What must be seen in the two dumps that stock kernels gave: an i386 with a hole, and an amd64 of 400 MiB."""
 
-from typing import Any, Dict, List
+from __future__ import annotations
+
+from typing import Any
 
 from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, VMCORES, python
 
 
-def by_rule(report: Dict[str, Any], rule: str) -> List[Dict[str, Any]]:
+def by_rule(report: dict[str, Any], rule: str) -> list[dict[str, Any]]:
     return [f for f in report["findings"] if f["rule"] == rule]
 
 
-def ranges(findings: List[Dict[str, Any]]) -> List[Any]:
+def ranges(findings: list[dict[str, Any]]) -> list[Any]:
     return [(f["start_pfn"], f["end_pfn"], f["severity"]) for f in findings]
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """mminspect in a drgn session."""
 
+from __future__ import annotations
+
 import sys
 
 import pytest

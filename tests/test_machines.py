@@ -6,16 +6,18 @@ The expected numbers are what the guests printed (``/proc/pagetypeinfo``, ``/pro
 their kernels say of their configuration.
 """
 
-from typing import Any, Dict, Tuple
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from tests.conftest import Scanned
 
 # memory model, page size, pageblock order and its source, size of struct page, (shift, width) of section, node, zone.
-Expected = Tuple[str, int, int, str, int, Tuple[int, int], Tuple[int, int], Tuple[int, int]]
+Expected = tuple[str, int, int, str, int, tuple[int, int], tuple[int, int], tuple[int, int]]
 
-MACHINES: Dict[str, Expected] = {
+MACHINES: dict[str, Expected] = {
     "amd64-6.1-poisoned": ("sparsemem", 4096, 9, "formula", 64, (45, 19), (39, 6), (37, 2)),
     "amd64-6.1-sparse": ("sparsemem", 4096, 9, "formula", 64, (45, 19), (39, 6), (37, 2)),
     "arm64-6.12": ("sparsemem_vmemmap", 4096, 9, "formula", 64, (0, 0), (60, 4), (57, 3)),
@@ -34,8 +36,8 @@ MACHINES: Dict[str, Expected] = {
 def test_layout_is_that_of_the_machine(scanned: Scanned, name: str) -> None:
     target = scanned(name).target
 
-    def field(which: str) -> Tuple[int, int]:
-        value: Dict[str, Any] = target["page_flags_layout"][which]
+    def field(which: str) -> tuple[int, int]:
+        value: dict[str, Any] = target["page_flags_layout"][which]
         return value["shift"], value["width"]
 
     assert MACHINES[name] == (

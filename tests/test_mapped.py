@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that is mapped is what drgn reads, and what can't be mapped is left to drgn."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, Tuple
 
 import pytest
 
@@ -40,7 +42,7 @@ def mapped_of(target: Target) -> MappedFile:
     return target.direct
 
 
-def segments_of(target: Target) -> Tuple[Segment, ...]:
+def segments_of(target: Target) -> tuple[Segment, ...]:
     """Get the segments of a target that are in the file."""
     assert target.core is not None
     return tuple(s for s in target.core.segments if s.filesz)
@@ -96,7 +98,7 @@ def test_dull_windows_are_one_chunk_and_others_are_cut(opened: Opened, monkeypat
 
 
 @pytest.fixture
-def alone(unpacked: Unpacked, tmp_path: Path) -> Iterator[Tuple[Path, Target]]:
+def alone(unpacked: Unpacked, tmp_path: Path) -> Iterator[tuple[Path, Target]]:
     """Give a copy of a vmcore that may be changed."""
     path = tmp_path / "core"
     path.write_bytes(unpacked(AMD64_400M).read_bytes())
@@ -120,7 +122,7 @@ def test_what_ends_behind_the_segment_is_left_to_drgn(opened: Opened) -> None:
     assert not mapped.holds(0)
 
 
-def test_file_that_was_cut_short_is_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+def test_file_that_was_cut_short_is_left_to_drgn(alone: tuple[Path, Target]) -> None:
     path, target = alone
     segment = largest(target)
     os.truncate(path, segment.offset + segment.filesz // 2)
@@ -128,14 +130,14 @@ def test_file_that_was_cut_short_is_left_to_drgn(alone: Tuple[Path, Target]) -> 
     assert mapped_of(target).read(segment.vaddr, segment.filesz // 4) is None
 
 
-def test_memory_laid_over_the_dump_is_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+def test_memory_laid_over_the_dump_is_left_to_drgn(alone: tuple[Path, Target]) -> None:
     _, target = alone
     segment = largest(target)
     target.prog.add_memory_segment(segment.vaddr, 64, lambda *_: bytes(64))
     assert mapped_of(target).read(segment.vaddr, 4096) is None
 
 
-def test_segments_that_overlap_are_left_to_drgn(alone: Tuple[Path, Target]) -> None:
+def test_segments_that_overlap_are_left_to_drgn(alone: tuple[Path, Target]) -> None:
     path, target = alone
     segment = largest(target)
     with open(path, "rb") as file:
@@ -145,7 +147,7 @@ def test_segments_that_overlap_are_left_to_drgn(alone: Tuple[Path, Target]) -> N
         assert not MappedFile(target.prog, file.fileno(), [physical]).holds(segment.paddr)
 
 
-def test_page_tables_lead_to_physical_segments(alone: Tuple[Path, Target]) -> None:
+def test_page_tables_lead_to_physical_segments(alone: tuple[Path, Target]) -> None:
     path, target = alone
     segment = largest(target)
     size = segment.filesz & -(1 << 22)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading the memmap: what a state is, where chunks end, and how a layout is calibrated."""
 
+from __future__ import annotations
+
 import dataclasses
 import struct
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -24,7 +26,7 @@ BASE = 0x1000000
 SIZE = 64
 
 
-def program(data: bytes, bad: Tuple[int, int] = (0, 0)) -> Program:
+def program(data: bytes, bad: tuple[int, int] = (0, 0)) -> Program:
     """Make a program with a memmap at BASE, part of which faults."""
     prog = Program(Platform(Architecture.UNKNOWN, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN))
 
@@ -48,12 +50,12 @@ def entry(flags: int, mapcount: int = -1, refcount: int = 1, rest: int = 0) -> b
 GOOD = entry(page_flags(SPARSE, 0, 1))
 
 
-def with_sections(memory: MemoryMap, *ranges: Tuple[int, int]) -> MemoryMap:
+def with_sections(memory: MemoryMap, *ranges: tuple[int, int]) -> MemoryMap:
     """Put one section into a memory map."""
     return dataclasses.replace(memory, sections=(Section(0, ranges, BASE, 1),))
 
 
-def states(*entries: bytes, memory: Optional[MemoryMap] = None) -> List[int]:
+def states(*entries: bytes, memory: MemoryMap | None = None) -> list[int]:
     """Get the states of entries."""
     memory = memory or memory_map(zone(0, 0, 4), zone(1, 4, 60))
     section = Section(0, ((0, len(entries)),), BASE, 1)
@@ -61,7 +63,7 @@ def states(*entries: bytes, memory: Optional[MemoryMap] = None) -> List[int]:
     return [int(s) for s in reader.chunk(0, len(entries), section).state]
 
 
-NAMES: Dict[str, Any] = {
+NAMES: dict[str, Any] = {
     "all zero": (bytes(SIZE), memmap_.ZEROED),
     "flags zero, count not": (entry(0), INITIALIZED),
     "flags and _mapcount zero, something else not": (entry(0, 0, 1), INITIALIZED),
@@ -134,7 +136,7 @@ def test_records_are_a_sequence() -> None:
         records[5]
 
 
-def stretch_ranges(*sections: Section, width: int = 0) -> List[Tuple[int, Tuple[Tuple[int, int], ...]]]:
+def stretch_ranges(*sections: Section, width: int = 0) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
     """Get (number of the first section, ranges) of stretches."""
     memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=sections)
     field = memory.layout.flags.section._replace(width=width)
@@ -230,7 +232,7 @@ ENTRIES = (
 )
 
 
-def of_one_kind(kind: int) -> "st.SearchStrategy[List[bytes]]":
+def of_one_kind(kind: int) -> st.SearchStrategy[list[bytes]]:
     """Make pages of one kind with a few others among them."""
     pages = st.lists(st.sampled_from([ENTRIES[kind]] * 12 + list(ENTRIES)), min_size=1, max_size=40)
     return pages | st.integers(1, 40).map(lambda size: [ENTRIES[kind]] * size)
@@ -239,7 +241,7 @@ def of_one_kind(kind: int) -> "st.SearchStrategy[List[bytes]]":
 @settings(max_examples=300)
 @given(st.integers(0, len(ENTRIES) - 1).flatmap(of_one_kind), st.sampled_from((None, 0, 8, 30)), st.integers(0, 3))
 def test_a_chunk_of_one_link_is_what_page_by_page_decoding_makes(
-    entries: List[bytes], deferred: Optional[int], hole: int
+    entries: list[bytes], deferred: int | None, hole: int
 ) -> None:
     # Zone 7 of node 15 exists, and its link has the same bits as poison.
     layout = dataclasses.replace(SPARSE, max_nr_zones=8)
@@ -285,10 +287,10 @@ class Window(DirectMemory):
     def holds(self, address: int) -> bool:
         return True
 
-    def read(self, address: int, size: int) -> Optional[Bytes]:
+    def read(self, address: int, size: int) -> Bytes | None:
         return self._data(address, size)
 
-    def _data(self, address: int, size: int) -> Optional[Bytes]:
+    def _data(self, address: int, size: int) -> Bytes | None:
         return self._data_[address - BASE : address - BASE + size]
 
 
@@ -312,7 +314,7 @@ FREE = entry(page_flags(SPARSE, 0, 1), mapcount=-129)
     ],
 )
 def test_adjacent_chunks_that_are_dull_and_alike_are_one(
-    pages: List[bytes], ends: List[int], monkeypatch: pytest.MonkeyPatch
+    pages: list[bytes], ends: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 256)
     data = b"".join(pages)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's own configuration, from which the pageblock order of new kernels is told."""
 
+from __future__ import annotations
+
 import gzip
-from typing import Optional
 
 import pytest
 from drgn import (
@@ -29,7 +30,7 @@ CONFIG_DEFAULT_HOSTNAME="(none)"
 """
 
 
-def program(data: Optional[bytes], size: int) -> Program:
+def program(data: bytes | None, size: int) -> Program:
     """Make a program with a configuration, of which the symbols say a size."""
     prog = Program(Platform(Architecture.UNKNOWN, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN))
     ends = (("kernel_config_data", START), ("kernel_config_data_end", START + size))

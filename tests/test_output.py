@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Where output goes: descriptors, links, closed standard files."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,10 @@ from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_HEALTHY
 
 
-def shell(command: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a line of shell; ``$M`` is mminspect, ``$1`` and so on are the arguments."""
     script = f'M() {{ "{sys.executable}" -m mminspect "$@"; }}; {command}'
-    words: List[str] = ["bash", "-c", script, "bash", *map(str, arguments)]
+    words: list[str] = ["bash", "-c", script, "bash", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``mminspect page``: what it knows of single pages, and how it looks in a narrow terminal."""
 
+from __future__ import annotations
+
 import io
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from mminspect.whatis import what_is
 from tests.conftest import Cli, Opened, Scanned, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
 
-Inspect = Callable[[str, int], Dict[str, Any]]
+Inspect = Callable[[str, int], dict[str, Any]]
 
 # A page in the middle of a zone of each machine.
 PAGES = {
@@ -40,7 +42,7 @@ PAGES = {
 def inspect(opened: Opened) -> Inspect:
     """Give what is known of one page of a stored vmcore."""
 
-    def get(name: str, pfn: int) -> Dict[str, Any]:
+    def get(name: str, pfn: int) -> dict[str, Any]:
         target, _ = opened(name)
         return page_inspector(target).inspect(pfn, pfn + 1)[0]
 
@@ -118,7 +120,7 @@ class OtherKernel:
         self._member = member
         self._numbers = {f"NUMBER({name})": value for name, value in numbers.items()}
 
-    def type(self, name: str) -> "OtherKernel":
+    def type(self, name: str) -> OtherKernel:
         if name == "enum pagetype" and not self.enumerators:
             raise LookupError(name)
         return self
@@ -126,7 +128,7 @@ class OtherKernel:
     def has_member(self, name: str) -> bool:
         return name == self._member
 
-    def number(self, key: str) -> Optional[int]:
+    def number(self, key: str) -> int | None:
         return self._numbers.get(key)
 
 
@@ -165,7 +167,7 @@ PAGETYPE_6_11 = [
         (OtherKernel("6.11.0", types=PAGETYPE_6_11), 3, None),
     ],
 )
-def test_page_types_of_other_kernels(kernel: Any, value: int, kind: Optional[str]) -> None:
+def test_page_types_of_other_kernels(kernel: Any, value: int, kind: str | None) -> None:
     assert page_type(kernel, value) == page_type(kernel, value - (1 << 32)) == kind
 
 
@@ -236,7 +238,7 @@ def test_owners_add_up_to_what_the_guest_counted(opened: Opened) -> None:
     target, _ = opened(AMD64_400M)
     inspector = page_inspector(target)
     memory = read_memory_map(target)
-    counts: Dict[str, int] = Counter()
+    counts: dict[str, int] = Counter()
     for chunk in Memmap(target.prog, memory).chunks():
         section = memory.section(chunk.start_pfn)
         assert section is not None
@@ -283,7 +285,7 @@ def test_tail_has_the_owner_of_its_head(opened: Opened) -> None:
     ],
 )
 def test_flags_have_one_name_a_bit(
-    names: str, kind: Optional[str], anon: bool, tail: bool, expected: str, opened: Opened
+    names: str, kind: str | None, anon: bool, tail: bool, expected: str, opened: Opened
 ) -> None:
     prog = opened(AMD64_400M)[0].prog
     flags = 0x5 << 60
@@ -308,9 +310,7 @@ def test_flags_have_one_name_a_bit(
         (0x1, {"kind": "guard"}, "page type guard"),
     ],
 )
-def test_mapping_tells_the_owner(
-    mapping: int, changes: Dict[str, Any], expected: Optional[str], opened: Opened
-) -> None:
+def test_mapping_tells_the_owner(mapping: int, changes: dict[str, Any], expected: str | None, opened: Opened) -> None:
     target, _ = opened(AMD64_400M)
     page = Object(target.prog, "struct page *", 0)
     entry = Entry(page, (1,), 0, refcount=1, mapcount=-1, mapping=mapping, kind=None, slab=False)

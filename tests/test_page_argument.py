@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``mminspect page`` takes its argument for."""
 
+from __future__ import annotations
+
 import pytest
 
 from tests.conftest import Cli, Unpacked

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Several processes find what one finds, end with it, and say one line when one of them dies."""
 
+from __future__ import annotations
+
 import errno
 import itertools
 import json
@@ -9,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, Sequence
+from typing import Any, Callable
 
 import pytest
 
@@ -20,12 +23,12 @@ from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
 
 
-def children() -> List[str]:
+def children() -> list[str]:
     """Get the processes that this one has started and not waited for."""
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -> List[Any]:
+def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -> list[Any]:
     """Get all results."""
     with parallel.run(work, lambda: items, jobs) as results:
         return list(results)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Per-CPU lists: how they are followed, what the rule says of them, and who is on them in stored vmcores."""
 
+from __future__ import annotations
+
 import dataclasses
 import random
 import struct
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +54,7 @@ class Memory:
     def put(self, pfn: int, offset: int, code: str, value: int) -> None:
         struct.pack_into(code, self.pages, pfn * 64 + offset, value)
 
-    def link(self, node: int, following: Optional[int] = None, before: Optional[int] = None) -> None:
+    def link(self, node: int, following: int | None = None, before: int | None = None) -> None:
         data, at = (self.head, 0) if node == HEAD else (self.pages, node - VMEMMAP)
         for value, offset in ((following, 0), (before, 8)):
             if value is not None:
@@ -66,7 +69,7 @@ class Memory:
                 return bytes(data[address - base : address - base + size])
         raise FaultError("could not find memory segment", address)
 
-    def follow(self) -> Tuple[List[int], List[ListFault], bool]:
+    def follow(self) -> tuple[list[int], list[ListFault], bool]:
         section = Section(0, ((0, PAGES),), VMEMMAP, 0x1000)
         memory = dataclasses.replace(memory_map(zone(1, 0, PAGES), layout=LAYOUT), sections=(section,))
         prog: Any = self
@@ -74,7 +77,7 @@ class Memory:
 
 
 @given(st.lists(st.integers(0, PAGES - 1), unique=True))
-def test_list_is_followed_to_its_end(pfns: List[int]) -> None:
+def test_list_is_followed_to_its_end(pfns: list[int]) -> None:
     assert Memory(pfns).follow() == (pfns, [], True)
 
 
@@ -180,18 +183,18 @@ def test_damaged_lists_come_to_an_end(seed: int) -> None:
 # The rule
 
 
-def listed(order: Optional[int], *pfns: int, **more: Any) -> PerCpuList:
-    made: Dict[str, Any] = {"faults": (), "complete": True, **more}
+def listed(order: int | None, *pfns: int, **more: Any) -> PerCpuList:
+    made: dict[str, Any] = {"faults": (), "complete": True, **more}
     return PerCpuList(order, "MOVABLE", np.array(pfns, np.uint64), **made)
 
 
-def judge(*pages: PerCpuPages) -> List[Finding]:
+def judge(*pages: PerCpuPages) -> list[Finding]:
     memory: MemoryMap = memory_map(zone(1, 0, 1024), zone(2, 1024, 1024), layout=LAYOUT)
     assert RULE.check_map is not None
     return list(RULE.check_map(dataclasses.replace(memory, per_cpu=pages)))
 
 
-def pages(count: int, *lists: PerCpuList, locked: Optional[bool] = False, cpu: int = 0, index: int = 1) -> PerCpuPages:
+def pages(count: int, *lists: PerCpuList, locked: bool | None = False, cpu: int = 0, index: int = 1) -> PerCpuPages:
     return PerCpuPages(cpu, 0, index, count, locked, lists)
 
 
@@ -201,7 +204,7 @@ def test_healthy_lists() -> None:
 
 
 @pytest.mark.parametrize(("locked", "severity"), [(False, "error"), (True, "note"), (None, "note")])
-def test_count_that_does_not_match(locked: Optional[bool], severity: str) -> None:
+def test_count_that_does_not_match(locked: bool | None, severity: str) -> None:
     (found,) = judge(pages(7, listed(0, 1, 2), listed(1, 4), locked=locked))
     assert (found.severity, found.start_pfn, found.end_pfn) == (severity, 0, 1024)
     assert found.detail == {
@@ -237,7 +240,7 @@ def test_count_of_a_list_that_was_not_followed_to_its_end_is_not_judged() -> Non
         ("prev", 5, False, ("error", "note", "note")),
     ],
 )
-def test_faults(problem: str, pfn: Optional[int], linked: bool, severities: Tuple[str, ...]) -> None:
+def test_faults(problem: str, pfn: int | None, linked: bool, severities: tuple[str, ...]) -> None:
     for locked, severity in zip((False, True, None), severities):
         faulty = listed(1, faults=(ListFault(problem, pfn, 2, linked),), complete=False)
         (found,) = judge(pages(3, faulty, locked=locked))
@@ -303,7 +306,7 @@ def plant(edited: Edited, opened: Opened, scanned: Scanned) -> Any:
     return lambda name: Fault(name, edited(name), opened(name)[0].prog, scanned(name))
 
 
-def a_list(fault: Fault) -> Tuple[Object, List[int]]:
+def a_list(fault: Fault) -> tuple[Object, list[int]]:
     """Get the per-CPU pages of CPU 0 and DMA32, and the pfns of its longest list."""
     there = per_cpu_ptr(fault.zone_member(0, 1, "per_cpu_pageset").read_(), 0)[0]
     lists = [list(list_for_each_entry("struct page", head.address_of_(), "lru")) for head in there.lists]
@@ -311,7 +314,7 @@ def a_list(fault: Fault) -> Tuple[Object, List[int]]:
     return there, [int(page.value_() - fault.page(0)) // fault.size for page in longest]
 
 
-def problems(new: Sequence[Finding]) -> List[Tuple[str, str]]:
+def problems(new: Sequence[Finding]) -> list[tuple[str, str]]:
     return [(f.detail["problem"], f.severity) for f in new if f.rule == RULE.id]
 
 

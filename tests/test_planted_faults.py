@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Faults planted into copies of dumps raise exactly their rules."""
 
-from typing import Any, List, Set, Tuple
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ from tests.support import (
     without_consequences,
 )
 
-Row = Tuple[str, str, int, int]
+Row = tuple[str, str, int, int]
 
 
 class Fault:
@@ -76,7 +78,7 @@ class Fault:
         """Scan the copy."""
         return scan_file(self.editor.path)
 
-    def changes(self) -> Tuple[List[Finding], Set[Row]]:
+    def changes(self) -> tuple[list[Finding], set[Row]]:
         """Scan the copy; give the findings that are new, and what is no longer found."""
         old, after = summary(self.before.findings), self.scan()
         new = [without_consequences(f) for f in after.findings if summary([f])[0] not in old]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The analyzer agrees with the per-page reference on every stored vmcore."""
 
+from __future__ import annotations
+
 import pytest
 
 from tests import reference

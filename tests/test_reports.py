@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Reports in every format, through the command line."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -10,7 +12,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -49,8 +51,8 @@ SUMMARY_KEYS = {"pages_examined", "pages_unreadable", "pageblocks", "by_rule", "
 FINDING_KEYS = {"rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail"}
 
 
-def scan_json(cli: Cli, path: object, *more: str) -> Dict[str, Any]:
-    report: Dict[str, Any] = cli("-c", path, "scan", "--format", "json", *more).json()
+def scan_json(cli: Cli, path: object, *more: str) -> dict[str, Any]:
+    report: dict[str, Any] = cli("-c", path, "scan", "--format", "json", *more).json()
     return report
 
 
@@ -152,7 +154,7 @@ def test_ndjson_has_the_findings_of_json_a_line_each(cli: Cli, unpacked: Unpacke
 
 def test_csv_parses_back_to_the_findings_of_json(cli: Cli, unpacked: Unpacked) -> None:
     path = unpacked(I386_HOLE)
-    rows: List[Dict[str, Any]] = list(csv.DictReader(io.StringIO(cli("-c", path, "scan", "--format", "csv").out)))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(cli("-c", path, "scan", "--format", "csv").out)))
     for row in rows:
         row.update(start_pfn=int(row["start_pfn"]), end_pfn=int(row["end_pfn"]), detail=json.loads(row["detail"]))
         row["node"] = int(row["node"]) if row["node"] else None
@@ -183,7 +185,7 @@ def test_table_in_a_pipe_is_neither_wrapped_nor_coloured(cli: Cli, unpacked: Unp
     assert "\x1b" not in out
 
 
-def rendered(report: Report, style: Style) -> List[str]:
+def rendered(report: Report, style: Style) -> list[str]:
     """Render a table."""
     out = io.StringIO()
     REPORT_FORMATS["table"](report, out, style)
@@ -230,7 +232,7 @@ def test_numbers_in_messages_stay_as_they_are() -> None:
     assert any(line.rstrip().endswith("  1e5") for line in rendered(Report(target, [], summary, [finding]), Style()))
 
 
-def on_terminal(arguments: List[str], columns: int, **environment: str) -> str:
+def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
     """Run mminspect with stdout and stderr on a terminal."""
     main, terminal = pty.openpty()
     variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Scans of a kernel whose memory comes and goes, on a stored vmcore whose tables fail to be read now and then."""
 
+from __future__ import annotations
+
 import dataclasses
 from itertools import count
-from typing import Any, Tuple, Union
+from typing import Any, Union
 
 import pytest
 from drgn import FaultError
@@ -61,7 +63,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rescanned(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap, *outcomes: Outcome
-) -> Tuple[Reader, LiveScan]:
+) -> tuple[Reader, LiveScan]:
     """Scan the vmcore as if it were the running kernel."""
     target = opened(AMD64_400M)[0]
     reader = Reader(memory, *outcomes)
@@ -89,7 +91,7 @@ def same_findings(result: LiveScan, report: Report) -> bool:
     ids=["still", "first", "after", "after and again", "many", "all but one"],
 )
 def test_a_read_that_fails_is_tried_again(
-    outcomes: Tuple[Outcome, ...],
+    outcomes: tuple[Outcome, ...],
     reads: int,
     opened: Opened,
     scanned: Scanned,

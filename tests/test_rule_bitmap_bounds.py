@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule bitmap-bounds on hand-made maps: pageblocks of 8 pages, 4 bits each, words of 32 bits."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import List, Tuple
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_sections_without_bitmap_are_a_finding_each() -> None:
         chunk(SPARSEMEM, nr * 64, Part(64, zone=1), section=Section(nr, ((nr * 64, nr * 64 + 64),), 0, 0))
         for nr in (0, 1)
     ]
-    found_in: List[Tuple[int, int]] = [(f.start_pfn, f.end_pfn) for f in scan(SPARSEMEM, *chunks, rule=RULE)]
+    found_in: list[tuple[int, int]] = [(f.start_pfn, f.end_pfn) for f in scan(SPARSEMEM, *chunks, rule=RULE)]
     assert found_in == [(0, 64), (64, 128)]
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The catalogue of rules, and what the command rules prints of it."""
 
+from __future__ import annotations
+
 import importlib
 import re
 from pathlib import Path

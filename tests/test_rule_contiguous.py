@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule contiguous on hand-made maps: pageblocks have 8 pages."""
 
-from typing import List
+from __future__ import annotations
 
 import pytest
 
@@ -16,7 +16,7 @@ def marked(start: int = 4, spanned: int = 24) -> MemoryMap:
     return memory_map(zone(1, start, spanned, contiguous=True), zone(2, start + spanned, 8))
 
 
-def blocks(memory: MemoryMap, *chunks: Chunk) -> List[List[int]]:
+def blocks(memory: MemoryMap, *chunks: Chunk) -> list[list[int]]:
     """Get the refused blocks."""
     findings = scan(memory, *chunks, rule=RULE)
     assert len(findings) <= 1

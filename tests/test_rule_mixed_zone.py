@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule mixed-zone on hand-made maps: pageblocks have 8 pages."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rules uninitialized and unreadable on hand-made maps."""
 
+from __future__ import annotations
+
 import pytest
 
 from mminspect.layout.records import DEFERRED, EXCLUDED, NOT_EXPORTED, POISONED, STALE, UNMAPPED, ZEROED

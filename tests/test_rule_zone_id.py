@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule zone-id on hand-made maps."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import pytest

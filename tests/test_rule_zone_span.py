@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Rule zone-span on hand-made maps."""
 
+from __future__ import annotations
+
 from mminspect.layout.records import DEFERRED, ZEROED
 from tests.handmade import FLAT, Part, chunk, cut, found, memory_map, scan, zone
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The rules about free and compound pages: on struct pages made by hand and in dumps with planted faults."""
 
+from __future__ import annotations
+
 import dataclasses
 import random
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,8 +65,8 @@ class Machine:
         self.locked = False
         self.bits = b"\x11" * 4
         # The members of each list, by order and migratetype; and differences of nr_free from their number.
-        self.lists: Dict[Tuple[int, int], List[int]] = {}
-        self.extra: Dict[int, int] = {}
+        self.lists: dict[tuple[int, int], list[int]] = {}
+        self.extra: dict[int, int] = {}
         self.words[:, 0] = 1 << 57
         self.set_int(range(PAGES), 0x30, 0xFFFFFFFF)
         self.set_int(range(PAGES), 0x34, 1)
@@ -93,7 +96,7 @@ class Machine:
             self.words[tail, 1] = (mask if self.layout.page.compound_mask else self.address(pfn)) | 1
         self.words.view(np.uint8)[pfn + 1, 0x10] = order
 
-    def areas(self) -> Tuple[FreeArea, ...]:
+    def areas(self) -> tuple[FreeArea, ...]:
         """Link the lists."""
         result = []
         for order in range(self.layout.max_order + 1):
@@ -110,7 +113,7 @@ class Machine:
             result.append(FreeArea(count, tuple(self.head(order, k) for k in range(3)), tuple(first), tuple(last)))
         return tuple(result)
 
-    def memory(self, areas: Optional[Tuple[FreeArea, ...]] = None) -> MemoryMap:
+    def memory(self, areas: tuple[FreeArea, ...] | None = None) -> MemoryMap:
         state = ZoneState(areas or self.areas(), self.locked, 0, PGDAT)
         made = memory_map(zone(1, 0, PAGES, state=state), zone(2, PAGES, PAGES), layout=self.layout)
         return dataclasses.replace(made, sections=(self.section(),))
@@ -118,7 +121,7 @@ class Machine:
     def section(self) -> Section:
         return Section(0, ((0, PAGES),), VMEMMAP, 0x1000, pageblock_flags=self.bits + bytes(4))
 
-    def chunks(self, size: int = PAGES) -> List[Chunk]:
+    def chunks(self, size: int = PAGES) -> list[Chunk]:
         section = self.section()
         return [
             Chunk(
@@ -132,13 +135,13 @@ class Machine:
             for start in range(0, PAGES, size)
         ]
 
-    def scan(self, rule: str, areas: Optional[Tuple[FreeArea, ...]] = None, size: int = PAGES) -> List[Finding]:
+    def scan(self, rule: str, areas: tuple[FreeArea, ...] | None = None, size: int = PAGES) -> list[Finding]:
         memory = self.memory(areas)
         walk: Any = type("Walk", (), {"chunks": lambda _: iter(self.chunks(size))})()
         return Scan(memory, walk, [all_rules()[rule]], nothing_known).findings()
 
 
-def rows(found: Sequence[Finding]) -> List[Tuple[str, str, int, int]]:
+def rows(found: Sequence[Finding]) -> list[tuple[str, str, int, int]]:
     return [(f.detail["problem"], f.severity, f.start_pfn, f.end_pfn) for f in found]
 
 

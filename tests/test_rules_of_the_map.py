@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The rules that need no struct page, or only count them: on maps made by hand and in dumps with planted faults."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ NEW = (
 KINDS = ("UNMOVABLE", "MOVABLE", "RECLAIMABLE", "HIGHATOMIC", "CMA", "ISOLATE")
 
 
-def judge(memory: MemoryMap, rule: str) -> List[Finding]:
+def judge(memory: MemoryMap, rule: str) -> list[Finding]:
     """Apply a rule of the map."""
     return analyzer.check_map(memory, select_rules([rule]))
 
@@ -42,7 +44,7 @@ def state(**more: Any) -> ZoneState:
 # migratetype
 
 
-def bitmap_of(layout: Layout, values: List[int]) -> bytes:
+def bitmap_of(layout: Layout, values: list[int]) -> bytes:
     """Encode pageblock bits independently of :mod:`mminspect.layout.bitmap`: as a string of binary digits."""
     width, count = layout.bits_per_pageblock, layout.word_bits // layout.bits_per_pageblock
     data = b""
@@ -58,7 +60,7 @@ def bitmap_of(layout: Layout, values: List[int]) -> bytes:
     return data
 
 
-def with_bitmap(layout: Layout, values: List[int]) -> MemoryMap:
+def with_bitmap(layout: Layout, values: list[int]) -> MemoryMap:
     """Make a zone of eight pageblocks with these bits."""
     data = bitmap_of(layout, values)
     if layout.flatmem:
@@ -169,9 +171,9 @@ FLAGS = ("SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE", "
         ((*FLAGS[:3], "SECTION_TAINT_ZONE_DEVICE"), 1, 100, []),
     ],
 )
-def test_section_flags(flags: Tuple[str, ...], usage: int, mem_map: int, problems: List[str]) -> None:
+def test_section_flags(flags: tuple[str, ...], usage: int, mem_map: int, problems: list[str]) -> None:
     entries = [SectionEntry(nr, FLAGS, 100, 1) for nr in range(3)] + [SectionEntry(3, flags, mem_map, usage)]
-    ranges: Tuple[Any, ...] = () if "SECTION_IS_EARLY" not in flags else ((192, 256),)
+    ranges: tuple[Any, ...] = () if "SECTION_IS_EARLY" not in flags else ((192, 256),)
     memory = dataclasses.replace(
         memory_map(zone(0, 0, 256)), mem_sections=tuple(entries), sections=(Section(3, ranges, 100, 1),)
     )
@@ -188,7 +190,7 @@ def test_a_single_section_cannot_tell_where_vmemmap_is() -> None:
 # zone-overlap
 
 
-def overlap(*zones: Any, plugged: bool = False) -> List[str]:
+def overlap(*zones: Any, plugged: bool = False) -> list[str]:
     entry = SectionEntry(0, FLAGS[:3] if plugged else FLAGS, 100, 1)
     return [f.severity for f in judge(dataclasses.replace(memory_map(*zones), mem_sections=(entry,)), "zone-overlap")]
 
@@ -209,7 +211,7 @@ def test_zones_that_overlap() -> None:
     ("value", "severities"),
     [(0, []), (64, []), (127, []), (136, []), (56, []), (55, ["note"]), (137, ["note"]), (1 << 50, ["warning"])],
 )
-def test_cursors(value: int, severities: List[str]) -> None:
+def test_cursors(value: int, severities: list[str]) -> None:
     made = zone(1, 64, 64, state=state(cursors=(("compact_cached_free_pfn", value),)))
     memory = dataclasses.replace(memory_map(made), pfn_limit=1 << 40)
     assert [f.severity for f in judge(memory, "compaction-cursor")] == severities
@@ -235,14 +237,14 @@ def test_numbers_that_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize(("managed", "severity"), [(50, None), (51, "warning"), (64, "warning"), (65, "error")])
-def test_managed_pages_are_present(managed: int, severity: Optional[str]) -> None:
+def test_managed_pages_are_present(managed: int, severity: str | None) -> None:
     memory = memory_map(dataclasses.replace(zone(1, 0, 64), present=50, managed=managed))
     found = [f for f in judge(memory, "zone-pages") if f.detail["problem"] == "managed"]
     assert [f.severity for f in found] == ([severity] if severity else [])
 
 
 @pytest.mark.parametrize(("free", "severity"), [(58, None), (59, "warning")])
-def test_free_pages_are_managed(free: int, severity: Optional[str]) -> None:
+def test_free_pages_are_managed(free: int, severity: str | None) -> None:
     # Pageblocks have 8 pages.
     areas = (FreeArea(free - 2 * 20, (), (), ()), FreeArea(20, (), (), ()))
     memory = memory_map(dataclasses.replace(zone(1, 0, 64), managed=50, state=state(free_areas=areas)))
@@ -291,7 +293,7 @@ def zone_address(fault: Fault, node: int, index: int, member: str) -> int:
     return int(address)
 
 
-def new_findings(fault: Fault) -> List[Finding]:
+def new_findings(fault: Fault) -> list[Finding]:
     new, gone = fault.changes()
     assert gone == set()
     return new

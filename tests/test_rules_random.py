@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The analyzer agrees with the per-page reference on memory maps that hypothesis makes, however they are cut."""
 
+from __future__ import annotations
+
 import dataclasses
 import random
 import struct
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from unittest import mock
 
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
@@ -33,11 +36,11 @@ class Made(NamedTuple):
 
     memory: MemoryMap
     data: bytes
-    missing: Tuple[Tuple[int, int], ...]
+    missing: tuple[tuple[int, int], ...]
     why: str
 
     @property
-    def pages(self) -> List[int]:
+    def pages(self) -> list[int]:
         """The online pfns."""
         return [pfn for s in self.memory.sections for low, high in s.ranges for pfn in range(low, high)]
 
@@ -59,7 +62,7 @@ def program(made: Made) -> Program:
     return prog
 
 
-def scan(made: Made, chunk_pages: int) -> List[reference.Found]:
+def scan(made: Made, chunk_pages: int) -> list[reference.Found]:
     """Scan with mminspect."""
     live = made.why == "not exported by kcore"
     reader = memmap.Memmap(program(made), made.memory, live)
@@ -146,7 +149,7 @@ class Maker:
             max_nr_zones=self.number(2, 4) if base.flatmem else self.number(3, 5),
         )
 
-    def zones(self, layout: Layout, total: int) -> List[Zone]:
+    def zones(self, layout: Layout, total: int) -> list[Zone]:
         """Choose zones, which may overlap in any way, and be empty."""
         made = []
         for node in range(1 if layout.flatmem else self.number(1, 3)):
@@ -158,14 +161,14 @@ class Maker:
                 made.append(handmade.zone(index, start, spanned, node, bitmap=bitmap, contiguous=contiguous))
         return made
 
-    def ranges(self, low: int, high: int) -> Tuple[Tuple[int, int], ...]:
+    def ranges(self, low: int, high: int) -> tuple[tuple[int, int], ...]:
         """Choose the online pages of a section: all of it, or with holes anywhere, also inside pageblocks."""
         if self.number(0, 2):
             return ((low, high),)
         edges = sorted({self.number(low, high) for _ in range(2 * self.number(1, 3))})
         return tuple(zip(edges[::2], edges[1::2])) or ((low, high),)
 
-    def sections(self, layout: Layout, total: int) -> List[Section]:
+    def sections(self, layout: Layout, total: int) -> list[Section]:
         """Choose the sections that are online."""
         if layout.flatmem:
             return [Section(0, ((0, total),), BASE + 8, 0)]
@@ -178,7 +181,7 @@ class Maker:
             made.append(Section(nr, self.ranges(nr * size, nr * size + size), BASE + 8, bitmap))
         return made
 
-    def nodes(self, zones: Sequence[Zone], total: int) -> List[Node]:
+    def nodes(self, zones: Sequence[Zone], total: int) -> list[Node]:
         """Make nodes around their zones, some with deferred initialisation."""
         made = []
         for nid in sorted({z.node for z in zones}):
@@ -189,9 +192,9 @@ class Maker:
             made.append(dataclasses.replace(node, first_deferred_pfn=deferred))
         return made
 
-    def entries(self, layout: Layout, zones: Sequence[Zone], total: int) -> Dict[int, bytes]:
+    def entries(self, layout: Layout, zones: Sequence[Zone], total: int) -> dict[int, bytes]:
         """Make the struct pages, in runs of pages that are alike."""
-        made: Dict[int, bytes] = {}
+        made: dict[int, bytes] = {}
         pfn = 0
         while pfn < total:
             kind = self.draw(st.sampled_from(KINDS))
@@ -205,7 +208,7 @@ class Maker:
                 pfn += 1
         return made
 
-    def entry(self, layout: Layout, zones: Sequence[Zone], pfn: int, kind: str, fields: Tuple[int, int, bool]) -> bytes:
+    def entry(self, layout: Layout, zones: Sequence[Zone], pfn: int, kind: str, fields: tuple[int, int, bool]) -> bytes:
         """Make one struct page."""
         size = layout.page_struct_size
         if kind == "zeroed":
@@ -229,7 +232,7 @@ class Maker:
             struct.pack_into(order + "i", entry, layout.mapcount_offset, -1)
         return bytes(entry)
 
-    def missing(self, size: int) -> Tuple[Tuple[int, int], ...]:
+    def missing(self, size: int) -> tuple[tuple[int, int], ...]:
         """Choose memory that can't be read."""
         pages = size // PAGE_SIZE
         holes = []

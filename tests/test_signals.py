@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Interrupts and closed pipes: the right status, one line, nothing left behind."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Findings stay sorted and counted, whether they fit into memory or not."""
 
+from __future__ import annotations
+
 import io
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,7 +38,7 @@ def make(start: int, pages: int, rule: str, severity: str, number: int = 0) -> F
     st.tuples(st.integers(1, 5), st.integers(0, 9)),
 )
 def test_order_and_counts_do_not_depend_on_the_memory(
-    parts: List[Tuple[Any, ...]], limit: int, items: int, batch: Tuple[int, int]
+    parts: list[tuple[Any, ...]], limit: int, items: int, batch: tuple[int, int]
 ) -> None:
     made = [make(*part, number) for number, part in enumerate(parts)]
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +67,7 @@ def test_order_and_counts_do_not_depend_on_the_memory(
 def test_parts_are_opened_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill, "MAX_IN_MEMORY", 10)
     found = Findings()
-    opened: List[int] = []
+    opened: list[int] = []
     part = Findings._part
 
     def count(self: Findings, start: int, end: int) -> Iterator[Finding]:

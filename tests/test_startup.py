@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a scan doesn't load. The time itself is measured by tests/benchmarks."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Set
 
 import pytest
 
@@ -24,7 +25,7 @@ except SystemExit:
 """
 
 
-def loaded(*arguments: str, **variables: str) -> Set[str]:
+def loaded(*arguments: str, **variables: str) -> set[str]:
     """Get the modules that are loaded when a command ends."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DRGN_")}
     command = [sys.executable, "-c", SCRIPT, *arguments]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Triage: what the log says, which pages it names, and whether they are blamed rightly."""
 
+from __future__ import annotations
+
 import dataclasses
 import struct
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -35,7 +37,7 @@ MEMORY = MemoryMap(
 )
 
 
-def log(text: str) -> List[Line]:
+def log(text: str) -> list[Line]:
     """Make log lines of a text."""
     return [Line(number, number / 10, line) for number, line in enumerate(text.strip("\n").splitlines())]
 
@@ -282,7 +284,7 @@ def test_errors_elsewhere_are_only_possible() -> None:
     assert judge(crash, [], MEMORY).verdict == "unexplained"
 
 
-def outcomes(**by_function: str) -> List[Dict[str, str]]:
+def outcomes(**by_function: str) -> list[dict[str, str]]:
     """Make consequences."""
     return [{"function": name, "outcome": outcome, "why": "why"} for name, outcome in by_function.items()]
 
@@ -299,7 +301,7 @@ def outcomes(**by_function: str) -> List[Dict[str, str]]:
         ("isolate_freepages", [], "possible"),
     ],
 )
-def test_errors_that_do_no_harm_where_it_died(function: str, consequences: List[Dict[str, str]], verdict: str) -> None:
+def test_errors_that_do_no_harm_where_it_died(function: str, consequences: list[dict[str, str]], verdict: str) -> None:
     text = f"kernel BUG at mm/compaction.c:220!\nRIP: 0010:{function}+0x1/0x2\n"
     wrong = finding("zone-id", 3, 4, consequences=consequences)
     assert judge(crash_of(text), [wrong], MEMORY).verdict == verdict
@@ -348,7 +350,7 @@ def test_bad_page_of_the_stock_oddity_is_named_so(unpacked: Unpacked, opened: Op
 def test_reserved_page_behind_the_last_zone_is_named() -> None:
     last = SPARSE.max_nr_zones
     flags = 1 << SPARSE.pg_reserved
-    detail: Dict[str, Any] = {"zone_id": last, "zone_struct": 0x1000, "stale": False, "flags": flags}
+    detail: dict[str, Any] = {"zone_id": last, "zone_struct": 0x1000, "stale": False, "flags": flags}
     crash = crash_of(BAD_PAGE.replace("2a", "78"))
     stock = finding("zone-id", 0x78, 0x7A, **detail)
     verdict = judge(crash, [stock], MEMORY)
@@ -450,7 +452,7 @@ def prstatus(pid: int, cs: int = 0x10, rdi: int = 0) -> bytes:
         ([prstatus(44, cs=0x33, rdi=5)], None),
     ],
 )
-def test_saved_registers_of_the_cpu_that_crashed(notes: List[bytes], rdi: Any, opened: Opened) -> None:
+def test_saved_registers_of_the_cpu_that_crashed(notes: list[bytes], rdi: Any, opened: Opened) -> None:
     target = opened(SYSRQ)[0]
     assert target.core is not None
     core = dataclasses.replace(target.core, prstatus=tuple(notes))
@@ -530,7 +532,7 @@ def test_known_bug_by_evidence() -> None:
 
 def test_zeroed_pages_of_ram_are_no_known_bug() -> None:
     for in_ram, expected in ((False, 1), (True, 0), (None, 0)):
-        detail: Dict[str, Any] = {"kind": "zeroed", "spanned_by": [[0, 1]]}
+        detail: dict[str, Any] = {"kind": "zeroed", "spanned_by": [[0, 1]]}
         if in_ram is not None:
             detail["in_ram"] = in_ram
         verdict = judge(crash_of(BAD_PAGE), [finding("uninitialized", 0x28, 0x2C, **detail)], MEMORY)
@@ -538,14 +540,14 @@ def test_zeroed_pages_of_ram_are_no_known_bug() -> None:
         assert any("System RAM" in text for text in verdict.proof) == (in_ram is True)
 
 
-Triaged = Callable[..., Tuple[int, Any]]
+Triaged = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture
 def triaged(cli: Cli, unpacked: Unpacked) -> Triaged:
     """Run ``mminspect triage`` on stored vmcores; give the exit status and the decoded results."""
 
-    def get(*names: str) -> Tuple[int, Any]:
+    def get(*names: str) -> tuple[int, Any]:
         done = cli("triage", "--format", "json", *map(unpacked, names))
         return done.status, done.json()
 

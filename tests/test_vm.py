@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A real kernel, booted under QEMU, dumped, and scanned without any debuginfo."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What lives at an address: symbols and pages, and kernels that don't tell."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

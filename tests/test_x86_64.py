@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables of x86-64, made by hand."""
 
+from __future__ import annotations
+
 import struct
-from typing import Dict
 
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
@@ -17,7 +18,7 @@ PRESENT, PSE, NX, GLOBAL = 1, 0x80, 1 << 63, 0x100
 SME = 1 << 47
 
 
-def tables(entries: Dict[int, Dict[int, int]], extra: str = "") -> PageTables:
+def tables(entries: dict[int, dict[int, int]], extra: str = "") -> PageTables:
     """Make page tables of (physical address of a table: (index: entry))."""
     prog = Program(Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN))
     for address, table in entries.items():
@@ -55,7 +56,7 @@ FOUR = {
         (address(468, 0, 4, 5) + 8, (0x7777008, 4088)),
     ],
 )
-def test_leaves_of_each_level(where: int, expected: "tuple[int, int]") -> None:
+def test_leaves_of_each_level(where: int, expected: tuple[int, int]) -> None:
     assert tables(FOUR).translate(where) == expected
 
 

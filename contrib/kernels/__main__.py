@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 import click
 from tabulate import tabulate
 
-from .errors import HarnessError
-from .fetch import Kernel, busybox_in, kernel_from_trees
-from .fixtures import FIXTURES, VMCORES, make_fixture
-from .initrd import Truth
-from .matrix import ROWS, find_row
-from .row import boot_row, describe, fetch_row
-from .run import HEADERS, markdown, run_rows, table_row
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.fetch import Kernel, busybox_in, kernel_from_trees
+from contrib.kernels.fixtures import FIXTURES, VMCORES, make_fixture
+from contrib.kernels.initrd import Truth
+from contrib.kernels.matrix import ROWS, find_row
+from contrib.kernels.row import boot_row, describe, fetch_row
+from contrib.kernels.run import HEADERS, markdown, run_rows, table_row
 
 
 class Group(click.Group):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from .errors import HarnessError
-from .initrd import ConsoleZone, Truth
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.initrd import ConsoleZone, Truth
 
 if TYPE_CHECKING:
     from drgn import Program

@@ -17,10 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import elfcore
-from .errors import HarnessError
-from .gdb import parse_poke, poke
-from .initrd import MARK, POKE, POKES_WANTED, QMP_WANTED, QMP_WANTED_AGAIN, READY, SECTIONS, Truth, parse_console
+from contrib.kernels import elfcore
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.gdb import parse_poke, poke
+from contrib.kernels.initrd import (
+    MARK,
+    POKE,
+    POKES_WANTED,
+    QMP_WANTED,
+    QMP_WANTED_AGAIN,
+    READY,
+    SECTIONS,
+    Truth,
+    parse_console,
+)
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 0.5

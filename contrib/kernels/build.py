@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import HarnessError
-from .fetch import Apt, Kernel, cache_dir, fetch_package, run
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.fetch import Apt, Kernel, cache_dir, fetch_package, run
 
 JOBS = 2
 MAKE_SECONDS = 3600

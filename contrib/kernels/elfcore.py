@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Callable
 
-from .errors import HarnessError
+from contrib.kernels.errors import HarnessError
 
 PT_LOAD = 1
 PT_NOTE = 4

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from .errors import HarnessError
+from contrib.kernels.errors import HarnessError
 
 CACHE_VARIABLE = "MMINSPECT_KERNEL_CACHE"
 MIRROR_VARIABLE = "MMINSPECT_DEBIAN_MIRROR"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import HarnessError
-from .matrix import find_row
-from .row import debug_of
-from .run import Types, count_findings, dumped, lacks_btf, make_btf, mminspect, scan
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.matrix import find_row
+from contrib.kernels.row import debug_of
+from contrib.kernels.run import Types, count_findings, dumped, lacks_btf, make_btf, mminspect, scan
 
 CAPTURE_SECONDS = 600
 VMCORES = Path(__file__).resolve().parents[2] / "fixtures" / "vmcores"

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import HarnessError
+from contrib.kernels.errors import HarnessError
 
 SECONDS = 30.0
 # Bytes of memory in one packet; QEMU takes packets of 4096 characters.

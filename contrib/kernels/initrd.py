@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import HarnessError
+from contrib.kernels.errors import HarnessError
 
 MARK = "@@mminspect"
 READY = f"{MARK} READY"

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .boot import QmpCommand
-from .initrd import POKE, POKES_WANTED, QMP_WANTED_AGAIN
+from contrib.kernels.boot import QmpCommand
+from contrib.kernels.initrd import POKE, POKES_WANTED, QMP_WANTED_AGAIN
 
 MEBIBYTE = 1 << 20
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import build
-from .errors import HarnessError
-from .fetch import Source
-from .layouts import (
+from contrib.kernels import build
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.fetch import Source
+from contrib.kernels.layouts import (
     DIMMS,
     MemoryRange,
     ask_again,
@@ -20,7 +20,7 @@ from .layouts import (
     wait_for_blocks,
     wait_for_fewer_blocks,
 )
-from .row import Row
+from contrib.kernels.row import Row
 
 V5_10 = r"linux-image-5\.10\.0-[0-9]+-"
 V6_1 = r"linux-image-6\.1\.0-[0-9]+-"

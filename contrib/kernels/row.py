@@ -7,13 +7,12 @@ import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
-from . import build
-from .boot import ELF, Booted, Guest, QmpCommand, boot
-from .build import Recipe
-from .fetch import Kernel, Source, cached, fetch, fetch_busybox, vmlinux_of
-from .initrd import build_initrd
+from contrib.kernels import build
+from contrib.kernels.boot import ELF, Booted, Guest, QmpCommand, boot
+from contrib.kernels.build import Recipe
+from contrib.kernels.fetch import Kernel, Source, cached, fetch, fetch_busybox, vmlinux_of
+from contrib.kernels.initrd import build_initrd
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Row:
     """One guest of the matrix."""
 
     name: str
-    source: Union[Source, Recipe]
+    source: Source | Recipe
     note: str
     """What this guest shows."""
     memory: str = "400M"

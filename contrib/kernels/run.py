@@ -18,11 +18,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from . import agree
-from .boot import ELF
-from .errors import HarnessError
-from .initrd import Truth, parse_console
-from .row import Row, boot_row, debug_of
+from contrib.kernels import agree
+from contrib.kernels.boot import ELF
+from contrib.kernels.errors import HarnessError
+from contrib.kernels.initrd import Truth, parse_console
+from contrib.kernels.row import Row, boot_row, debug_of
 
 SCAN_SECONDS = 600
 PAHOLE_SECONDS = 600

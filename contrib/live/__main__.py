@@ -13,11 +13,10 @@ import click
 
 from contrib.kernels.__main__ import Group, leave
 from contrib.kernels.layouts import numa
-
-from .kernels import SOURCES, find_busybox, find_kernel
-from .rootfs import Job
-from .session import LiveGuest, Session, started
-from .trials import LAYOUTS, Series, guest_with, hotplug, scan_and_dump, soak
+from contrib.live.kernels import SOURCES, find_busybox, find_kernel
+from contrib.live.rootfs import Job
+from contrib.live.session import LiveGuest, Session, started
+from contrib.live.trials import LAYOUTS, Series, guest_with, hotplug, scan_and_dump, soak
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, path_type=Path)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contrib.kernels.errors import HarnessError
-
-from .rootfs import CHECKOUT
+from contrib.live.rootfs import CHECKOUT
 
 Report = Mapping[str, Any]
 SCAN_SECONDS = 600

@@ -29,9 +29,8 @@ from contrib.kernels.boot import (
 from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Kernel
 from contrib.kernels.initrd import READY, Truth, build_initrd, parse_console, split_sections
-
-from .kernels import find_busybox
-from .rootfs import MODULES, OUTPUT, STATUS, Job, fill_share, init_lines, share_args
+from contrib.live.kernels import find_busybox
+from contrib.live.rootfs import MODULES, OUTPUT, STATUS, Job, fill_share, init_lines, share_args
 
 SHARE_NAME = "share"
 

@@ -15,10 +15,9 @@ from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Kernel
 from contrib.kernels.initrd import Truth
 from contrib.kernels.layouts import dimm, numa
-
-from .compare import Key, Report, differences, scan_dump, strangers
-from .rootfs import SNAPSHOT, Job
-from .session import LiveGuest, Session, started
+from contrib.live.compare import Key, Report, differences, scan_dump, strangers
+from contrib.live.rootfs import SNAPSHOT, Job
+from contrib.live.session import LiveGuest, Session, started
 
 INSIDE = f"{SNAPSHOT}/contrib/live/inside"
 SCAN = 'mminspect scan --format json --fail-on never -o "$share/live.json" || exit 3\n'

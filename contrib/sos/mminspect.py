@@ -4,6 +4,8 @@
 Install as sos/report/plugins/mminspect.py. It works with sos 4.0 and later.
 """
 
+from __future__ import annotations
+
 from sos.report.plugins import DebianPlugin, IndependentPlugin, Plugin, RedHatPlugin, UbuntuPlugin
 
 

@@ -6,9 +6,12 @@ Each finding is judged by one page: the first that is wrong in it. Its pageblock
 Of the many findings of a rule, those that are alike in what decides are judged once.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Dict, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from drgn import FaultError
 
@@ -42,8 +45,8 @@ class Brief(NamedTuple):
     :ivar deadly: The one that makes a finding an error.
     """
 
-    harm: List[Dict[str, Any]]
-    deadly: Optional[Outcome]
+    harm: list[dict[str, Any]]
+    deadly: Outcome | None
 
 
 class Judge:
@@ -61,16 +64,16 @@ class Judge:
         self._prog = target.prog
         self._memmap = memmap
         self._look = look
-        self._windows: Dict[Tuple[int, int], Chunk] = {}
-        self._around: Dict[Tuple[int, int], Optional[Tuple[Page, Page, Page]]] = {}
-        self._cases: Dict[Hashable, Brief] = {}
-        self._subsections: Dict[int, Optional[bool]] = {}
-        self._last: Optional[Chunk] = None
+        self._windows: dict[tuple[int, int], Chunk] = {}
+        self._around: dict[tuple[int, int], tuple[Page, Page, Page] | None] = {}
+        self._cases: dict[Hashable, Brief] = {}
+        self._subsections: dict[int, bool | None] = {}
+        self._last: Chunk | None = None
         # The pageblock of the last page in brief, and what was said of its pages.
         self._block = -1
-        self._in_block: Optional[Dict[Hashable, Optional[Brief]]] = None
+        self._in_block: dict[Hashable, Brief | None] | None = None
 
-    def _window(self, pfn: int) -> Optional[Chunk]:
+    def _window(self, pfn: int) -> Chunk | None:
         """Read the entries around a pfn. ``None`` if it isn't online."""
         last = self._last
         # The windows have online pages only.
@@ -89,7 +92,7 @@ class Judge:
         self._last = chunk
         return chunk
 
-    def page(self, pfn: int) -> Optional[Page]:
+    def page(self, pfn: int) -> Page | None:
         """Decode the entry of a pfn. ``None`` if the target doesn't hold it."""
         chunk = self._window(pfn)
         if chunk is None:
@@ -107,7 +110,7 @@ class Judge:
         lru = kernel.pg_lru is not None and bool(flags >> kernel.pg_lru & 1)
         return Page(pfn, int(chunk.link[index]), state, bool(flags >> layout.pg_reserved & 1), lru, buddy)
 
-    def place(self, pfn: int) -> Optional[Place]:
+    def place(self, pfn: int) -> Place | None:
         """Find out what lies around a page. ``None`` if the target doesn't hold it."""
         page = self.page(pfn)
         if page is None:
@@ -124,7 +127,7 @@ class Judge:
         section = self._memory.section(pfn)
         return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn))
 
-    def _in_subsection(self, pfn: int) -> Optional[bool]:
+    def _in_subsection(self, pfn: int) -> bool | None:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
         if not self.kernel.checks_subsections:
             return None
@@ -137,7 +140,7 @@ class Judge:
             self._subsections[nr] = subsection(self._prog, pfn) if is_early else None
         return self._subsections[nr]
 
-    def _pages_around(self, start: int, first: int, last: int) -> Optional[Tuple[Page, Page, Page]]:
+    def _pages_around(self, start: int, first: int, last: int) -> tuple[Page, Page, Page] | None:
         """Decode the first and the last page of a pageblock's part in a zone, and the block's first."""
         if (first, last) not in self._around:
             if len(self._around) >= MAX_WINDOWS:
@@ -146,7 +149,7 @@ class Judge:
             self._around[first, last] = (pages[0], pages[1], pages[2]) if len(pages) == 3 else None
         return self._around[first, last]
 
-    def brief(self, pfn: int) -> Optional[Brief]:
+    def brief(self, pfn: int) -> Brief | None:
         """Model the kernel's functions for a page; once for all pages that are alike in what decides."""
         try:
             page = self.page(pfn)
@@ -171,7 +174,7 @@ class Judge:
         edges = (edge for zone in self._memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn))
         return not any(start < edge < end for edge in edges)
 
-    def _brief(self, pfn: int) -> Optional[Brief]:
+    def _brief(self, pfn: int) -> Brief | None:
         place = self.place(pfn)
         if place is None:
             return None
@@ -209,7 +212,7 @@ class Judge:
             block,
         )
 
-    def outcomes(self, pfn: int) -> List[Outcome]:
+    def outcomes(self, pfn: int) -> list[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
         try:
             place = self.place(pfn)
@@ -251,7 +254,7 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
     :return: Iterator of the findings, in the same order.
     """
     done: Counter[str] = Counter()
-    known: Dict[int, List[Outcome]] = {}
+    known: dict[int, list[Outcome]] = {}
     for finding in findings:
         if finding.rule in PAGELESS:
             yield finding
@@ -273,7 +276,7 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
         yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
 
 
-def _with_consequences(finding: Finding, more: Dict[str, Any], deadly: Optional[Outcome], why: str) -> Finding:
+def _with_consequences(finding: Finding, more: dict[str, Any], deadly: Outcome | None, why: str) -> Finding:
     severity, message = finding.severity, finding.message
     # A note is legal; what is wrong with its page besides has a finding of its own.
     if deadly is not None and severity == WARNING:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What of a kernel decides the consequences of a wrong memory map."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable
 
 from mminspect.layout.orders import release_version
 from mminspect.target import Target
@@ -28,14 +30,14 @@ class Kernel:
         doesn't say.
     """
 
-    debug_vm: Optional[bool] = None
+    debug_vm: bool | None = None
     get_checks_span: bool = False
     moves_whole_blocks: bool = False
     checks_subsections: bool = False
     fast_search: bool = True
-    around_checks_block: Optional[bool] = None
-    pg_lru: Optional[int] = None
-    buddy_mapcount: Optional[int] = None
+    around_checks_block: bool | None = None
+    pg_lru: int | None = None
+    buddy_mapcount: int | None = None
 
 
 def read_kernel(target: Target) -> Kernel:
@@ -62,7 +64,7 @@ def read_kernel(target: Target) -> Kernel:
     )
 
 
-def _debug_vm(has_function: Callable[[str], bool]) -> Optional[bool]:
+def _debug_vm(has_function: Callable[[str], bool]) -> bool | None:
     """Tell by dump_vma(), which mm/debug.c has with CONFIG_DEBUG_VM only; dump_page() beside it is always there."""
     if has_function("dump_vma"):
         return True

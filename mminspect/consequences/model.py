@@ -6,8 +6,10 @@ Each function here has the name of the kernel function that it models and return
 follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspect.consequences.kernel.Kernel` decides.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from mminspect.consequences.kernel import Kernel
 from mminspect.layout import bitmap
@@ -57,12 +59,12 @@ class Outcome:
     function: str
     outcome: str
     why: str
-    address: Optional[int] = None
-    commit: Optional[Dict[str, str]] = None
+    address: int | None = None
+    commit: dict[str, str] | None = None
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Get plain data without what isn't known."""
-        result: Dict[str, Any] = {"function": self.function, "outcome": self.outcome, "why": self.why}
+        result: dict[str, Any] = {"function": self.function, "outcome": self.outcome, "why": self.why}
         if self.address is not None:
             result["address"] = self.address
         if self.commit is not None:
@@ -105,12 +107,12 @@ class Place:
     memory: MemoryMap
     kernel: Kernel
     page: Page
-    zone: Optional[Zone]
+    zone: Zone | None
     first: Page
     last: Page
     start: Page
-    section: Optional[Section]
-    in_subsection: Optional[bool] = None
+    section: Section | None
+    in_subsection: bool | None = None
 
     def outside(self, page: Page) -> bool:
         """Tell whether the zone that a page links to doesn't span it."""
@@ -118,12 +120,12 @@ class Place:
         return zone is None or not zone.spans(page.pfn)
 
     @property
-    def zone_link(self) -> Optional[int]:
+    def zone_link(self) -> int | None:
         """The link of the zone that is walked."""
         return None if self.zone is None else self.memory.layout.link(self.zone.node, self.zone.index)
 
 
-def walked_zone(memory: MemoryMap, page: Page) -> Optional[Zone]:
+def walked_zone(memory: MemoryMap, page: Page) -> Zone | None:
     """Get the zone whose walkers come to a page."""
     zone = memory.zone(*memory.layout.node_zone(page.link)) if page.state == INITIALIZED else None
     if zone is not None and zone.spans(page.pfn):
@@ -132,7 +134,7 @@ def walked_zone(memory: MemoryMap, page: Page) -> Optional[Zone]:
     return spanning[0] if spanning else None
 
 
-def consequences(place: Place) -> List[Outcome]:
+def consequences(place: Place) -> list[Outcome]:
     """
     Model the functions that get, keep and move pages by pageblock.
 
@@ -155,7 +157,7 @@ def consequences(place: Place) -> List[Outcome]:
     ]
 
 
-def _walks(place: Place) -> List[Outcome]:
+def _walks(place: Place) -> list[Outcome]:
     functions = (
         isolate_migratepages_block,
         isolate_freepages_block,
@@ -171,7 +173,7 @@ def _walks(place: Place) -> List[Outcome]:
     return [function(place) for function in functions]
 
 
-def fatal(outcomes: List[Outcome], kernel: Kernel) -> Optional[Outcome]:
+def fatal(outcomes: list[Outcome], kernel: Kernel) -> Outcome | None:
     """
     Get the first outcome that makes a finding an error.
 
@@ -217,7 +219,7 @@ def page_zone(place: Place) -> Outcome:
     return Outcome(name, SAFE, f"returns {zone}, which spans the pfn")
 
 
-def _bitmap(place: Place, page: Page) -> Optional[Tuple[int, int, int]]:
+def _bitmap(place: Place, page: Page) -> tuple[int, int, int] | None:
     """Get (address of the bitmap, index, limit) as the kernel computes them, ``None`` where the bitmap is missing."""
     layout = place.memory.layout
     if not layout.flatmem:
@@ -277,7 +279,7 @@ def set_pfnblock_flags_mask(place: Place, page: Page) -> Outcome:
     return _access(place, page, "set_pfnblock_flags_mask", True, True)
 
 
-def _refusal(place: Place) -> Optional[str]:
+def _refusal(place: Place) -> str | None:
     """Say why ``__pageblock_pfn_to_page()`` returns NULL, if it does."""
     zone, link = place.zone, place.zone_link
     if place.first.state == OFFLINE or place.last.state == OFFLINE:
@@ -318,7 +320,7 @@ def pageblock_pfn_to_page(place: Place) -> Outcome:
     return replace(__pageblock_pfn_to_page(place), function=name)
 
 
-def _not_reached(place: Place) -> Optional[str]:
+def _not_reached(place: Place) -> str | None:
     """Say why compaction doesn't scan the block, if it doesn't."""
     assert place.zone is not None
     refusal = None if place.zone.contiguous else _refusal(place)

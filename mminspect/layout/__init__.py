@@ -5,8 +5,10 @@ The layout of a kernel's memory map, decoded by the members, enumerators and siz
 :func:`read_memory_map` is the only way in. What comes out holds no drgn object.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 
@@ -29,9 +31,7 @@ from mminspect.target import MACHINE_NAMES, Target
 from mminspect.typeinfo.declarations import enumerator, max_numnodes
 
 
-def read_memory_map(
-    target: Target, pageblock_order: Optional[int] = None, layout: Optional[Layout] = None
-) -> MemoryMap:
+def read_memory_map(target: Target, pageblock_order: int | None = None, layout: Layout | None = None) -> MemoryMap:
     """
     Read the layout, nodes, zones and sections of a kernel.
 
@@ -48,7 +48,7 @@ def read_memory_map(
         raise LayoutError(f"with --pageblock-order {pageblock_order}: {e}") from None
 
 
-def _read_memory_map(target: Target, pageblock_order: Optional[int], layout: Optional[Layout]) -> MemoryMap:
+def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout | None) -> MemoryMap:
     prog = target.prog
     try:
         if layout is None:
@@ -84,7 +84,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def read_layout(target: Target, pageblock_order: Optional[int] = None) -> Layout:
+def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
     """
     Read what is the same for all of a kernel.
 
@@ -151,7 +151,7 @@ def read_layout(target: Target, pageblock_order: Optional[int] = None) -> Layout
     )
 
 
-def _page_members(target: Target) -> Optional[PageMembers]:
+def _page_members(target: Target) -> PageMembers | None:
     """Find the members of ``struct page`` that not every kernel has at one place or under one name."""
     prog = target.prog
     page = prog.type("struct page")
@@ -212,8 +212,8 @@ def _bits_per_pageblock(prog: Program) -> int:
     return exact
 
 
-def _migratetypes(prog: Program) -> Tuple[str, ...]:
-    names: Dict[int, str] = {}
+def _migratetypes(prog: Program) -> tuple[str, ...]:
+    names: dict[int, str] = {}
     for item in prog.type("enum migratetype").enumerators or ():
         if item.name.startswith("MIGRATE_") and item.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES"):
             names.setdefault(int(item.value), item.name[len("MIGRATE_") :])
@@ -227,17 +227,17 @@ def _pfn_limit(prog: Program, layout: Layout, memmap_end: int) -> int:
     return int(1 << (prog["MAX_PHYSMEM_BITS"].value_() - prog["PAGE_SHIFT"].value_()))
 
 
-def _online_nodes(prog: Program) -> List[int]:
+def _online_nodes(prog: Program) -> list[int]:
     online = prog["node_states"][prog["N_ONLINE"]].bits
     word_bits = 8 * sizeof(online.type_.type)
-    result: List[int] = []
+    result: list[int] = []
     for index, word in enumerate(online):
         value = word.value_()
         result.extend(index * word_bits + bit for bit in range(word_bits) if value >> bit & 1)
     return result
 
 
-def _pgdats(prog: Program, online: List[int]) -> Iterator[Tuple[int, Object]]:
+def _pgdats(prog: Program, online: list[int]) -> Iterator[tuple[int, Object]]:
     """
     Find the nodes that have a pgdat.
 
@@ -255,9 +255,9 @@ def _pgdats(prog: Program, online: List[int]) -> Iterator[Tuple[int, Object]]:
             yield nid, pgdat
 
 
-def _read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> Tuple[List[Node], List[Zone]]:
-    nodes: List[Node] = []
-    zones: List[Zone] = []
+def _read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> tuple[list[Node], list[Zone]]:
+    nodes: list[Node] = []
+    zones: list[Zone] = []
     online = _online_nodes(prog)
     for nid, pgdat in _pgdats(prog, online):
         if not pgdat:
@@ -294,7 +294,7 @@ def _node(prog: Program, layout: Layout, nid: int, pgdat: Object, online: bool) 
     )
 
 
-def _node_id(pgdat: Object) -> Optional[int]:
+def _node_id(pgdat: Object) -> int | None:
     try:
         return int(pgdat.node_id.value_())
     except FaultError:
@@ -325,7 +325,7 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
     )
 
 
-def _read_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> List[Zone]:
+def _read_bitmaps(prog: Program, layout: Layout, zones: list[Zone]) -> list[Zone]:
     """Read each zone's bitmap once, so that a dump that lacks one is refused before anything is said of it."""
     result = []
     for zone in zones:
@@ -342,7 +342,7 @@ def _read_bitmaps(prog: Program, layout: Layout, zones: List[Zone]) -> List[Zone
     return result
 
 
-def read_booted(prog: Program) -> Optional[bool]:
+def read_booted(prog: Program) -> bool | None:
     """Tell whether the kernel has called ``page_alloc_init_late()``: it did before it left SYSTEM_SCHEDULING."""
     try:
         return bool(prog["system_state"].value_() > prog.constant("SYSTEM_SCHEDULING").value_())
@@ -350,13 +350,13 @@ def read_booted(prog: Program) -> Optional[bool]:
         return None
 
 
-def _read_phantom_zones(prog: Program, layout: Layout, nodes: List[Node]) -> Dict[Tuple[int, int], Zone]:
+def _read_phantom_zones(prog: Program, layout: Layout, nodes: list[Node]) -> dict[tuple[int, int], Zone]:
     """
     Read the memory that page_zone() would take for a zone where the zone ID is out of the array.
 
     With FLATMEM, the index into a bitmap is computed from it.
     """
-    result: Dict[Tuple[int, int], Zone] = {}
+    result: dict[tuple[int, int], Zone] = {}
     for node in nodes:
         for index in range(layout.max_nr_zones, 1 << layout.flags.zone.width):
             address = node.address + layout.node_zones_offset + index * layout.zone_struct_size

@@ -5,6 +5,8 @@ Pageblock bitmaps: sizes, indexes and bits, computed as the kernel does.
 The functions have the names that they have in ``mm/page_alloc.c`` and ``mm/mm_init.c``.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Allocation orders: the largest one, and that of a pageblock."""
 
+from __future__ import annotations
+
 import re
 import zlib
-from typing import Mapping, Optional, Tuple
+from collections.abc import Mapping
 
 from drgn import Architecture, FaultError, Program, sizeof
 
@@ -33,7 +35,7 @@ def max_order(prog: Program) -> int:
     return order
 
 
-def hugepage_order(prog: Program, page_shift: int) -> Optional[int]:
+def hugepage_order(prog: Program, page_shift: int) -> int | None:
     """
     Get ``HUGETLB_PAGE_ORDER``, which is ``HPAGE_PMD_ORDER`` too where both exist.
 
@@ -59,13 +61,13 @@ def hugepage_order(prog: Program, page_shift: int) -> Optional[int]:
 
 
 def formula(
-    version: Tuple[int, int],
+    version: tuple[int, int],
     largest: int,
     hugetlb: bool,
     thp: bool,
-    huge_order: Optional[int],
-    limit: Optional[int] = None,
-) -> Optional[int]:
+    huge_order: int | None,
+    limit: int | None = None,
+) -> int | None:
     """
     ``pageblock_order`` as ``include/linux/pageblock-flags.h`` defines it.
 
@@ -90,7 +92,7 @@ def formula(
     return largest
 
 
-def read_pagetypeinfo(text: str) -> Optional[int]:
+def read_pagetypeinfo(text: str) -> int | None:
     """
     Get the pageblock order from the text of ``/proc/pagetypeinfo``.
 
@@ -100,7 +102,7 @@ def read_pagetypeinfo(text: str) -> Optional[int]:
     return int(match.group(1)) if match else None
 
 
-def pageblock_order(target: Target, page_shift: int, option: Optional[int] = None) -> Tuple[int, str]:
+def pageblock_order(target: Target, page_shift: int, option: int | None = None) -> tuple[int, str]:
     """
     Get the order of a pageblock and where it is from.
 
@@ -121,7 +123,7 @@ def pageblock_order(target: Target, page_shift: int, option: Optional[int] = Non
     return order, source
 
 
-def _find_order(target: Target, page_shift: int, largest: int, option: Optional[int]) -> Tuple[Optional[int], str]:
+def _find_order(target: Target, page_shift: int, largest: int, option: int | None) -> tuple[int | None, str]:
     prog = target.prog
     if option is not None:
         return option, "option"
@@ -162,7 +164,7 @@ def _find_order(target: Target, page_shift: int, largest: int, option: Optional[
     return formula(version, largest, hugetlb, thp, huge_order), "formula"
 
 
-def _kconfig(prog: Program) -> Optional[Mapping[str, str]]:
+def _kconfig(prog: Program) -> Mapping[str, str] | None:
     """Get the kernel's configuration if it carries it (CONFIG_IKCONFIG), as ``kernel/configs.c`` stores it."""
     try:
         start, end = (prog.symbol(name).address for name in ("kernel_config_data", "kernel_config_data_end"))

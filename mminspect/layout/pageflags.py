@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Widths and shifts of section, node and zone in ``page->flags``."""
 
+from __future__ import annotations
+
 from drgn import Program
 
 from mminspect.errors import LayoutError

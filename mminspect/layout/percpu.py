@@ -6,9 +6,11 @@ Their pages are not ``PageBuddy()``; only the lists tell which they are. Each li
 further than to the first page that can't be on it.
 """
 
+from __future__ import annotations
+
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 from drgn import FaultError, Object, Program, sizeof
@@ -58,7 +60,7 @@ def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
     return replace(memory, per_cpu=tuple(found))
 
 
-def _per_cpu_bases(prog: Program) -> List[Tuple[int, int]]:
+def _per_cpu_bases(prog: Program) -> list[tuple[int, int]]:
     """
     Get what is added to a per-CPU pointer for each possible CPU.
 
@@ -79,7 +81,7 @@ def _per_cpu_bases(prog: Program) -> List[Tuple[int, int]]:
     return [(cpu, offsets[cpu].value_()) for cpu in possible if cpu < limit]
 
 
-def _pagesets(prog: Program, memory: MemoryMap) -> Iterator[Tuple[Zone, int]]:
+def _pagesets(prog: Program, memory: MemoryMap) -> Iterator[tuple[Zone, int]]:
     """
     Find the per-CPU pointer of each zone that has pages.
 
@@ -88,7 +90,7 @@ def _pagesets(prog: Program, memory: MemoryMap) -> Iterator[Tuple[Zone, int]]:
     # Since Linux kernel commit 28f836b6777b ("mm/page_alloc: split per cpu page lists and zone stats") (in v5.14), it
     # is per_cpu_pageset.
     name = "per_cpu_pageset" if prog.type("struct zone").has_member("per_cpu_pageset") else "pageset"
-    pointers: Dict[Zone, int] = {}
+    pointers: dict[Zone, int] = {}
     for zone in memory.populated_zones:
         if zone.present:
             pointers[zone] = Object(prog, "struct zone", address=zone.address).member_(name).value_()
@@ -154,7 +156,7 @@ class Walker:
         """Follow the list of a ``pindex``, as ``pindex_to_order()`` has it."""
         names = self._layout.migratetypes
         kind = index % self._pcptypes
-        order: Optional[int] = index // self._pcptypes
+        order: int | None = index // self._pcptypes
         migratetype = names[kind] if kind < len(names) else str(kind)
         if order is not None and order > PAGE_ALLOC_COSTLY_ORDER:
             # Lists of huge pages: one for each migratetype (5.14), one in all (6.0), one more for movable pages (6.10).
@@ -163,20 +165,20 @@ class Walker:
         pfns, faults, complete = self.follow(zone, head)
         return PerCpuList(order, migratetype, np.array(pfns, np.uint64), tuple(faults), complete)
 
-    def _pfn(self, node: int) -> Optional[int]:
+    def _pfn(self, node: int) -> int | None:
         """Get the pfn of the online page whose ``lru`` is at an address."""
         found = self._struct_pages.find(node - self._lru)
         return None if found is None or found.offset else found.pfn
 
-    def follow(self, zone: Zone, head: int) -> Tuple[List[int], List[ListFault], bool]:
+    def follow(self, zone: Zone, head: int) -> tuple[list[int], list[ListFault], bool]:
         """
         Follow a list from its head.
 
         :return: Its pfns, what is wrong, and whether the end was reached.
         """
-        pfns: List[int] = []
-        seen: Set[int] = set()
-        faults: List[ListFault] = []
+        pfns: list[int] = []
+        seen: set[int] = set()
+        faults: list[ListFault] = []
         here, last = head, None
         following, first_back = self._two_words.unpack(self._prog.read(head, self._two_words.size))
         while following != head:
@@ -212,14 +214,14 @@ class Walker:
             faults.append(ListFault("prev", None, first_back))
         return pfns, faults, True
 
-    def _back(self, node: int) -> Optional[int]:
+    def _back(self, node: int) -> int | None:
         """Read the ``prev`` of a list entry."""
         try:
             return int(self._two_words.unpack(self._prog.read(node, self._two_words.size))[1])
         except FaultError:
             return None
 
-    def _judge(self, zone: Zone, pfn: int, entry: bytes) -> Optional[ListFault]:
+    def _judge(self, zone: Zone, pfn: int, entry: bytes) -> ListFault | None:
         """Say why a page can't be on a list of a zone, if it can't."""
         layout = self._layout
         (mapcount,) = self._int.unpack_from(entry, layout.mapcount_offset)

@@ -6,9 +6,12 @@ These records are what the checks see: no drgn object is in them. They are made 
 :mod:`mminspect.layout`, and by hand in tests.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import Callable, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -72,9 +75,9 @@ class FreeArea:
     """
 
     nr_free: int
-    heads: Tuple[int, ...]
-    first: Tuple[int, ...]
-    last: Tuple[int, ...]
+    heads: tuple[int, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ class ZoneState:
     :ivar cursors: Compaction's cached pfns by member name; none without CONFIG_COMPACTION.
     """
 
-    free_areas: Tuple[FreeArea, ...]
+    free_areas: tuple[FreeArea, ...]
     locked: bool
-    node: Optional[int]
+    node: int | None
     pgdat: int
-    cursors: Tuple[Tuple[str, int], ...] = ()
+    cursors: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,9 @@ class Zone:
     managed: int
     contiguous: bool = False
     address: int = 0
-    bitmap: Optional[int] = None
+    bitmap: int | None = None
     pageblock_flags: bytes = field(default=b"", compare=False, repr=False)
-    state: Optional[ZoneState] = field(default=None, compare=False, repr=False)
+    state: ZoneState | None = field(default=None, compare=False, repr=False)
 
     @property
     def end_pfn(self) -> int:
@@ -147,7 +150,7 @@ class ListFault(NamedTuple):
     """
 
     problem: str
-    pfn: Optional[int]
+    pfn: int | None
     value: int
     linked: bool = False
 
@@ -163,10 +166,10 @@ class PerCpuList:
     :ivar complete: Whether it was followed to its end.
     """
 
-    order: Optional[int]
+    order: int | None
     migratetype: str
     pfns: npt.NDArray[np.uint64]
-    faults: Tuple[ListFault, ...]
+    faults: tuple[ListFault, ...]
     complete: bool
 
 
@@ -183,8 +186,8 @@ class PerCpuPages:
     node: int
     zone: int
     count: int
-    locked: Optional[bool]
-    lists: Tuple[PerCpuList, ...]
+    locked: bool | None
+    lists: tuple[PerCpuList, ...]
 
 
 @dataclass(frozen=True)
@@ -204,9 +207,9 @@ class Node:
     start_pfn: int
     spanned: int
     present: int
-    first_deferred_pfn: Optional[int] = None
+    first_deferred_pfn: int | None = None
     online: bool = True
-    node_id: Optional[int] = None
+    node_id: int | None = None
 
 
 T = TypeVar("T")
@@ -237,7 +240,7 @@ class Records(Sequence[T]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[T]: ...
 
-    def __getitem__(self, index: Union[int, slice]) -> Union[T, Sequence[T]]:
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
         """Make a record, or some."""
         if isinstance(index, slice):
             return [self._make(i) for i in range(self._count)[index]]
@@ -270,10 +273,10 @@ class Section(NamedTuple):
     """
 
     nr: int
-    ranges: Tuple[Tuple[int, int], ...]
+    ranges: tuple[tuple[int, int], ...]
     mem_map: int
     bitmap: int
-    flags: Tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     pageblock_flags: bytes = b""
 
 
@@ -288,7 +291,7 @@ class SectionEntry(NamedTuple):
     """
 
     nr: int
-    flags: Tuple[str, ...]
+    flags: tuple[str, ...]
     mem_map: int
     usage: int
 
@@ -312,7 +315,7 @@ class PageMembers:
     compound_mask: bool
     order_offset: int
     buddy: int
-    flag_names: Tuple[str, ...]
+    flag_names: tuple[str, ...]
 
     def flag(self, name: str) -> int:
         """Get the mask of a flag by name, 0 if the kernel doesn't have it."""
@@ -362,13 +365,13 @@ class Layout:
     pageblock_order_from: str
     bits_per_pageblock: int
     bits_from_top: bool
-    pfn_section_shift: Optional[int]
+    pfn_section_shift: int | None
     zone_struct_size: int
     node_zones_offset: int
-    pgdat_members: Tuple[Tuple[str, int], ...] = ()
-    migratetypes: Tuple[str, ...] = ()
+    pgdat_members: tuple[tuple[str, int], ...] = ()
+    migratetypes: tuple[str, ...] = ()
     isolate_bit: bool = False
-    page: Optional[PageMembers] = None
+    page: PageMembers | None = None
 
     @property
     def pageblock_nr_pages(self) -> int:
@@ -388,7 +391,7 @@ class Layout:
         """
         return node << self.flags.zone.width | zone
 
-    def node_zone(self, link: int) -> Tuple[int, int]:
+    def node_zone(self, link: int) -> tuple[int, int]:
         """Get (node, zone ID) of a link."""
         width = self.flags.zone.width
         return link >> width, link & ((1 << width) - 1)
@@ -410,34 +413,34 @@ class MemoryMap:
     """
 
     layout: Layout
-    nodes: Tuple[Node, ...]
-    zones: Tuple[Zone, ...]
+    nodes: tuple[Node, ...]
+    zones: tuple[Zone, ...]
     sections: Sequence[Section]
-    phantom_zones: Dict[Tuple[int, int], Zone] = field(default_factory=dict)
+    phantom_zones: dict[tuple[int, int], Zone] = field(default_factory=dict)
     mem_sections: Sequence[SectionEntry] = ()
     pfn_limit: int = 0
-    booted: Optional[bool] = None
-    per_cpu: Tuple[PerCpuPages, ...] = field(default=(), compare=False, repr=False)
+    booted: bool | None = None
+    per_cpu: tuple[PerCpuPages, ...] = field(default=(), compare=False, repr=False)
 
-    def zone(self, node: int, index: int) -> Optional[Zone]:
+    def zone(self, node: int, index: int) -> Zone | None:
         """Get a zone, or ``None`` if the node is offline or the zone ID out of the array."""
         return self._zones_by_id.get((node, index))
 
     @cached_property
-    def _zones_by_id(self) -> Dict[Tuple[int, int], Zone]:
+    def _zones_by_id(self) -> dict[tuple[int, int], Zone]:
         return {(z.node, z.index): z for z in self.zones}
 
-    def node(self, nid: int) -> Optional[Node]:
+    def node(self, nid: int) -> Node | None:
         """Get an online node, or ``None``."""
         return next((n for n in self.nodes if n.nid == nid), None)
 
     @property
-    def populated_zones(self) -> List[Zone]:
+    def populated_zones(self) -> list[Zone]:
         """The zones that span pages, by node and zone ID."""
         return [z for z in self.zones if z.spanned]
 
     @cached_property
-    def contiguous_zones(self) -> List[Zone]:
+    def contiguous_zones(self) -> list[Zone]:
         """The zones that span pages and are marked contiguous, by node and zone ID. Cached."""
         return [z for z in self.zones if z.contiguous and z.spanned]
 
@@ -451,7 +454,7 @@ class MemoryMap:
         result: npt.NDArray[np.uint64] = np.minimum.accumulate(found[::-1])[::-1]
         return result
 
-    def section(self, pfn: int) -> Optional[Section]:
+    def section(self, pfn: int) -> Section | None:
         """Get the section of an online pfn, or ``None``."""
         if not 0 <= pfn < 1 << 63:
             return None
@@ -461,7 +464,7 @@ class MemoryMap:
         section = self.sections[at]
         return section if any(start <= pfn < end for start, end in section.ranges) else None
 
-    def online_ranges(self) -> Iterator[Tuple[int, int]]:
+    def online_ranges(self) -> Iterator[tuple[int, int]]:
         """Get the online pfns as half-open ranges, ascending. Those that touch are one."""
         first = last = 0
         for section in self.sections:
@@ -474,7 +477,7 @@ class MemoryMap:
         if first < last:
             yield first, last
 
-    def zones_spanning(self, start: int, end: int) -> List[Zone]:
+    def zones_spanning(self, start: int, end: int) -> list[Zone]:
         """Get the zones that span any pfn of ``[start, end)``, by node and zone ID."""
         return [z for z in self.zones if z.spanned and z.start_pfn < end and start < z.end_pfn]
 
@@ -498,7 +501,7 @@ class PerCpuBlocks(NamedTuple):
     start: npt.NDArray[np.uint64]
     end: npt.NDArray[np.uint64]
     number: npt.NDArray[np.intp]
-    lists: List[Tuple[PerCpuPages, PerCpuList]]
+    lists: list[tuple[PerCpuPages, PerCpuList]]
 
 
 def per_cpu_blocks(memory: MemoryMap) -> PerCpuBlocks:
@@ -577,29 +580,29 @@ class Chunk:
     link: Links
     state: States
     section: Section
-    words: Optional[npt.NDArray[np.unsignedinteger]] = None
+    words: npt.NDArray[np.unsignedinteger] | None = None
 
     @property
     def end_pfn(self) -> int:
         """Pfn behind the last."""
         return self.start_pfn + len(self.link)
 
-    def part(self, start: int, end: int) -> "Chunk":
+    def part(self, start: int, end: int) -> Chunk:
         """Get some of the pages: those of ``[start, end)``."""
         part = slice(start - self.start_pfn, end - self.start_pfn)
         words = None if self.words is None else self.words[part]
         return Chunk(start, self.flags[part], self.link[part], self.state[part], self.section, words)
 
-    def runs(self) -> List[Run]:
+    def runs(self) -> list[Run]:
         """Get the chunk as runs of equal link and state. Cached."""
         cached = self.__dict__.get("_runs")
         if cached is None:
             cached = self._find_runs()
             self.__dict__["_runs"] = cached
-        result: List[Run] = cached
+        result: list[Run] = cached
         return result
 
-    def set_runs(self, runs: List[Run]) -> None:
+    def set_runs(self, runs: list[Run]) -> None:
         """Tell the runs, where they are known without looking at every page."""
         self.__dict__["_runs"] = runs
 
@@ -616,7 +619,7 @@ class Chunk:
         """Tell the digest."""
         self.__dict__["_digest"] = known
 
-    def _find_runs(self) -> List[Run]:
+    def _find_runs(self) -> list[Run]:
         link, state = self.link, self.state
         changes = np.flatnonzero((link[1:] != link[:-1]) | (state[1:] != state[:-1])) + 1
         starts = np.concatenate(([0], changes))
@@ -635,7 +638,7 @@ class Chunk:
 
         :return: Shape (end - start,).
         """
-        bits: Optional[npt.NDArray[np.bool_]] = self.__dict__.get("_reserved")
+        bits: npt.NDArray[np.bool_] | None = self.__dict__.get("_reserved")
         if bits is None:
             bits = self.flags & self.flags.dtype.type(1 << layout.pg_reserved) != 0
             self.__dict__["_reserved"] = bits

@@ -6,10 +6,13 @@ That is ``pfn_to_online_page()``, per section. FLATMEM is treated as one section
 its own.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
@@ -20,7 +23,7 @@ from mminspect.layout.records import MemoryMap, Records, Section, SectionEntry
 
 SUBSECTION_SHIFT = 21
 
-Range = Tuple[int, int]
+Range = tuple[int, int]
 
 # Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
 # v6.0), the flags were macros with these values, as far as the kernel had them.
@@ -42,15 +45,15 @@ class SectionFlags:
     :ivar map_mask: ``SECTION_MAP_MASK``.
     """
 
-    bits: Dict[str, int]
+    bits: dict[str, int]
     map_mask: int
 
-    def names(self, value: int) -> Tuple[str, ...]:
+    def names(self, value: int) -> tuple[str, ...]:
         """Get the names of the flags that are set in a ``section_mem_map``."""
         return self._names(value & ~self.map_mask)
 
     @cached_property
-    def _names(self) -> Callable[[int], Tuple[str, ...]]:
+    def _names(self) -> Callable[[int], tuple[str, ...]]:
         # All sections have one of a few sets of flags.
         return lru_cache(64)(lambda flags: tuple(name for name, bit in self.bits.items() if flags & bit))
 
@@ -74,9 +77,9 @@ def section_flags(prog: Program) -> SectionFlags:
     return SectionFlags(bits, mask)
 
 
-def merge(ranges: Iterable[Range]) -> List[Range]:
+def merge(ranges: Iterable[Range]) -> list[Range]:
     """Join overlapping and adjacent half-open ranges; the result ascends."""
-    result: List[Range] = []
+    result: list[Range] = []
     for start, end in sorted(ranges):
         if result and start <= result[-1][1]:
             result[-1] = (result[-1][0], max(end, result[-1][1]))
@@ -85,7 +88,7 @@ def merge(ranges: Iterable[Range]) -> List[Range]:
     return result
 
 
-def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> List[Range]:
+def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
     """Remove ranges from ranges; both ascend."""
     result = []
     for start, end in ranges:
@@ -102,7 +105,7 @@ def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> List[Range]:
     return result
 
 
-def _word_type(prog: Program) -> "np.dtype[np.unsignedinteger]":
+def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
     assert prog.platform is not None
     order = "<" if prog.platform.flags.value & 2 else ">"
     return np.dtype(f"{order}u{sizeof(prog.type('unsigned long'))}")
@@ -116,7 +119,7 @@ def _read(prog: Program, address: int, size: int, what: str) -> bytes:
         raise LayoutError(f"{what} at {address:#x} can't be read: {e}; the dump doesn't hold it") from None
 
 
-def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, int]]:
+def _roots(prog: Program, sections_per_root: int) -> Iterator[tuple[int, int, int]]:
     """
     Find the arrays of ``struct mem_section``.
 
@@ -138,7 +141,7 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[Tuple[int, int, in
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 
 
-def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section], Sequence[SectionEntry]]:
+def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section], Sequence[SectionEntry]]:
     """
     Get the sections of a SPARSEMEM kernel.
 
@@ -193,8 +196,8 @@ def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section],
     offset = usage.member("pageblock_flags").offset if usage is not None else 0
     bitmaps = np.zeros((len(online), bitmap_size), np.uint8)
     # The ranges of sections that aren't online as a whole.
-    partly: Dict[int, Tuple[Range, ...]] = {}
-    device_ranges: Optional[List[Range]] = None
+    partly: dict[int, tuple[Range, ...]] = {}
+    device_ranges: list[Range] | None = None
     for at, index in enumerate(online.tolist()):
         nr, value, pointer = int(numbers[index]), int(values[index]), int(pointers[index])
         names = flags.names(value)
@@ -230,7 +233,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> Tuple[Sequence[Section],
 
 def _subsections(
     prog: Program, usage: Type, address: int, start: int, per_section: int, page_shift: int
-) -> List[Range]:
+) -> list[Range]:
     """Get the ranges of a section that ``pfn_section_valid()`` accepts."""
     if not usage.has_member("subsection_map"):
         # Without SPARSEMEM_VMEMMAP, a section is valid as a whole.
@@ -247,7 +250,7 @@ def _subsections(
     return merge((start + bit * pages, start + (bit + 1) * pages) for bit in np.flatnonzero(bits).tolist())
 
 
-def subsection(prog: Program, pfn: int) -> Optional[bool]:
+def subsection(prog: Program, pfn: int) -> bool | None:
     """Get a pfn's bit in its section's ``subsection_map``; ``None`` if there is no such map."""
     try:
         size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
@@ -263,15 +266,15 @@ def subsection(prog: Program, pfn: int) -> Optional[bool]:
         return None
 
 
-def _device_ranges(prog: Program, page_shift: int) -> List[Range]:
+def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
     """
     Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
     """
     # Imported late: drgn loads all its helpers at once, and most scans need none.
     from drgn.helpers.linux.xarray import xa_for_each
 
-    ranges: List[Range] = []
-    pgmaps: Dict[int, Object] = {}
+    ranges: list[Range] = []
+    pgmaps: dict[int, Object] = {}
     for _, entry in xa_for_each(prog["pgmap_array"].address_of_()):
         pgmaps.setdefault(entry.value_(), Object(prog, "struct dev_pagemap *", entry.value_()))
     for pgmap in pgmaps.values():
@@ -298,7 +301,7 @@ def stretches(memory: MemoryMap) -> Iterator[Section]:
     """
     # Without VMEMMAP each section has a memmap of its own, and its number is in page->flags.
     joinable = not memory.layout.flags.section.width
-    first: Optional[Section] = None
+    first: Section | None = None
     end = 0
     for section in memory.sections:
         whole = joinable and bool(section.bitmap) and len(section.ranges) == 1
@@ -347,7 +350,7 @@ class StructPages:
         )
         self._bases = [base for base, _, _ in self._ranges]
 
-    def find(self, address: int) -> Optional[StructPage]:
+    def find(self, address: int) -> StructPage | None:
         """Find what an address is in, ``None`` if that is no struct page."""
         index = bisect_right(self._bases, address) - 1
         if index < 0:
@@ -357,7 +360,7 @@ class StructPages:
         return StructPage(start + number, offset, start) if start + number < end else None
 
 
-def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> List[Section]:
+def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[Section]:
     """
     Get the memmap of a FLATMEM kernel.
 
@@ -380,11 +383,11 @@ def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> List[
     return [Section(0, tuple(ranges), address - offset * size, 0)]
 
 
-def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> List[Range]:
+def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:
     """``pfn_valid()`` of 32-bit Arm, which frees the memmap of holes."""
     page_shift = prog["PAGE_SHIFT"].value_()
     memory = prog["memblock"].memory
-    ranges: List[Range] = []
+    ranges: list[Range] = []
     for region in memory.regions[: memory.cnt.value_()]:
         base = region.base.value_()
         start, end = base >> page_shift, (base + region.size.value_()) >> page_shift

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What of a ``struct zone`` changes while the kernel runs: free lists, lock, compaction's cursors."""
 
-from typing import List, Optional, Tuple
+from __future__ import annotations
 
 from drgn import Object, sizeof
 
@@ -27,7 +27,7 @@ def zone_state(zone: Object, address: int) -> ZoneState:
     )
 
 
-def _free_areas(zone: Object, address: int) -> Tuple[FreeArea, ...]:
+def _free_areas(zone: Object, address: int) -> tuple[FreeArea, ...]:
     prog = zone.prog_
     list_head = sizeof(prog.type("struct list_head"))
     area_type = prog.type("struct free_area")
@@ -49,7 +49,7 @@ def _free_areas(zone: Object, address: int) -> Tuple[FreeArea, ...]:
     return tuple(result)
 
 
-def lock_is_held(lock: Object) -> Optional[bool]:
+def lock_is_held(lock: Object) -> bool | None:
     """
     Tell whether a ``spinlock_t`` is held.
 
@@ -72,13 +72,13 @@ def lock_is_held(lock: Object) -> Optional[bool]:
     return any(data) and data[: size // 2] != data[size // 2 :]
 
 
-def _cursors(zone: Object) -> List[Tuple[str, int]]:
-    result: List[Tuple[str, int]] = []
+def _cursors(zone: Object) -> list[tuple[str, int]]:
+    result: list[tuple[str, int]] = []
     for name in CURSORS:
         if not zone.type_.has_member(name):
             continue
         member = zone.member_(name)
-        length: Optional[int] = getattr(member.type_, "length", None)
+        length: int | None = getattr(member.type_, "length", None)
         if length is None:
             result.append((name, member.value_()))
         else:

@@ -6,11 +6,12 @@ Giving up what is needed only to open the kernel's files, and stepping back behi
 without any.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform
 import pwd
-from typing import Optional
 
 from mminspect.errors import MminspectError
 
@@ -50,7 +51,7 @@ def lower_priority() -> None:
         ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
 
 
-def find_user(name: str) -> "pwd.struct_passwd":
+def find_user(name: str) -> pwd.struct_passwd:
     """
     Look a user up.
 
@@ -62,7 +63,7 @@ def find_user(name: str) -> "pwd.struct_passwd":
         raise MminspectError(f"there is no user {name!r}; give another with --user") from None
 
 
-def drop(user: Optional["pwd.struct_passwd"]) -> None:
+def drop(user: pwd.struct_passwd | None) -> None:
     """
     Give up every capability, and the user ID.
 

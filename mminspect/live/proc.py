@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the running kernel says of its memory in ``/proc``, and where that disagrees with its memory map."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.orders import read_pagetypeinfo
@@ -23,7 +26,7 @@ class ZoneInfo(NamedTuple):
     name: str
     spanned: int
     present: int
-    start_pfn: Optional[int]
+    start_pfn: int | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ProcFiles:
     zoneinfo: str
     pagetypeinfo: str
     iomem: str
-    offline: Tuple[Range, ...] = ()
+    offline: tuple[Range, ...] = ()
 
 
 def _read(path: str) -> str:
@@ -49,7 +52,7 @@ def _read(path: str) -> str:
 
 def read_proc_files(page_size: int) -> ProcFiles:
     """Read the files. Root is needed for most of them."""
-    offline: List[Range] = []
+    offline: list[Range] = []
     size_text = _read(str(MEMORY_BLOCKS / "block_size_bytes")).strip()
     if size_text:
         pages = int(size_text, 16) // page_size
@@ -60,7 +63,7 @@ def read_proc_files(page_size: int) -> ProcFiles:
     return ProcFiles(_read("/proc/zoneinfo"), _read("/proc/pagetypeinfo"), _read("/proc/iomem"), tuple(merge(offline)))
 
 
-def parse_zoneinfo(text: str) -> List[ZoneInfo]:
+def parse_zoneinfo(text: str) -> list[ZoneInfo]:
     """Parse ``/proc/zoneinfo``."""
     result = []
     for part in re.split(r"^(?=Node \d+, zone)", text, flags=re.MULTILINE):
@@ -80,7 +83,7 @@ def parse_zoneinfo(text: str) -> List[ZoneInfo]:
     return result
 
 
-def parse_system_ram(text: str, page_size: int) -> List[Range]:
+def parse_system_ram(text: str, page_size: int) -> list[Range]:
     """
     Parse ``/proc/iomem``.
 

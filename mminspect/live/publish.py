@@ -5,13 +5,16 @@ Writing files for a process that gave up its privileges.
 A child process that keeps them does nothing but copy bytes from a pipe to a file beside the named one and rename it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
 import signal
 import struct
 import sys
-from typing import IO, Iterator
+from collections.abc import Iterator
+from typing import IO
 
 from mminspect.errors import MminspectError
 from mminspect.output import open_output
@@ -31,7 +34,7 @@ class _PipeWriter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
         piece = bytes(data)
         if piece:
             _write_all(self._fd, _LENGTH.pack(len(piece)) + piece)

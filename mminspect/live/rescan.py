@@ -6,10 +6,13 @@ It changes while it is read. A finding counts only if a second, independent read
 of it only if nodes, zones and sections were the same before and after.
 """
 
+from __future__ import annotations
+
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable
 
 from drgn import FaultError
 
@@ -41,7 +44,7 @@ class Prepared:
     files: ProcFiles
 
 
-def prepare(target: Target, pageblock_order: Optional[int] = None) -> Prepared:
+def prepare(target: Target, pageblock_order: int | None = None) -> Prepared:
     """Read what needs privileges."""
     memory = read_memory_map(target, pageblock_order)
     return Prepared(memory, read_proc_files(memory.layout.page_size))
@@ -50,7 +53,7 @@ def prepare(target: Target, pageblock_order: Optional[int] = None) -> Prepared:
 def same_map(one: MemoryMap, other: MemoryMap) -> bool:
     """Tell whether no node, zone or section came, went or changed its size."""
 
-    def shape(memory: MemoryMap) -> Tuple[object, ...]:
+    def shape(memory: MemoryMap) -> tuple[object, ...]:
         zones = [(z.node, z.index, z.start_pfn, z.spanned, z.present, z.contiguous) for z in memory.zones]
         nodes = [(n.nid, n.start_pfn, n.spanned) for n in memory.nodes]
         return zones, nodes, memory.sections
@@ -73,7 +76,7 @@ def confirm(
     look: WhatIs,
     found: Sequence[Finding],
     after: MemoryMap,
-) -> List[Finding]:
+) -> list[Finding]:
     """
     Read the pages of findings again.
 
@@ -105,7 +108,7 @@ class LiveScan:
 
     memory: MemoryMap
     scan: Scan
-    findings: List[Finding]
+    findings: list[Finding]
     transient: int
 
 
@@ -114,9 +117,9 @@ def scan_live(
     prepared: Prepared,
     rules: Sequence[Rule],
     make_look: Callable[[MemoryMap], WhatIs],
-    progress: Optional[Callable[[int], Progress]],
-    pace: Optional[Progress],
-    stop: Optional[Callable[[], bool]],
+    progress: Callable[[int], Progress] | None,
+    pace: Progress | None,
+    stop: Callable[[], bool] | None,
 ) -> LiveScan:
     """
     Scan the running kernel until nodes, zones and sections stand still for the time of a scan.
@@ -125,9 +128,9 @@ def scan_live(
     :param stop: Asked after each chunk whether to end the walk there.
     :raises LayoutError: if memory changes all the time, or can't be read at any attempt.
     """
-    failure: Optional[Exception] = None
+    failure: Exception | None = None
     # What was read while privileged is old by now where scans are repeated.
-    known: Optional[MemoryMap] = None
+    known: MemoryMap | None = None
     for _ in range(MAX_ATTEMPTS):
         try:
             memory = known if known is not None else read_memory_map(target, layout=prepared.memory.layout)

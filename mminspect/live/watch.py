@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Repeated scans: what is new and what is gone since the last."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 from mminspect.findings import Finding
 
@@ -37,16 +40,16 @@ class Change:
     event: str
     finding: Finding
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Get it as plain data: the finding and ``event``."""
         return {"event": self.event, **asdict(self.finding)}
 
 
-def _key(finding: Finding) -> Tuple[str, str, int, int]:
+def _key(finding: Finding) -> tuple[str, str, int, int]:
     return finding.rule, finding.severity, finding.start_pfn, finding.end_pfn
 
 
-def changes(before: Sequence[Finding], now: Sequence[Finding]) -> List[Change]:
+def changes(before: Sequence[Finding], now: Sequence[Finding]) -> list[Change]:
     """
     Compare two scans.
 

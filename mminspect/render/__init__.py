@@ -5,8 +5,10 @@ Renderers: the only code that knows output formats.
 A renderer writes a report to a text stream. It gets a :class:`Style`, which says what the stream can show.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import IO, Callable, Dict, Optional
+from typing import IO, Callable
 
 from mminspect.findings import Report
 from mminspect.render import csv_, json_, prometheus, table
@@ -22,14 +24,14 @@ class Style:
     :ivar verbose: Whether to show what the kernel would do with each finding.
     """
 
-    width: Optional[int] = None
+    width: int | None = None
     color: bool = False
     verbose: bool = False
 
 
 Renderer = Callable[[Report, IO[str], Style], None]
 
-REPORT_FORMATS: Dict[str, Renderer] = {
+REPORT_FORMATS: dict[str, Renderer] = {
     "table": lambda report, out, style: table.write_report(report, out, style.width, style.color, style.verbose),
     "json": lambda report, out, style: json_.write_report(report, out),
     "ndjson": lambda report, out, style: json_.write_findings(report, out),

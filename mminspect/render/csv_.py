@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """CSV: a line per finding."""
 
+from __future__ import annotations
+
 import csv
 import json
 from typing import IO

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """JSON: the whole report, or one finding per line."""
 
+from __future__ import annotations
+
 import json
-from typing import IO, Any, Iterable
+from collections.abc import Iterable
+from typing import IO, Any
 
 from mminspect.findings import Report
 

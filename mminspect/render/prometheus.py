@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The text format of Prometheus, for node_exporter's textfile collector."""
 
+from __future__ import annotations
+
 import time
 from collections import Counter
-from typing import IO, Dict
+from typing import IO
 
 from mminspect.findings import Report
 
@@ -12,11 +14,11 @@ def _escape(value: object) -> str:
     return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _labels(labels: Dict[str, object]) -> str:
+def _labels(labels: dict[str, object]) -> str:
     return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
 
 
-def _write_metric(out: IO[str], name: str, help_: str, samples: Dict[str, float]) -> None:
+def _write_metric(out: IO[str], name: str, help_: str, samples: dict[str, float]) -> None:
     out.write(f"# HELP {name} {help_}\n# TYPE {name} gauge\n")
     for labels, value in samples.items():
         out.write(f"{name}{labels} {value}\n")

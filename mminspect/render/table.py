@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables for people."""
 
+from __future__ import annotations
+
 import json
 import textwrap
+from collections.abc import Sequence
 from itertools import islice
-from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any
 
 import click
 
@@ -23,9 +26,7 @@ WIDE = 100
 FUNCTIONS_WIDTH = 34
 
 
-def write_table(
-    rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[str], width: Optional[int] = None
-) -> None:
+def write_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[str], width: int | None = None) -> None:
     """
     Write a table; its last column takes what is left of the width.
 
@@ -34,7 +35,7 @@ def write_table(
     # Imported late: it takes longer than all else that other formats need.
     from tabulate import tabulate
 
-    limits: List[Optional[int]] = [None] * len(headers)
+    limits: list[int | None] = [None] * len(headers)
     if width is not None and rows:
         plain = [[len(click.unstyle(str(value))) for value in row] for row in rows]
         # tabulate makes a column two wider than its header.
@@ -45,7 +46,7 @@ def write_table(
     out.write(text + "\n")
 
 
-def write_pairs(pairs: Dict[str, Any], out: IO[str], width: Optional[int] = None) -> None:
+def write_pairs(pairs: dict[str, Any], out: IO[str], width: int | None = None) -> None:
     """
     Write names and values, one pair a line.
 
@@ -71,12 +72,12 @@ def plural(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _write_line(text: str, out: IO[str], width: Optional[int]) -> None:
+def _write_line(text: str, out: IO[str], width: int | None) -> None:
     """Write a line, folded where the terminal is narrower."""
     out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
 
 
-def write_report(report: Report, out: IO[str], width: Optional[int], color: bool, verbose: bool = False) -> None:
+def write_report(report: Report, out: IO[str], width: int | None, color: bool, verbose: bool = False) -> None:
     """
     Write target, findings and summary.
 
@@ -120,7 +121,7 @@ def write_report(report: Report, out: IO[str], width: Optional[int], color: bool
         _write_line("stopped early: not all of memory was examined", out, width)
 
 
-def _write_finding_consequences(finding: Finding, out: IO[str], width: Optional[int], color: bool) -> None:
+def _write_finding_consequences(finding: Finding, out: IO[str], width: int | None, color: bool) -> None:
     data = finding.detail.get("consequences")
     if data:
         pfns = hex_range(finding.start_pfn, finding.end_pfn)
@@ -129,9 +130,9 @@ def _write_finding_consequences(finding: Finding, out: IO[str], width: Optional[
         out.write("\n")
 
 
-def write_consequences(data: Sequence[Dict[str, Any]], out: IO[str], width: Optional[int]) -> None:
+def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
     """Write what kernel functions would do, those that do the same for the same reason together."""
-    groups: Dict[Tuple[str, str], List[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for item in data:
         why = item.get("why", "so many findings of one rule: the reasons are left out; 'mminspect page PFN' has them")
         if "commit" in item:
@@ -150,7 +151,7 @@ def write_consequences(data: Sequence[Dict[str, Any]], out: IO[str], width: Opti
             out.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ") + "\n")
 
 
-def write_changes(changes: Sequence[Tuple[str, Finding]], out: IO[str], width: Optional[int], color: bool) -> None:
+def write_changes(changes: Sequence[tuple[str, Finding]], out: IO[str], width: int | None, color: bool) -> None:
     """Write what is new and what is gone, as ``mminspect watch`` shows it."""
     rows = [
         (event, _severity(finding, color), finding.rule, hex_range(finding.start_pfn, finding.end_pfn), finding.message)
@@ -163,10 +164,10 @@ def _severity(finding: Finding, color: bool) -> str:
     return click.style(finding.severity, fg=COLORS[finding.severity]) if color else finding.severity
 
 
-def write_overview(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+def write_overview(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """Write what ``mminspect zones`` shows."""
     out.write("Nodes\n")
-    rows: List[Sequence[Any]] = [
+    rows: list[Sequence[Any]] = [
         (n["node"], hex_range(n["start_pfn"], n["end_pfn"]), n["spanned"], n["present"]) for n in data["nodes"]
     ]
     write_table(rows, ("node", "pfns", "spanned", "present"), out, width)
@@ -201,13 +202,13 @@ def write_overview(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> 
         out.write("none\n")
 
 
-def write_rules(data: Sequence[Dict[str, Any]], out: IO[str], width: Optional[int]) -> None:
+def write_rules(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
     """Write the catalogue, a line per rule."""
     write_table([(r["id"], r["summary"]) for r in data], ("rule", "what it finds"), out, width)
     out.write("\n'mminspect rules RULE' tells all about one.\n")
 
 
-def write_rule(data: Dict[str, Any], out: IO[str]) -> None:
+def write_rule(data: dict[str, Any], out: IO[str]) -> None:
     """Write all about one rule."""
     out.write(f"{data['id']}: {data['summary']}\n\n{data['documentation']}\n")
     if data["functions"]:
@@ -220,7 +221,7 @@ def write_rule(data: Dict[str, Any], out: IO[str]) -> None:
         _write_example(data["example"], out)
 
 
-def _write_example(example: Dict[str, Any], out: IO[str]) -> None:
+def _write_example(example: dict[str, Any], out: IO[str]) -> None:
     finding = example["finding"]
     planted = f", where {example['planted']}" if example["planted"] else ""
     where = hex_range(finding["start_pfn"], finding["end_pfn"])
@@ -229,7 +230,7 @@ def _write_example(example: Dict[str, Any], out: IO[str]) -> None:
     out.write(f"  detail: {json.dumps(finding['detail'])}\n")
 
 
-def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+def write_pages(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """Write what ``mminspect page`` shows: a block per page."""
     if data["understood_as"] != "pfn":
         out.write(f"There is no such online pfn: taken for a {data['understood_as']}.\n\n")
@@ -239,7 +240,7 @@ def write_pages(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
         _write_page(page, out, width)
 
 
-def _migratetype(page: Dict[str, Any]) -> str:
+def _migratetype(page: dict[str, Any]) -> str:
     if not page.get("bitmap"):
         return "unknown: there is no bitmap"
     if page["migratetype"] is None:
@@ -248,13 +249,13 @@ def _migratetype(page: Dict[str, Any]) -> str:
     return " ".join([str(page["migratetype"]), *bits])
 
 
-def _compound(compound: Dict[str, Any]) -> str:
+def _compound(compound: dict[str, Any]) -> str:
     if compound["part"] == "unknown":
         return "can't be told"
     return f"{compound['part']}, head {compound['head_pfn']:#x}, order {compound['order']}"
 
 
-def _free_block(buddy: Dict[str, Any]) -> str:
+def _free_block(buddy: dict[str, Any]) -> str:
     on = buddy["list"]
     if "broken" in on:
         return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on no list: {on['broken']}"
@@ -262,21 +263,21 @@ def _free_block(buddy: Dict[str, Any]) -> str:
     return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on the list of {where}"
 
 
-def _per_cpu(on: Dict[str, Any]) -> str:
+def _per_cpu(on: dict[str, Any]) -> str:
     order = "" if on["order"] is None else f"order {on['order']}, "
     return f"head {on['head_pfn']:#x}; on the list of CPU {on['cpu']}, {on['zone']}, {order}{on['migratetype']}"
 
 
-def _neighbour(page: Optional[Dict[str, Any]]) -> str:
+def _neighbour(page: dict[str, Any] | None) -> str:
     if page is None:
         return "not online"
     parts = [page.get("link", "")] + [page["state"]] * (page["state"] != "initialized")
     return ", ".join(filter(None, parts)) + (" (reserved)" if page.get("reserved") else "")
 
 
-def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
+def _page_pairs(page: dict[str, Any]) -> dict[str, Any]:
     block, order = page["pageblock"]
-    pairs: Dict[str, Any] = {
+    pairs: dict[str, Any] = {
         "pfn": f"{page['pfn']:#x} ({page['pfn']})",
         "physical address": f"{page['physical_address']:#x}",
         "struct page": f"{page['struct_page']:#x}",
@@ -320,7 +321,7 @@ def _page_pairs(page: Dict[str, Any]) -> Dict[str, Any]:
     return pairs
 
 
-def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
     write_pairs(_page_pairs(page), out, width)
     if "words" in page:
         out.write("\nWords\n")
@@ -329,7 +330,7 @@ def _write_page(page: Dict[str, Any], out: IO[str], width: Optional[int]) -> Non
         for start in range(0, len(page["words"]), per_line):
             out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
     out.write("\nNeighbours\n")
-    rows: List[Sequence[Any]] = []
+    rows: list[Sequence[Any]] = []
     for item in page["neighbours"]:
         at = f"{item['boundary']} {item['pfn']:#x}"
         rows.append((at, _neighbour(item["before"]) + " | " + _neighbour(item["after"])))

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``mminspect triage`` shows to people."""
 
+from __future__ import annotations
+
 import textwrap
-from typing import IO, Any, Dict, List, Optional
+from typing import IO, Any
 
 from mminspect.render.table import hex_range, plural, write_consequences
 
@@ -22,7 +24,7 @@ HEADLINES = {
 }
 
 
-def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> None:
+def write_triage(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """
     Write the result of a triage.
 
@@ -84,13 +86,13 @@ def write_triage(data: Dict[str, Any], out: IO[str], width: Optional[int]) -> No
     say("The scan: " + ", ".join(plural(number, name) for name, number in counts.items()) + ".")
 
 
-def _evidence(item: Dict[str, Any]) -> str:
+def _evidence(item: dict[str, Any]) -> str:
     what = f"pfn {item['pfn']:#x}" if "pfn" in item else f"address {item['address']:#x}"
     notes = "; ".join(f"note: {text}" for text in item.get("notes", ()))
     rules = ", ".join(item["rules"])
     return f"{what}: {'; '.join(filter(None, (rules, notes))) or 'nothing wrong found there'} ({item['from']})"
 
 
-def _rest(items: List[Any], out: IO[str]) -> None:
+def _rest(items: list[Any], out: IO[str]) -> None:
     if len(items) > MAX_SHOWN:
         out.write(f"  ... and {len(items) - MAX_SHOWN} more\n")

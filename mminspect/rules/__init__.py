@@ -6,32 +6,22 @@ A rule is a pure function of a chunk of the memmap. It yields *matches*: pfn ran
 the same key that touch are joined, also across chunks, and each joined match becomes one finding.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import pkgutil
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Hashable,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Callable, NamedTuple, Protocol
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding
 from mminspect.layout.records import Chunk, MemoryMap
 
 # Says what lives at a kernel address. A function so that rules stay free of drgn.
-WhatIs = Callable[[int], Dict[str, object]]
+WhatIs = Callable[[int], dict[str, object]]
 
 
 class Match(NamedTuple):
@@ -99,17 +89,17 @@ class Rule:
 
     id: str
     summary: str
-    functions: Tuple[str, ...]
-    commits: Tuple[Commit, ...]
+    functions: tuple[str, ...]
+    commits: tuple[Commit, ...]
     check: Check
     describe: Describe
     join: bool = True
-    describe_all: Optional[Callable[[Hashable, Sequence[Match], MemoryMap], Finding]] = None
-    check_gap: Optional[Callable[[int, int, MemoryMap], Iterable[Match]]] = None
-    check_map: Optional[Callable[[MemoryMap], Iterable[Finding]]] = None
-    tally: Optional[Callable[[MemoryMap], Tally]] = None
+    describe_all: Callable[[Hashable, Sequence[Match], MemoryMap], Finding] | None = None
+    check_gap: Callable[[int, int, MemoryMap], Iterable[Match]] | None = None
+    check_map: Callable[[MemoryMap], Iterable[Finding]] | None = None
+    tally: Callable[[MemoryMap], Tally] | None = None
     per_cpu: bool = False
-    documentation: Optional[str] = ""
+    documentation: str | None = ""
 
 
 def counted(number: int, name: str) -> str:
@@ -127,13 +117,13 @@ def never_described(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding
     raise AssertionError("the rule has no matches")
 
 
-def all_rules() -> Dict[str, Rule]:
+def all_rules() -> dict[str, Rule]:
     """
     Load every rule.
 
     :return: Rules by ID, in alphabetical order.
     """
-    rules: Dict[str, Rule] = {}
+    rules: dict[str, Rule] = {}
     for info in pkgutil.iter_modules(__path__):
         rule = getattr(importlib.import_module(f"{__name__}.{info.name}"), "RULE", None)
         if isinstance(rule, Rule):
@@ -141,7 +131,7 @@ def all_rules() -> Dict[str, Rule]:
     return dict(sorted(rules.items()))
 
 
-def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> List[Rule]:
+def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]:
     """
     Choose rules.
 
@@ -159,7 +149,7 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> List
     return chosen
 
 
-def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match], start: int = 0) -> Iterator[Match]:
+def join_matches(matches: Iterable[Match], pending: dict[Hashable, Match], start: int = 0) -> Iterator[Match]:
     """
     Join matches of equal key that touch.
 
@@ -181,7 +171,7 @@ def join_matches(matches: Iterable[Match], pending: Dict[Hashable, Match], start
         pending[match.key] = match
 
 
-def examples() -> Dict[str, Any]:
+def examples() -> dict[str, Any]:
     """
     Load the examples.
 
@@ -189,11 +179,11 @@ def examples() -> Dict[str, Any]:
         ``None``), and the ``finding``.
     """
     text = resources.files(__name__).joinpath("examples.json").read_text(encoding="utf-8")
-    loaded: Dict[str, Any] = json.loads(text)
+    loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
-def catalogue(rules: Sequence[Rule]) -> List[Dict[str, Any]]:
+def catalogue(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """Get the catalogue entries of some rules as plain data."""
     shown = examples()
     return [

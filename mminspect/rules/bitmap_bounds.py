@@ -26,7 +26,9 @@ Example: Debian 5.10 on i386 with a hole of zeroed struct pages at 0xa17b: they 
 32 bits; their index is 320.
 """
 
-from typing import Dict, Iterator, Optional
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout import bitmap
@@ -34,7 +36,7 @@ from mminspect.layout.records import Chunk, MemoryMap, Zone
 from mminspect.rules import Commit, Match, Rule, WhatIs, counted
 
 
-def page_zone(memory: MemoryMap, link: int) -> Optional[Zone]:
+def page_zone(memory: MemoryMap, link: int) -> Zone | None:
     """Follow a link as the kernel does, out of the array if it leads there."""
     node, index = memory.layout.node_zone(link)
     return memory.zone(node, index) or memory.phantom_zones.get((node, index))
@@ -59,7 +61,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(start, end, ("outside", run.link))
 
 
-def _out_of_bounds(memory: MemoryMap, zone: Zone, start: int, end: int) -> Iterator["tuple[int, int]"]:
+def _out_of_bounds(memory: MemoryMap, zone: Zone, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Get the parts of ``[start, end)`` whose index isn't below the limit."""
     layout = memory.layout
     base = bitmap.pageblock_start_pfn(layout, zone.start_pfn)
@@ -117,7 +119,7 @@ def _describe_outside(match: Match, memory: MemoryMap, zone: Zone, these: str, w
     end = zone.bitmap + limit // 8
     distance = address - end if address >= end else zone.bitmap - address
     where = "behind its end" if address >= end else "before its start"
-    there: Dict[str, object] = what_is(address)
+    there: dict[str, object] = what_is(address)
     return Finding(
         RULE.id,
         ERROR,

@@ -20,7 +20,9 @@ Kernel facts: bugs 4, 5, 11, 25, 26 and 29; invariant I8.
 Example: a dump of amd64 6.1 in which ``page->private`` of a free page was set to 99.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 

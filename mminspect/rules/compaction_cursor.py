@@ -25,7 +25,9 @@ Kernel facts: bugs 10, 11 and 12 (scanners that left their zone); section 8.
 Example: a dump of amd64 6.12 in which ``compact_cached_free_pfn`` of DMA32 was overwritten with an address.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import NOTE, WARNING, Finding
 from mminspect.layout.records import MemoryMap

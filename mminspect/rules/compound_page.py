@@ -27,7 +27,10 @@ Kernel facts: section 2, struct pages under HVO.
 Example: a dump of amd64 6.1 in which the third page of a slab was made a tail of another page.
 """
 
-from typing import Any, Iterator, NamedTuple, Optional
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +73,7 @@ class Compound(NamedTuple):
     orders: Indexes
 
 
-def compound_pages(chunk: Chunk, layout: Layout) -> Optional[Compound]:
+def compound_pages(chunk: Chunk, layout: Layout) -> Compound | None:
     """Find heads and tails."""
     page = layout.page
     if page is None or chunk.words is None:
@@ -104,7 +107,7 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Optional[Compound]:
 
 
 def _copies(
-    chunk: Chunk, layout: Layout, places: Indexes, tails: Indexes, leads: Indexes, real: Optional[Indexes]
+    chunk: Chunk, layout: Layout, places: Indexes, tails: Indexes, leads: Indexes, real: Indexes | None
 ) -> npt.NDArray[np.bool_]:
     """
     Tell which pages with PG_head are only copies of a head, as ``page_is_fake_head()`` does.
@@ -186,7 +189,7 @@ def _could_be_head(chunk: Chunk, leads: Indexes) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _match(chunk: Chunk, index: int, problem: str, head: Optional[int], layout: Layout) -> Match:
+def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Layout) -> Match:
     order: Any = None
     referenced = True
     if head is not None:

@@ -17,7 +17,10 @@ Always an error.
 Example: a dump in which ``zone->contiguous`` of a zone with a hole was set by hand.
 """
 
-from typing import Any, Iterator, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +75,7 @@ def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
         yield Match(first, last, (zone.node, zone.index))
 
 
-def _blocks(matches: Sequence[Match], nr_pages: int) -> Iterator[Tuple[int, int]]:
+def _blocks(matches: Sequence[Match], nr_pages: int) -> Iterator[tuple[int, int]]:
     """Split matches into pageblocks. A block between two online ranges is matched by both."""
     for match in matches:
         start = match.start

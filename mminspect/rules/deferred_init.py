@@ -17,7 +17,9 @@ Kernel facts: bugs 20, 21 and 22; invariant I9.
 Example: a dump of two NUMA nodes in which ``first_deferred_pfn`` of node 1 was set to the middle of the node.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, Finding
 from mminspect.layout.records import MemoryMap

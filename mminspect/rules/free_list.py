@@ -29,7 +29,10 @@ Kernel facts: bugs 26, 27 and 28; invariant I8.
 Example: a dump of amd64 6.1 in which ``nr_free`` of an order of DMA32 was raised by one.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,15 +70,15 @@ class Lists:
 
     def __init__(self, memory: MemoryMap) -> None:
         self._memory = memory
-        self._counts: Dict[Tuple[int, int], int] = {}
-        self._parts: List[Links] = []
+        self._counts: dict[tuple[int, int], int] = {}
+        self._parts: list[Links] = []
         self._kept = 0
-        self._unknown: Set[int] = set()
+        self._unknown: set[int] = set()
         self._links = {memory.layout.link(z.node, z.index): z for z in memory.populated_zones}
         # Since Linux 6.10, pages move to another list when their pageblock's type changes, without exception.
         self._strict = release_version(memory.layout.release) >= (6, 10)
 
-    def count(self, chunk: Chunk) -> "Tuple[List[int], Optional[Links]]":
+    def count(self, chunk: Chunk) -> tuple[list[int], Links | None]:
         """Collect the free pages of a chunk, and the links of zones in it that can't be judged."""
         memory, layout = self._memory, self._memory.layout
         free = free_pages(chunk, layout)
@@ -100,7 +103,7 @@ class Lists:
             word_column(chunk, layout, lru + word)[at].astype(np.uint64),
         )
 
-    def add(self, part: "Tuple[List[int], Optional[Links]]") -> None:
+    def add(self, part: tuple[list[int], Links | None]) -> None:
         """Add the free pages of a chunk."""
         unknown, links = part
         self._unknown.update(unknown)
@@ -203,7 +206,7 @@ class Lists:
         )
 
     def _follow(
-        self, zone: Zone, order: int, area: FreeArea, of_zone: "List[npt.NDArray[Any]] | None"
+        self, zone: Zone, order: int, area: FreeArea, of_zone: list[npt.NDArray[Any]] | None
     ) -> Iterator[Finding]:
         """
         Judge the lists of one order.
@@ -273,7 +276,7 @@ class Lists:
         return "which isn't a free page of this zone and order that leads back"
 
     def _finding(
-        self, zone: Zone, order: int, problem: str, what: str, pfns: Sequence[int], more: Dict[str, Any]
+        self, zone: Zone, order: int, problem: str, what: str, pfns: Sequence[int], more: dict[str, Any]
     ) -> Finding:
         locked = zone.state is not None and zone.state.locked
         severity = WARNING if problem == "migratetype" else ERROR

@@ -20,7 +20,9 @@ Kernel facts: bugs 6 and 8 (struct pages that nobody initialised); invariant I2.
 Example: a dump of amd64 6.1 in which PG_locked was set on the second page of a free block.
 """
 
-from typing import Iterator, List
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +91,7 @@ def _all_clean(
     return not flags.any() and not np.bitwise_or.reduceat(refcount, edges)[::2].any()
 
 
-def flag_names(page: PageMembers, flags: int) -> List[str]:
+def flag_names(page: PageMembers, flags: int) -> list[str]:
     """Get the names of page flags."""
     return [name for bit, name in enumerate(page.flag_names) if flags >> bit & 1]
 

@@ -22,7 +22,9 @@ Example: a dump of amd64 6.12 in which a word of a section's bitmap was overwrit
 migratetype 7, and MIGRATE_TYPES is 6.
 """
 
-from typing import Iterator, List, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +90,7 @@ def _section_start(memory: MemoryMap, section: Section) -> int:
 
 
 def _judge(
-    memory: MemoryMap, data: bytes, base: int, spans: List[Range], online: "List[Range] | Tuple[Range, ...]"
+    memory: MemoryMap, data: bytes, base: int, spans: list[Range], online: list[Range] | tuple[Range, ...]
 ) -> Iterator[Finding]:
     """Find the bad pageblocks of one bitmap, whose first is at ``base``."""
     layout = memory.layout
@@ -97,7 +99,7 @@ def _judge(
     if not len(where):
         return
     nr_pages = layout.pageblock_nr_pages
-    runs: List[Tuple[int, int, int]] = []
+    runs: list[tuple[int, int, int]] = []
     for index in where.tolist():
         start = base + index * nr_pages
         if not (_touches(start, start + nr_pages, spans) and _touches(start, start + nr_pages, online)):
@@ -111,7 +113,7 @@ def _judge(
         yield _finding(memory, start, end, value)
 
 
-def _touches(start: int, end: int, ranges: "List[Range] | Tuple[Range, ...]") -> bool:
+def _touches(start: int, end: int, ranges: list[Range] | tuple[Range, ...]) -> bool:
     return any(low < end and start < high for low, high in ranges)
 
 
@@ -119,7 +121,7 @@ def _finding(memory: MemoryMap, start: int, end: int, value: int) -> Finding:
     layout = memory.layout
     kinds = len(layout.migratetypes)
     number = value & MIGRATETYPE_MASK
-    zones: List[Zone] = memory.zones_spanning(start, end)
+    zones: list[Zone] = memory.zones_spanning(start, end)
     blocks = (end - start) >> layout.pageblock_order
     these = counted(blocks, "pageblock")
     severity = ERROR

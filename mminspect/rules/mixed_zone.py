@@ -20,7 +20,9 @@ Example: Debian 5.10 on i386 with 1200 MiB: pageblock 0x36e00 holds the end of N
 (a note). With two NUMA nodes of 515 and 509 MiB, block 0x20200 holds the node boundary.
 """
 
-from typing import Iterator, List, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, worst
 from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, Run
@@ -35,8 +37,8 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find pageblocks in which the link changes. The key carries the block's runs and severity."""
     nr_pages = memory.layout.pageblock_nr_pages
     # Runs of one link, whatever the state.
-    runs: List[Run] = []
-    blocks: List[int] = []
+    runs: list[Run] = []
+    blocks: list[int] = []
     for run in chunk.runs():
         if not run.judged:
             continue
@@ -61,7 +63,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         yield Match(block, block + nr_pages, (tuple(_join(inner)), severity))
 
 
-def _join(runs: List[Run]) -> Iterator[Tuple[int, int, int]]:
+def _join(runs: list[Run]) -> Iterator[tuple[int, int, int]]:
     """Join runs that differ in state only; yield (start, end, link)."""
     start, end, link = runs[0][:3]
     for run in runs[1:]:

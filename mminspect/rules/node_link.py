@@ -18,7 +18,9 @@ Kernel facts: bugs 3, 13 and 18 (wrong node IDs); invariant I3.
 Example: a dump of two NUMA nodes in which ``zone->node`` of node 1's DMA32 was set to 0.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import MemoryMap

@@ -18,7 +18,9 @@ Example: a dump of two NUMA nodes in which ``node_spanned_pages`` of node 1 was 
 512 pages of its zone are outside their node.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import Chunk, MemoryMap

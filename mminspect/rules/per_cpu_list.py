@@ -34,7 +34,10 @@ Kernel facts: bugs 11, 26 and 27; invariant I8.
 Example: a dump of amd64 6.1 in which a page on a per-CPU list was made to link to another zone.
 """
 
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +66,7 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
 
 def _faults(memory: MemoryMap, zone: Zone, pages: PerCpuPages, item: PerCpuList) -> Iterator[Finding]:
     """Make findings of what was seen on the way, one for each problem."""
-    by_problem: Dict[Tuple[str, bool], List[Tuple[Optional[int], int]]] = {}
+    by_problem: dict[tuple[str, bool], list[tuple[int | None, int]]] = {}
     for fault in item.faults:
         by_problem.setdefault((fault.problem, fault.linked), []).append((fault.pfn, fault.value))
     for (problem, linked), faults in by_problem.items():
@@ -103,7 +106,7 @@ def _twice(memory: MemoryMap) -> Iterator[Finding]:
     """Find pages that are on two lists, or inside a block on another."""
     start, end, number, lists = per_cpu_blocks(memory)
     overlap = np.flatnonzero(start[1:] < np.maximum.accumulate(end)[:-1]) + 1
-    found: Dict[int, List[int]] = {}
+    found: dict[int, list[int]] = {}
     for position in overlap.tolist():
         found.setdefault(int(number[position]), []).append(position)
     for index, positions in found.items():
@@ -123,9 +126,9 @@ class InFreeBlocks:
     def __init__(self, memory: MemoryMap) -> None:
         self._memory = memory
         self._blocks = per_cpu_blocks(memory)
-        self._found: Dict[int, List[Tuple[int, int, int]]] = {}
+        self._found: dict[int, list[tuple[int, int, int]]] = {}
 
-    def count(self, chunk: Chunk) -> List[Tuple[int, int, int, int]]:
+    def count(self, chunk: Chunk) -> list[tuple[int, int, int, int]]:
         """Find them in a chunk: (number of the list, pfn, first pfn of the free block, pfn behind its last)."""
         blocks, layout = self._blocks, self._memory.layout
         low, high = np.searchsorted(blocks.start, np.array([chunk.start_pfn, chunk.end_pfn], np.uint64)).tolist()
@@ -145,7 +148,7 @@ class InFreeBlocks:
             for at in np.flatnonzero(inside).tolist()
         ]
 
-    def add(self, part: List[Tuple[int, int, int, int]]) -> None:
+    def add(self, part: list[tuple[int, int, int, int]]) -> None:
         """Add what was found in a chunk."""
         for number, pfn, start, end in part:
             self._found.setdefault(number, []).append((pfn, start, end))
@@ -169,12 +172,12 @@ def _name(item: PerCpuList) -> str:
 def _finding(
     zone: Zone,
     pages: PerCpuPages,
-    item: Optional[PerCpuList],
+    item: PerCpuList | None,
     problem: str,
     text: str,
-    pfns: List[int],
+    pfns: list[int],
     certain: bool,
-    more: Dict[str, Any],
+    more: dict[str, Any],
 ) -> Finding:
     severity, why = ERROR, ""
     if not certain and pages.locked is not False:
@@ -183,7 +186,7 @@ def _finding(
         why += ": the CPU may have been" if pages.locked else " the CPU was"
         why += " stopped while it changed its lists"
     order = (item.order or 0) if item is not None else 0
-    detail: Dict[str, Any] = {"problem": problem, "cpu": pages.cpu, "locked": pages.locked}
+    detail: dict[str, Any] = {"problem": problem, "cpu": pages.cpu, "locked": pages.locked}
     if item is not None:
         detail.update(order=item.order, list=item.migratetype)
     detail.update(pages=len(pfns), pfns=pfns[:SHOWN], **more)

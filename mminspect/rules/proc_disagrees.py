@@ -14,6 +14,8 @@ Always an error.
 Example: ``mminspect --pageblock-order 10 scan`` on a kernel whose pageblocks have order 9.
 """
 
+from __future__ import annotations
+
 from mminspect.live.proc import RULE_ID
 from mminspect.rules import Rule, never_described, no_matches
 

@@ -28,8 +28,10 @@ Kernel facts: bugs 15, 16 and 17; invariant I6; section 4.4.
 Example: a dump of amd64 6.1 in which SECTION_HAS_MEM_MAP of an online section was cleared.
 """
 
+from __future__ import annotations
+
 from collections import Counter
-from typing import Iterator, Set, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -91,7 +93,7 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
             yield _finding(memory, entry, problem, what)
 
 
-def _problems(entry: SectionEntry, vmemmap: "int | None", empty: Set[int]) -> Iterator[Tuple[str, str]]:
+def _problems(entry: SectionEntry, vmemmap: int | None, empty: set[int]) -> Iterator[tuple[str, str]]:
     flags = entry.flags
     if HAS_MEM_MAP not in flags:
         if ONLINE in flags:

@@ -24,7 +24,9 @@ Example: Debian 5.10 on i386, booted with ``memmap=0x9c000$0xa17b000``: the rese
 memblock region, and [0xa17b, 0xa217) stayed zero.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.layout.records import DEFERRED, UNINITIALIZED_KINDS, Chunk, MemoryMap

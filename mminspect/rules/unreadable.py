@@ -17,7 +17,9 @@ says that it is online can't be told from a dump that lacks the page tables.
 Example: a dump written with ``makedumpfile -e`` has no vmemmap of holes.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import NOTE, Finding
 from mminspect.layout.records import UNREADABLE_REASONS, Chunk, MemoryMap

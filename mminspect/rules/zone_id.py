@@ -18,7 +18,9 @@ Example: Debian 6.12 on amd64 with 400 MiB: ACPI tables right above the end of t
 the last, 5 of 5 zones.
 """
 
-from typing import Iterator, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
 from mminspect.layout.records import STALE, Chunk, MemoryMap
@@ -35,7 +37,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(run.start, run.end, (key, run.link if run.state != STALE else None), flags)
 
 
-def page_zone_address(memory: MemoryMap, node: int, index: int) -> Tuple[Optional[int], str]:
+def page_zone_address(memory: MemoryMap, node: int, index: int) -> tuple[int | None, str]:
     """
     Follow ``page_zone()`` out of the array.
 

@@ -18,7 +18,9 @@ Kernel facts: fact 2; bugs 3 and 10.
 Example: a guest whose two nodes have every other 128 MiB: the DMA32 zones of both span the same pfns (a note).
 """
 
-from typing import Iterator, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import NOTE, WARNING, Finding
 from mminspect.layout.records import MemoryMap, Zone
@@ -37,7 +39,7 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
         yield _finding(zone, other, plugged)
 
 
-def _overlapping(memory: MemoryMap) -> Iterator[Tuple[Zone, Zone]]:
+def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
     zones = sorted(memory.populated_zones, key=lambda zone: (zone.start_pfn, zone.node, zone.index))
     for position, zone in enumerate(zones):
         for other in zones[position + 1 :]:

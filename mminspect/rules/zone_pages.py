@@ -22,7 +22,9 @@ Kernel facts: bugs 13, 14 and 21; the comment of struct zone.
 Example: a dump of amd64 6.12 in which ``present_pages`` of DMA32 was made larger than ``spanned_pages``.
 """
 
-from typing import Dict, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -81,9 +83,9 @@ class Counts:
 
     def __init__(self, memory: MemoryMap) -> None:
         self._memory = memory
-        self._online: Dict[int, int] = {}
+        self._online: dict[int, int] = {}
 
-    def count(self, chunk: Chunk) -> Dict[int, int]:
+    def count(self, chunk: Chunk) -> dict[int, int]:
         """Count a chunk; by link of the zone."""
         result = {}
         zones = self._memory.zones_spanning(chunk.start_pfn, chunk.end_pfn)
@@ -104,7 +106,7 @@ class Counts:
             result[self._memory.layout.link(zone.node, zone.index)] = int(np.count_nonzero(own))
         return result
 
-    def add(self, part: Dict[int, int]) -> None:
+    def add(self, part: dict[int, int]) -> None:
         """Add what was counted in a chunk."""
         for link, count in part.items():
             self._online[link] = self._online.get(link, 0) + count

@@ -25,7 +25,9 @@ Example: QEMU with ``-m 203M -M pc,max-ram-below-4g=128M``: reserved pages at th
 which starts at 4 GiB, inside the span of DMA32.
 """
 
-from typing import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.layout.records import Chunk, MemoryMap
@@ -45,7 +47,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(start, end, run.link, 0, bool(chunk.reserved(layout, start, end).all()))
 
 
-def outside(start: int, end: int, low: int, high: int) -> Iterator["tuple[int, int]"]:
+def outside(start: int, end: int, low: int, high: int) -> Iterator[tuple[int, int]]:
     """Get the parts of ``[start, end)`` that are outside ``[low, high)``."""
     if low >= high:
         yield start, end

@@ -5,11 +5,14 @@ Targets: a vmcore or the running kernel, opened as a drgn program.
 A target holds memory and VMCOREINFO. Types and symbols are added by :mod:`mminspect.typeinfo`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable
 
 from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
 
@@ -96,8 +99,8 @@ class Target:
     kind: str
     path: str
     vmcoreinfo: Vmcoreinfo
-    core: Optional[corefile.CoreFile] = None
-    direct: Optional[DirectMemory] = None
+    core: corefile.CoreFile | None = None
+    direct: DirectMemory | None = None
 
     @contextlib.contextmanager
     def kept_whole(self) -> Iterator[None]:
@@ -117,7 +120,7 @@ class Target:
 
         Functions that the compiler inlined everywhere and static ones of the same name are not told reliably.
         """
-        find: Optional[Callable[[str], bool]] = self.prog.cache.get(FUNCTIONS)
+        find: Callable[[str], bool] | None = self.prog.cache.get(FUNCTIONS)
         if find is not None:
             return find(name)
         try:
@@ -160,7 +163,7 @@ def from_program(prog: Program) -> Target:
     return Target(prog, "vmcore", path, vmcoreinfo, core)
 
 
-def _read_headers(path: str) -> Optional[corefile.CoreFile]:
+def _read_headers(path: str) -> corefile.CoreFile | None:
     """Read the headers of a vmcore that drgn has open, as far as it is a file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -211,7 +214,7 @@ def open_vmcore(path: str) -> Target:
 
 
 @contextlib.contextmanager
-def opened(path: Optional[str]) -> Iterator[Target]:
+def opened(path: str | None) -> Iterator[Target]:
     """
     Open a vmcore, or the running kernel, for as long as it is read; see :meth:`Target.kept_whole`.
 
@@ -222,7 +225,7 @@ def opened(path: Optional[str]) -> Iterator[Target]:
         yield target
 
 
-def _elf_platform(core: corefile.CoreFile) -> Optional[Platform]:
+def _elf_platform(core: corefile.CoreFile) -> Platform | None:
     """Get the platform of an ELF core where drgn would find a wrong one."""
     if core.format == "elf" and core.machine == "i386":
         # QEMU and kdump write i386 cores with PAE as ELF64, which drgn takes for the word size.
@@ -230,7 +233,7 @@ def _elf_platform(core: corefile.CoreFile) -> Optional[Platform]:
     return None
 
 
-def _kdump_platform(core: corefile.CoreFile) -> Optional[Platform]:
+def _kdump_platform(core: corefile.CoreFile) -> Platform | None:
     """
     Get the platform of a kdump file, as its VMCOREINFO tells.
 
@@ -265,7 +268,7 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
         os.close(null)
 
 
-def _set_core_dump(fd: int, platform: Optional[Platform], core: corefile.CoreFile) -> Program:
+def _set_core_dump(fd: int, platform: Platform | None, core: corefile.CoreFile) -> Program:
     prog = Program(platform)
     # libkdumpfile advises on stderr to convert flattened dumps.
     with _quiet_stderr(core.format == "flattened"):
@@ -280,7 +283,7 @@ def _pages_are_read_here(core: corefile.CoreFile) -> bool:
     return kdump.can_read(core) and vmcoreinfo.machine() in WALKED
 
 
-def _open_pages(fd: int, platform: Optional[Platform], core: corefile.CoreFile) -> Tuple[Program, kdump.Pages]:
+def _open_pages(fd: int, platform: Platform | None, core: corefile.CoreFile) -> tuple[Program, kdump.Pages]:
     """Open a kdump file whose pages are read here. libkdumpfile takes a second to open one that is flattened."""
     assert core.kdump is not None and core.vmcoreinfo is not None
     prog = Program(platform)

@@ -7,13 +7,16 @@ memory that was left out of a filtered ELF dump from memory that holds zeros, an
 file, whose utsname is empty. Those need the headers that are decoded here.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import struct
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -84,18 +87,18 @@ class CoreFile:
     """
 
     format: str
-    machine: Optional[str] = None
+    machine: str | None = None
     is_64_bit: bool = True
     is_little_endian: bool = True
     utsname_machine: str = ""
-    segments: Tuple[Segment, ...] = ()
-    notes: Dict[str, bytes] = field(default_factory=dict)
-    prstatus: Tuple[bytes, ...] = ()
-    kdump: Optional["KdumpHeader"] = None
-    records: Optional["Records"] = None
+    segments: tuple[Segment, ...] = ()
+    notes: dict[str, bytes] = field(default_factory=dict)
+    prstatus: tuple[bytes, ...] = ()
+    kdump: KdumpHeader | None = None
+    records: Records | None = None
 
     @property
-    def vmcoreinfo(self) -> Optional[bytes]:
+    def vmcoreinfo(self) -> bytes | None:
         """The VMCOREINFO note, if the headers hold one that can be found without drgn."""
         return self.notes.get("VMCOREINFO")
 
@@ -183,9 +186,9 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
     if len(table) < phentsize * phnum:
         raise _truncated(path, size, phoff + phentsize * phnum)
 
-    segments: List[Segment] = []
-    notes: Dict[str, bytes] = {}
-    prstatus: List[bytes] = []
+    segments: list[Segment] = []
+    notes: dict[str, bytes] = {}
+    prstatus: list[bytes] = []
     for i in range(phnum):
         if is_64_bit:
             p_type, _, offset, vaddr, paddr, filesz, memsz, _ = struct.unpack_from(
@@ -222,7 +225,7 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
     )
 
 
-def _take_notes(data: bytes, order: str, notes: Dict[str, bytes], prstatus: List[bytes]) -> None:
+def _take_notes(data: bytes, order: str, notes: dict[str, bytes], prstatus: list[bytes]) -> None:
     """Split ELF notes: the first by each name, and every NT_PRSTATUS."""
     pos = 0
     while pos + 12 <= len(data):
@@ -310,7 +313,7 @@ def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes, read: Calla
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     start = sub_header.find(b"OSRELEASE=")
     notes = {"VMCOREINFO": sub_header[start:].split(b"\0")[0]} if start >= 0 else {}
-    prstatus: List[bytes] = []
+    prstatus: list[bytes] = []
     # struct kdump_sub_header of a 64-bit machine, since version 4: offset_note and size_note.
     if header.is_64_bit and header.version >= 4 and len(sub_header) >= 64:
         offset, size = struct.unpack_from(header.order + "QQ", sub_header, 48)
@@ -339,7 +342,7 @@ def count_bits(data: bytes) -> npt.NDArray[np.int64]:
     return sums
 
 
-def page_descriptor(header: KdumpHeader) -> "np.dtype[np.void]":
+def page_descriptor(header: KdumpHeader) -> np.dtype[np.void]:
     """Get the type of ``struct page_desc``: offset and size of a page's data, how it is compressed, page flags."""
     fields = (("offset", "u8"), ("size", "u4"), ("flags", "u4"), ("page_flags", "u8"))
     return np.dtype([(name, header.order + kind) for name, kind in fields])
@@ -392,7 +395,7 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     return _kdump_core("kdump", header, sub_header, lambda offset, size: os.pread(fd, size, offset))
 
 
-def flattened_records(fd: int, path: str) -> Iterator[Tuple[int, int, int]]:
+def flattened_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
     """
     Go through the records of a flattened dump. They come in any order and overwrite each other.
 
@@ -425,7 +428,7 @@ class Records:
     :ivar overlap: Whether some are written over others; then their order in the file matters.
     """
 
-    def __init__(self, found: Iterable[Tuple[int, int, int]]) -> None:
+    def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
         self.offsets, self.positions, self.lengths = array("q"), array("q"), array("q")
         self.overlap = False
         end = 0

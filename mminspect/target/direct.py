@@ -6,9 +6,11 @@ That copy takes as long as all the checks together. How to do without depends on
 :mod:`mminspect.target.mapped` and :mod:`mminspect.target.kdump`.
 """
 
+from __future__ import annotations
+
 import abc
 import os
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +47,10 @@ class DirectMemory(abc.ABC):
         """Tell whether the memory at an address can be read."""
 
     @abc.abstractmethod
-    def _data(self, address: int, size: int) -> Optional[Bytes]:
+    def _data(self, address: int, size: int) -> Bytes | None:
         """Read memory; ``None`` if drgn must."""
 
-    def read(self, address: int, size: int) -> Optional[Bytes]:
+    def read(self, address: int, size: int) -> Bytes | None:
         """
         Read memory.
 

@@ -11,11 +11,14 @@ The format is makedumpfile's, see its ``diskdump_mod.h``: a header, a sub header
 of which the second says what the dump holds, a descriptor for each page that it holds, ascending, and the pages' data.
 """
 
+from __future__ import annotations
+
 import os
 import weakref
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate, chain
-from typing import Callable, Iterable, List, Optional, Tuple
+from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +69,7 @@ class Pages:
     :param fallback: Opens the dump's file with libkdumpfile.
     """
 
-    def __init__(self, fd: int, header: KdumpHeader, records: Optional[Records], fallback: Fallback) -> None:
+    def __init__(self, fd: int, header: KdumpHeader, records: Records | None, fallback: Fallback) -> None:
         self._fd = os.dup(fd)
         weakref.finalize(self, os.close, self._fd)
         self._header = header
@@ -76,7 +79,7 @@ class Pages:
         self._size = header.block_size
         self._page = lru_cache(max(16, CACHED_BYTES // self._size))(self._read_page)
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
-        self._before: Optional[List[int]] = None
+        self._before: list[int] | None = None
         # Where the dump ends. It may be cut short later.
         self._end = os.fstat(fd).st_size if records is None else records.end
 
@@ -111,7 +114,7 @@ class Pages:
         inside = address - start * size
         return data if inside == 0 and len(data) == count else data[inside : inside + count]
 
-    def gather(self, ranges: Iterable[Tuple[int, int]]) -> Optional[bytes]:
+    def gather(self, ranges: Iterable[tuple[int, int]]) -> bytes | None:
         """
         Read pages from several places.
 
@@ -132,7 +135,7 @@ class Pages:
             raise _Unusual("the file ends early")
         return data
 
-    def _read_block(self, block: int) -> Tuple[int, npt.NDArray[np.intp]]:
+    def _read_block(self, block: int) -> tuple[int, npt.NDArray[np.intp]]:
         """
         Read a block of the bitmap.
 
@@ -141,7 +144,7 @@ class Pages:
         header = self._header
         if self._before is None:
             step = 256 * BITMAP_BLOCK
-            counts: List[int] = [0]
+            counts: list[int] = [0]
             for offset in range(0, header.bitmap_size, step):
                 data = self._pread(min(step, header.bitmap_size - offset), header.bitmap_start + offset)
                 counts.extend(count_bits(data).tolist())
@@ -170,7 +173,7 @@ class Pages:
     def _read_page(self, pfn: int) -> bytes:
         return self._read_pages(pfn, pfn + 1)[0]
 
-    def _read_pages(self, start: int, end: int) -> List[bytes]:
+    def _read_pages(self, start: int, end: int) -> list[bytes]:
         """Read and decompress the pages from ``start`` to ``end``."""
         table = self._descriptors(start, end)
         offsets = table["offset"].astype(np.int64)
@@ -191,7 +194,7 @@ class Pages:
         first = np.flatnonzero(np.concatenate(([True], offsets[1:] != ends[:-1])))
         last = np.append(first[1:], len(table)) - 1
         runs = zip(first.tolist(), (last + 1).tolist(), offsets[first].tolist(), ends[last].tolist())
-        pages: List[bytes] = []
+        pages: list[bytes] = []
         decompress = zlib.decompress
         for low, high, begin, stop in runs:
             data = self._pread(stop - begin, begin)
@@ -242,7 +245,7 @@ class PackedMemory(DirectMemory):
         """Tell whether a byte is mapped by a large page."""
         return self._tables.large_runs(address, 1) is not None
 
-    def _data(self, address: int, size: int) -> Optional[Bytes]:
+    def _data(self, address: int, size: int) -> Bytes | None:
         page = self._pages.page_size
         before = address % page
         runs = self._tables.large_runs(address - before, -(-(before + size) // page) * page)

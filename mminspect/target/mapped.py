@@ -6,9 +6,11 @@ The dump's own headers say which part of the file holds a virtual address, as in
 tables do.
 """
 
+from __future__ import annotations
+
 import mmap
 from bisect import bisect_right
-from typing import Iterable, Iterator, Optional, Sequence, Tuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from drgn import Program
@@ -26,11 +28,11 @@ class _Index:
     :param ranges: (first address, segment) that don't overlap.
     """
 
-    def __init__(self, ranges: Iterable[Tuple[int, Segment]]) -> None:
+    def __init__(self, ranges: Iterable[tuple[int, Segment]]) -> None:
         self._ranges = sorted(ranges, key=lambda pair: pair[0])
         self._starts = [start for start, _ in self._ranges]
 
-    def find(self, address: int, size: int) -> Optional[int]:
+    def find(self, address: int, size: int) -> int | None:
         """Get where in the file a range is, ``None`` if not all of it is in one segment."""
         index = bisect_right(self._starts, address) - 1
         if index < 0:
@@ -39,7 +41,7 @@ class _Index:
         return segment.offset + address - start if address + size <= start + segment.filesz else None
 
 
-def _separate(segments: Iterable[Segment]) -> Iterator[Tuple[int, Segment]]:
+def _separate(segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
     """Get the segments at virtual addresses that overlap no other. Which one drgn reads is its business."""
     # Without virtual addresses, QEMU writes zero or the physical address.
     known = sorted((s for s in segments if s.vaddr and s.vaddr != s.paddr), key=lambda s: s.vaddr)
@@ -51,7 +53,7 @@ def _separate(segments: Iterable[Segment]) -> Iterator[Tuple[int, Segment]]:
         end = max(end, last)
 
 
-def _largest(segments: Iterable[Segment]) -> Iterator[Tuple[int, Segment]]:
+def _largest(segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
     """Get the segments at physical addresses without those inside others: the kernel's image is in its RAM again."""
     end = 0
     for segment in sorted((s for s in segments if s.paddr not in NO_PADDR), key=lambda s: (s.paddr, -s.filesz)):
@@ -74,9 +76,7 @@ class MappedFile(DirectMemory):
 
     at_once = 32 << 20
 
-    def __init__(
-        self, prog: Program, fd: int, segments: Sequence[Segment], tables: Optional[PageTables] = None
-    ) -> None:
+    def __init__(self, prog: Program, fd: int, segments: Sequence[Segment], tables: PageTables | None = None) -> None:
         super().__init__(prog, fd)
         self._virtual = _Index(_separate(segments))
         self._physical = _Index(_largest(segments))
@@ -86,7 +86,7 @@ class MappedFile(DirectMemory):
         """Tell whether a byte can be mapped."""
         return self._offset(address, 1) is not None
 
-    def _offset(self, address: int, size: int) -> Optional[int]:
+    def _offset(self, address: int, size: int) -> int | None:
         """Get where in the file memory is, ``None`` if it isn't all there in one piece."""
         offset = self._virtual.find(address, size)
         if offset is not None or self._tables is None:
@@ -94,7 +94,7 @@ class MappedFile(DirectMemory):
         runs = self._tables.large_runs(address, size)
         return self._physical.find(*runs[0]) if runs is not None and len(runs) == 1 else None
 
-    def _data(self, address: int, size: int) -> Optional[Bytes]:
+    def _data(self, address: int, size: int) -> Bytes | None:
         offset = self._offset(address, size)
         if offset is None:
             return None

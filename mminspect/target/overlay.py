@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory segments laid over a dump, where drgn alone would read it wrongly or not at all."""
 
-from typing import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 from drgn import FaultError, Program
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A walk through page tables of 64-bit architectures, in physical memory. What an entry says is the architecture's."""
 
+from __future__ import annotations
+
 import struct
 from functools import lru_cache
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
@@ -19,7 +21,7 @@ LARGE_PAGE = 1 << 21
 
 # Decodes an entry, given what an entry of its level would map, as a shift: (physical address, shift of the leaf, or 0
 # where it is the address of the next table). ``None`` if nothing is there.
-Entry = Callable[[int, int], Optional[Tuple[int, int]]]
+Entry = Callable[[int, int], Optional[tuple[int, int]]]
 
 
 class PageTables:
@@ -39,10 +41,10 @@ class PageTables:
         self._entry = entry
         self._table = lru_cache(CACHED_TABLES)(self._read_table)
 
-    def _read_table(self, address: int) -> Tuple[int, ...]:
+    def _read_table(self, address: int) -> tuple[int, ...]:
         return struct.unpack(f"<{ENTRIES}Q", self._prog.read(address, ENTRIES * 8, physical=True))
 
-    def translate(self, address: int) -> Tuple[int, int]:
+    def translate(self, address: int) -> tuple[int, int]:
         """
         Translate a virtual address.
 
@@ -61,14 +63,14 @@ class PageTables:
                 return table + inside, (1 << leaf) - inside
         raise FaultError("address is not mapped", address)
 
-    def large_runs(self, address: int, size: int) -> Optional[List[Tuple[int, int]]]:
+    def large_runs(self, address: int, size: int) -> list[tuple[int, int]] | None:
         """
         Translate a range that is mapped by large pages.
 
         :return: Runs of physical memory, as (address, bytes), in the order of the range. ``None`` if some of it is
             mapped by small pages, which drgn reads as well, or not at all.
         """
-        runs: List[Tuple[int, int]] = []
+        runs: list[tuple[int, int]] = []
         try:
             while size > 0:
                 start, more = self.translate(address)

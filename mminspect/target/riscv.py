@@ -6,7 +6,9 @@ drgn 0.3 has no walk for them, so it reads no kernel memory out of a RISC-V dump
 space is walked here and laid over the dump as one segment, read by physical address.
 """
 
-from typing import Iterable, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 from drgn import Program
 
@@ -26,7 +28,7 @@ PTE_NAPOT = 1 << 63
 NAPOT_ORDER = 4
 
 
-def _entry(value: int, shift: int) -> Optional[Tuple[int, int]]:
+def _entry(value: int, shift: int) -> tuple[int, int] | None:
     if not value & PTE_VALID:
         return None
     pfn = (value >> PTE_PFN_SHIFT) & PTE_PFN_MASK
@@ -48,7 +50,7 @@ def page_tables(prog: Program, root: int, va_bits: int) -> PageTables:
     return PageTables(prog, root, (va_bits - PAGE_SHIFT) // LEVEL_BITS, _entry)
 
 
-def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Tuple[PageTables, int]:
+def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> tuple[PageTables, int]:
     """
     Get the kernel's page tables.
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Compressed and flattened vmcores: unpacked to a temporary file that has no name."""
 
+from __future__ import annotations
+
 import errno
 import gzip
 import lzma
 import os
 import tempfile
 import zlib
-from typing import IO, Callable, Dict, Optional, Tuple, cast
+from typing import IO, Callable, cast
 
 import zstandard
 
@@ -29,14 +31,14 @@ def _open_xz(file: IO[bytes]) -> IO[bytes]:
     return cast(IO[bytes], lzma.LZMAFile(file))
 
 
-_FORMATS: Dict[str, Tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
+_FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
     "gzip": (b"\x1f\x8b", _open_gzip),
     "xz": (b"\xfd7zXZ\0", _open_xz),
     "zstd": (b"\x28\xb5\x2f\xfd", _open_zstd),
 }
 
 
-def compression(magic: bytes) -> Optional[str]:
+def compression(magic: bytes) -> str | None:
     """
     Get the compression of a file.
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """VMCOREINFO: what the kernel itself says about its layout, as text lines ``KEY=VALUE``."""
 
+from __future__ import annotations
+
 import re
-from typing import Dict, Optional, Tuple
 
 _SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
 
 
-def release_version(release: str) -> Tuple[int, int]:
+def release_version(release: str) -> tuple[int, int]:
     """
     Get the version of a release.
 
@@ -26,8 +27,8 @@ class Vmcoreinfo:
     """
 
     def __init__(self, text: str) -> None:
-        self.lines: Dict[str, str] = {}
-        self.symbols: Dict[str, int] = {}
+        self.lines: dict[str, str] = {}
+        self.symbols: dict[str, int] = {}
         for line in text.splitlines():
             key, equals, value = line.partition("=")
             if not equals:
@@ -40,7 +41,7 @@ class Vmcoreinfo:
                 except ValueError:
                     continue
 
-    def number(self, key: str) -> Optional[int]:
+    def number(self, key: str) -> int | None:
         """
         Get a number.
 
@@ -58,7 +59,7 @@ class Vmcoreinfo:
         return self.lines.get("OSRELEASE", "")
 
     @property
-    def build_id(self) -> Optional[str]:
+    def build_id(self) -> str | None:
         """The build ID of the kernel as hexadecimal digits. Since Linux 5.9."""
         return self.lines.get("BUILD-ID")
 
@@ -71,13 +72,13 @@ class Vmcoreinfo:
             return 0
 
     @property
-    def buddy_mapcount(self) -> Optional[int]:
+    def buddy_mapcount(self) -> int | None:
         """What a page in the buddy allocator has in the place of ``_mapcount``, signed. Since before Linux 4.19."""
         value = self.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
         # It is an int of 32 bits.
         return None if value is None else (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
-    def machine(self) -> Optional[str]:
+    def machine(self) -> str | None:
         """
         Tell the architecture from the lines that only that architecture writes.
 

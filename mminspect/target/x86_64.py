@@ -5,7 +5,7 @@ Page tables of x86-64, of four and five levels.
 drgn walks them too. It tells the contents of memory, but not where in the dump they are.
 """
 
-from typing import Optional, Tuple
+from __future__ import annotations
 
 from drgn import Program
 
@@ -19,7 +19,7 @@ PHYSICAL_MASK = ((1 << 52) - 1) & -(1 << PAGE_SHIFT)
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 
 
-def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Optional[PageTables]:
+def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> PageTables | None:
     """
     Get the kernel's page tables.
 
@@ -32,7 +32,7 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> Optional[PageTa
     # Memory encryption of AMD takes a bit of every address.
     mask = PHYSICAL_MASK & ~(vmcoreinfo.number("NUMBER(sme_mask)") or 0)
 
-    def entry(value: int, shift: int) -> Optional[Tuple[int, int]]:
+    def entry(value: int, shift: int) -> tuple[int, int] | None:
         if not value & _PAGE_PRESENT:
             return None
         if shift == PAGE_SHIFT or value & _PAGE_PSE:

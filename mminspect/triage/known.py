@@ -5,8 +5,11 @@ Known bugs of the memory map, each recognised by what it leaves in memory, never
 Only verified commits are named.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable
 
 from mminspect.findings import Finding
 from mminspect.layout.records import MemoryMap
@@ -47,9 +50,9 @@ class KnownBug:
 
     name: str
     evidence: Callable[[Finding, MemoryMap], str]
-    functions: Tuple[str, ...]
+    functions: tuple[str, ...]
     proof: str
-    commits: Tuple[Commit, ...]
+    commits: tuple[Commit, ...]
 
 
 def _hole_to_zone_0(finding: Finding, memory: MemoryMap) -> str:
@@ -210,7 +213,7 @@ BUGS = (
 )
 
 
-def match(findings: Sequence[Finding], memory: MemoryMap, trace: Sequence[str]) -> List[Dict[str, object]]:
+def match(findings: Sequence[Finding], memory: MemoryMap, trace: Sequence[str]) -> list[dict[str, object]]:
     """
     Find the known bugs that findings look like.
 
@@ -218,7 +221,7 @@ def match(findings: Sequence[Finding], memory: MemoryMap, trace: Sequence[str]) 
     :param trace: Functions of the crash, innermost first.
     :return: Plain data, as the report has it.
     """
-    result: List[Dict[str, object]] = []
+    result: list[dict[str, object]] = []
     for bug in BUGS:
         if bug.functions and not any(name.lstrip("_").startswith(bug.functions) for name in trace):
             continue

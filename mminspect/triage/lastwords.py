@@ -5,14 +5,16 @@ The kernel's last words: what killed it, and which pages and addresses it named.
 Pure functions of the log's lines.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from mminspect.triage.log import Line
 
 # How the first line of a crash looks, and what kind of crash it is. The first that matches a line counts.
-SIGNS: Tuple[Tuple[str, str], ...] = (
+SIGNS: tuple[tuple[str, str], ...] = (
     ("vm-bug-on", r"page dumped because: VM_BUG_ON_(?:PAGE|FOLIO)\((?P<what>.*)\)"),
     ("bad-page", r"BUG: Bad page (?:state|map|cache) in (?:process )?(?P<what>.*)"),
     ("page-dumped", r"page dumped because: (?P<what>.*)"),
@@ -79,14 +81,14 @@ class Crash:
     kind: str
     reason: str
     what: str
-    function: Optional[str] = None
-    trace: List[str] = field(default_factory=list)
-    pfns: Dict[int, str] = field(default_factory=dict)
-    pointers: Dict[int, str] = field(default_factory=dict)
-    registers: Dict[str, int] = field(default_factory=dict)
-    cpu: Optional[int] = None
-    pid: Optional[int] = None
-    lines: List[Line] = field(default_factory=list)
+    function: str | None = None
+    trace: list[str] = field(default_factory=list)
+    pfns: dict[int, str] = field(default_factory=dict)
+    pointers: dict[int, str] = field(default_factory=dict)
+    registers: dict[str, int] = field(default_factory=dict)
+    cpu: int | None = None
+    pid: int | None = None
+    lines: list[Line] = field(default_factory=list)
 
 
 def plain_name(function: str) -> str:
@@ -94,7 +96,7 @@ def plain_name(function: str) -> str:
     return _SUFFIX.sub("", function)
 
 
-def sign_of(text: str) -> Optional[Tuple[str, str]]:
+def sign_of(text: str) -> tuple[str, str] | None:
     """Get (kind, what) if a line is the sign of a crash."""
     for kind, pattern in _SIGNS:
         match = pattern.search(text)
@@ -103,7 +105,7 @@ def sign_of(text: str) -> Optional[Tuple[str, str]]:
     return None
 
 
-def crash_lines(lines: Sequence[Line]) -> List[Line]:
+def crash_lines(lines: Sequence[Line]) -> list[Line]:
     """
     Get the lines of a crash: from the first sign of it to the end, without the registers and the code of user space.
 
@@ -127,14 +129,14 @@ def crash_lines(lines: Sequence[Line]) -> List[Line]:
     return result
 
 
-def parse(lines: Sequence[Line]) -> Optional[Crash]:
+def parse(lines: Sequence[Line]) -> Crash | None:
     """
     Find the crash in a log.
 
     :return: ``None`` if there is none.
     """
     kept = crash_lines(lines)
-    crash: Optional[Crash] = None
+    crash: Crash | None = None
     frames_done = registers_done = False
     for line in kept:
         sign = sign_of(line.text)

@@ -6,8 +6,11 @@ drgn's helper reads a whole buffer or nothing. A capture holds a few records of 
 may be damaged; here each record that can be read is.
 """
 
+from __future__ import annotations
+
 import struct
-from typing import List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 from drgn.helpers.linux.printk import get_printk_records
@@ -32,7 +35,7 @@ class Line(NamedTuple):
     text: str
 
 
-def read_log(prog: Program, wanted: Optional[Sequence[int]] = None) -> Optional[List[Line]]:
+def read_log(prog: Program, wanted: Sequence[int] | None = None) -> list[Line] | None:
     """
     Read the log buffer.
 
@@ -51,7 +54,7 @@ def read_log(prog: Program, wanted: Optional[Sequence[int]] = None) -> Optional[
         return None
 
 
-def _read_structured(prog: Program) -> Optional[List[Line]]:
+def _read_structured(prog: Program) -> list[Line] | None:
     """Read the log of a kernel before Linux kernel commit 896fbe20b4e2 (in v5.10), which had no struct prb."""
     try:
         records = get_printk_records(prog)
@@ -64,7 +67,7 @@ def _read_structured(prog: Program) -> Optional[List[Line]]:
     ]
 
 
-def _read_ringbuffer(prog: Program, prb: Object, wanted: "Optional[set[int]]") -> List[Line]:
+def _read_ringbuffer(prog: Program, prb: Object, wanted: set[int] | None) -> list[Line]:
     ring = prb.desc_ring.read_()
     text = prb.text_data_ring.read_()
     count_bits, size_bits = ring.count_bits.value_(), text.size_bits.value_()
@@ -80,7 +83,7 @@ def _read_ringbuffer(prog: Program, prb: Object, wanted: "Optional[set[int]]") -
     block_at = desc_type.member("text_blk_lpos").offset
     id_mask = (1 << (8 * word - 2)) - 1
     letter = "Q" if word == 8 else "I"
-    lines: List[Line] = []
+    lines: list[Line] = []
     current = ring.tail_id.counter.value_() & id_mask
     head = ring.head_id.counter.value_() & id_mask
     for _ in range(1 << count_bits):
@@ -96,8 +99,8 @@ def _read_ringbuffer(prog: Program, prb: Object, wanted: "Optional[set[int]]") -
 
 
 def _record(
-    prog: Program, ring: Object, text: Object, index: int, block: "tuple[int, int]", wanted: "Optional[set[int]]"
-) -> List[Line]:
+    prog: Program, ring: Object, text: Object, index: int, block: tuple[int, int], wanted: set[int] | None
+) -> list[Line]:
     """Read one record. Nothing if its memory isn't there."""
     word = sizeof(prog.type("unsigned long"))
     mask = (1 << text.size_bits.value_()) - 1

@@ -6,8 +6,9 @@ kdump saves them when the kernel gives up, a hypervisor when the dump is taken: 
 crash. So they count for less than anything that the log says.
 """
 
+from __future__ import annotations
+
 import struct
-from typing import Dict, List, Optional, Tuple
 
 from drgn import Architecture, Platform, PlatformFlags
 
@@ -18,12 +19,12 @@ from mminspect.triage.lastwords import Crash
 REGISTERS_NOTE = "MMINSPECT_REGISTERS"
 
 
-def _numbered(prefix: str, first: int, last: int) -> Tuple[str, ...]:
+def _numbered(prefix: str, first: int, last: int) -> tuple[str, ...]:
     return tuple(f"{prefix}{number}" for number in range(first, last + 1))
 
 
 # The general registers by architecture, in the order of pr_reg.
-_NAMES: Dict[Architecture, Tuple[str, ...]] = {
+_NAMES: dict[Architecture, tuple[str, ...]] = {
     Architecture.X86_64: (
         *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8"),
         *("rax", "rcx", "rdx", "rsi", "rdi", "orig_rax", "rip", "cs"),
@@ -44,7 +45,7 @@ _NAMES: Dict[Architecture, Tuple[str, ...]] = {
 }
 
 
-def saved_registers(target: Target, crash: Crash) -> Dict[str, int]:
+def saved_registers(target: Target, crash: Crash) -> dict[str, int]:
     """
     Get the registers of the CPU that crashed, if it was in the kernel.
 
@@ -65,7 +66,7 @@ def saved_registers(target: Target, crash: Crash) -> Dict[str, int]:
     if platform.arch in (Architecture.I386, Architecture.ARM):
         pid_at, registers_at = 24, 72
     notes = [note for note in core.prstatus if len(note) >= registers_at + size * len(names)]
-    pids: List[int] = [struct.unpack_from(order + "i", note, pid_at)[0] for note in notes]
+    pids: list[int] = [struct.unpack_from(order + "i", note, pid_at)[0] for note in notes]
     number = _choose(pids, crash)
     if number is None:
         return {}
@@ -73,7 +74,7 @@ def saved_registers(target: Target, crash: Crash) -> Dict[str, int]:
     return values if _in_kernel(platform, values) else {}
 
 
-def _choose(pids: List[int], crash: Crash) -> Optional[int]:
+def _choose(pids: list[int], crash: Crash) -> int | None:
     """Choose the note of the CPU that crashed, by the pids that notes have."""
     if not pids or crash.cpu is None:
         return None
@@ -83,7 +84,7 @@ def _choose(pids: List[int], crash: Crash) -> Optional[int]:
     return pids.index(crash.pid) if crash.pid and pids.count(crash.pid) == 1 else None
 
 
-def _in_kernel(platform: Platform, values: Dict[str, int]) -> bool:
+def _in_kernel(platform: Platform, values: dict[str, int]) -> bool:
     if platform.arch in (Architecture.X86_64, Architecture.I386):
         return values["cs"] & 3 == 0
     if platform.arch == Architecture.S390X:
@@ -94,12 +95,12 @@ def _in_kernel(platform: Platform, values: Dict[str, int]) -> bool:
     return bool(values.get("pc", values.get("nip", 0)) >> 63)
 
 
-def format_note(registers: Dict[str, int]) -> bytes:
+def format_note(registers: dict[str, int]) -> bytes:
     """Make the text of a capture's note."""
     return "\n".join(f"{name} {value:x}" for name, value in registers.items()).encode()
 
 
-def _parse_note(note: bytes) -> Dict[str, int]:
+def _parse_note(note: bytes) -> dict[str, int]:
     result = {}
     for line in note.rstrip(b"\0").decode("ascii", "replace").splitlines():
         name, _, value = line.partition(" ")

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Triage of one vmcore, from opening it to the verdict."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from mminspect import owner, typeinfo
 from mminspect import target as targets
@@ -20,10 +23,10 @@ SCHEMA = "mminspect.triage/1"
 def triage(
     path: str,
     symbols: Sequence[str] = (),
-    btf: Optional[str] = None,
-    system_map: Optional[str] = None,
-    pageblock_order: Optional[int] = None,
-) -> Tuple[Dict[str, Any], Report]:
+    btf: str | None = None,
+    system_map: str | None = None,
+    pageblock_order: int | None = None,
+) -> tuple[dict[str, Any], Report]:
     """
     Find out whether the memory map explains why a kernel died.
 
@@ -45,7 +48,7 @@ def triage(
     return _as_dict(report, crash, verdict), report
 
 
-def _with_resources(report: Report, resources: List[Tuple[int, int, str, int]]) -> Iterator[Finding]:
+def _with_resources(report: Report, resources: list[tuple[int, int, str, int]]) -> Iterator[Finding]:
     """Add ``detail.in_ram`` to uninitialised pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:
@@ -55,7 +58,7 @@ def _with_resources(report: Report, resources: List[Tuple[int, int, str, int]]) 
         yield finding
 
 
-def _as_dict(report: Report, crash: Optional[Crash], verdict: Verdict) -> Dict[str, Any]:
+def _as_dict(report: Report, crash: Crash | None, verdict: Verdict) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "target": report.target,

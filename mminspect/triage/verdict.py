@@ -6,9 +6,12 @@ Pure functions of a crash and of findings. A crash is blamed on the memory map o
 works on struct pages, and named or held a page of a finding.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any
 
 from mminspect.consequences.model import REFUSES, SAFE
 from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
@@ -106,10 +109,10 @@ class Verdict:
 
     verdict: str
     why: str
-    evidence: List[Dict[str, Any]] = field(default_factory=list)
-    findings: List[Finding] = field(default_factory=list)
-    known: List[Dict[str, Any]] = field(default_factory=list)
-    proof: List[str] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    known: list[dict[str, Any]] = field(default_factory=list)
+    proof: list[str] = field(default_factory=list)
 
 
 def is_walker(function: str) -> bool:
@@ -117,7 +120,7 @@ def is_walker(function: str) -> bool:
     return function.lstrip("_").startswith(WALKERS)
 
 
-def about_pages(crash: Crash) -> Optional[str]:
+def about_pages(crash: Crash) -> str | None:
     """Say why a crash is about struct pages; ``None`` if it isn't."""
     if crash.kind in ABOUT_PAGES:
         return "the kernel dumped a page"
@@ -144,7 +147,7 @@ class Pages:
         self._section = None if shift is None else 1 << shift
         self._struct_pages = StructPages(memory)
 
-    def pfn(self, address: int) -> Optional[int]:
+    def pfn(self, address: int) -> int | None:
         """Get the pfn of the struct page that an address is in."""
         found = self._struct_pages.find(address)
         return None if found is None else found.pfn
@@ -163,10 +166,10 @@ class Pages:
         return found.pfn == found.first if self._section is None else found.pfn % self._section == 0
 
 
-def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple[int, str, str]]:
+def _named(crash: Crash, saved: dict[str, int], memory: MemoryMap) -> list[tuple[int, str, str]]:
     """List (pfn, where it is from, how sure) of the pages that a crash names, each once."""
     pages = Pages(memory)
-    found: Dict[int, Tuple[str, str]] = {}
+    found: dict[int, tuple[str, str]] = {}
     for pfn, text in crash.pfns.items():
         found.setdefault(pfn, (f"named: {text}", NAMED))
     for address, text in crash.pointers.items():
@@ -196,7 +199,7 @@ def _named(crash: Crash, saved: Dict[str, int], memory: MemoryMap) -> List[Tuple
     return [(pfn, text, how) for pfn, (text, how) in found.items()]
 
 
-def useful_registers(saved: Dict[str, int], memory: MemoryMap) -> Dict[str, int]:
+def useful_registers(saved: dict[str, int], memory: MemoryMap) -> dict[str, int]:
     """Choose the registers that a verdict can use: those that hold a struct page's address, or what can be a pfn."""
     pages = Pages(memory)
     return {
@@ -211,11 +214,11 @@ def _explains(finding: Finding) -> bool:
 
 
 def judge(
-    crash: Optional[Crash],
+    crash: Crash | None,
     findings: Iterable[Finding],
     memory: MemoryMap,
     log: bool = True,
-    saved: Optional[Dict[str, int]] = None,
+    saved: dict[str, int] | None = None,
 ) -> Verdict:
     """
     Compare a crash with the findings of a scan.
@@ -233,10 +236,10 @@ def judge(
     named = _named(crash, saved or {}, memory)
     values = {value: f"register {name}" for name, value in crash.registers.items()}
     values.update(crash.pointers)
-    around: Dict[int, List[Finding]] = {pfn: [] for pfn, _, _ in named}
-    hits: List[Finding] = []
+    around: dict[int, list[Finding]] = {pfn: [] for pfn, _, _ in named}
+    hits: list[Finding] = []
     errors = harmless = 0
-    notes: Dict[int, List[str]] = {}
+    notes: dict[int, list[str]] = {}
     for finding in findings:
         if finding.severity == NOTE:
             for pfn in around:
@@ -254,10 +257,10 @@ def judge(
         # An access outside of a bitmap, by the address of a fault or of a register.
         if finding.rule == "bitmap-bounds" and finding.detail.get("address") in values:
             hits.append(finding)
-    evidence: List[Dict[str, Any]] = []
-    explaining: List[Finding] = []
+    evidence: list[dict[str, Any]] = []
+    explaining: list[Finding] = []
     sure = bool(hits)
-    weak: List[Tuple[Dict[str, Any], List[Finding]]] = []
+    weak: list[tuple[dict[str, Any], list[Finding]]] = []
     for pfn, source, how in named:
         inside = around[pfn]
         if how == SAVED:
@@ -306,7 +309,7 @@ def judge(
     return Verdict(UNEXPLAINED, f"{reason}, but the scan finds nothing wrong", evidence)
 
 
-def is_harmless(finding: Finding, function: Optional[str]) -> bool:
+def is_harmless(finding: Finding, function: str | None) -> bool:
     """
     Tell whether a finding's consequences rule out that it did harm in a function.
 
@@ -342,7 +345,7 @@ def _wrong_at(finding: Finding, pfn: int) -> bool:
     if not runs:
         return True
     first = runs[0][2:]
-    links: Set[Tuple[int, int]] = {(node, zone) for _, _, node, zone in runs}
+    links: set[tuple[int, int]] = {(node, zone) for _, _, node, zone in runs}
     here = next((run[2:] for run in runs if run[0] <= pfn < run[1]), first)
     spans = sum(end - start for start, end, node, zone in runs if [node, zone] == here)
     return len(links) > 1 and spans <= (finding.end_pfn - finding.start_pfn) // 2
@@ -367,7 +370,7 @@ def _function(crash: Crash, finding: Finding) -> str:
 
 
 def _explained(
-    crash: Crash, findings: List[Finding], evidence: List[Dict[str, Any]], memory: MemoryMap, reason: str
+    crash: Crash, findings: list[Finding], evidence: list[dict[str, Any]], memory: MemoryMap, reason: str
 ) -> Verdict:
     order = {"uninitialized": 0, "zone-id": 1, "bitmap-bounds": 2, "zone-span": 3, "mixed-zone": 9}
     findings = sorted(findings, key=lambda f: (order.get(f.rule, 5), f.start_pfn))

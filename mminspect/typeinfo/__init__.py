@@ -10,10 +10,13 @@ kallsyms 25 to 40 ms where a symbol is asked for; a cache would save a part of t
 files that somebody else put there.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Literal, Optional, Sequence, Tuple
+from typing import Literal
 
 from drgn import (
     Architecture,
@@ -55,9 +58,9 @@ class TypeSource:
     """
 
     types_from: str
-    symbols_from: Tuple[str, ...]
-    btf_location: Optional[str] = None
-    btf_address: Optional[int] = None
+    symbols_from: tuple[str, ...]
+    btf_location: str | None = None
+    btf_address: int | None = None
 
 
 @contextlib.contextmanager
@@ -83,8 +86,8 @@ def has_types(prog: Program) -> bool:
 def load(
     target: Target,
     symbols: Sequence[str] = (),
-    btf: Optional[str] = None,
-    system_map: Optional[str] = None,
+    btf: str | None = None,
+    system_map: str | None = None,
 ) -> TypeSource:
     """
     Give the target's program its types, objects and symbols.
@@ -181,7 +184,7 @@ def _find_dwarf(prog: Program) -> bool:
     return has_types(prog)
 
 
-def _find_btf(target: Target, table: SymbolTable, path: Optional[str]) -> Tuple[bytes, str, Optional[int]]:
+def _find_btf(target: Target, table: SymbolTable, path: str | None) -> tuple[bytes, str, int | None]:
     """Get BTF data, where it is from, and its address if that is memory."""
     if path is None and target.kind == "live":
         path = SYSFS_BTF
@@ -221,7 +224,7 @@ def _read_btf(path: str) -> bytes:
         return header + file.read(size - len(header))
 
 
-def _search_btf(target: Target) -> Optional[int]:
+def _search_btf(target: Target) -> int | None:
     """
     Find BTF in the kernel image by its header, where no symbol tells.
 
@@ -241,7 +244,7 @@ def _search_btf(target: Target) -> Optional[int]:
     return found if found is not None else _search(prog, magic, start, middle + len(magic))
 
 
-def _search(prog: Program, magic: bytes, start: int, end: int) -> Optional[int]:
+def _search(prog: Program, magic: bytes, start: int, end: int) -> int | None:
     tail = b""
     address = start & ~(PAGE - 1)
     while address < end:
@@ -297,7 +300,7 @@ class ObjectFinder:
         self._types = types
         self._table = table
 
-    def find(self, prog: Program, name: str, flags: FindObjectFlags, filename: Optional[str]) -> Optional[Object]:
+    def find(self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None) -> Object | None:
         """Find an object for drgn; see ``drgn.Program.register_object_finder()``."""
         if filename:
             return None
@@ -313,7 +316,7 @@ class ObjectFinder:
             return self._find_function(prog, name)
         return None
 
-    def _find_variable(self, prog: Program, name: str) -> Optional[Object]:
+    def _find_variable(self, prog: Program, name: str) -> Object | None:
         type_ = declarations.variable_type(prog, name) or self._types.variable_type(name)
         if type_ is None:
             return None
@@ -342,7 +345,7 @@ class ObjectFinder:
             return Object(prog, type_, address=value)
         return Object(prog, type_, value=value)
 
-    def _node_states(self, prog: Program) -> Optional[Object]:
+    def _node_states(self, prog: Program) -> Object | None:
         # VMCOREINFO names node_online_map, which is node_states[N_ONLINE].
         online_map = self._table.address("node_online_map")
         n_online = declarations.enumerator(prog, "enum node_states", "N_ONLINE")
@@ -353,7 +356,7 @@ class ObjectFinder:
         assert states is not None
         return Object(prog, states, address=online_map - n_online * size)
 
-    def _find_function(self, prog: Program, name: str) -> Optional[Object]:
+    def _find_function(self, prog: Program, name: str) -> Object | None:
         type_ = self._types.function_type(name)
         if name == "vmemmap_populate":
             # drgn asks whether this exists to tell SPARSEMEM_VMEMMAP, and doesn't use the address. BTF

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether types are of the kernel at hand: VMCOREINFO holds sizes, offsets and numbers that the kernel itself wrote."""
 
+from __future__ import annotations
+
 import re
-from typing import Iterator, Optional, Tuple
+from collections.abc import Iterator
 
 from drgn import Architecture, Program, Type, offsetof, sizeof
 
@@ -18,7 +20,7 @@ _TYPES = ("atomic_long_t", "free_area", "list_head", "mem_section", "nodemask_t"
 _PAGE_FLAG = re.compile(r"PG_[a-z0-9]+")
 
 
-def _find_type(prog: Program, name: str) -> Optional[Type]:
+def _find_type(prog: Program, name: str) -> Type | None:
     for spelling in (f"struct {name}", name):
         try:
             found = prog.type(spelling)
@@ -28,7 +30,7 @@ def _find_type(prog: Program, name: str) -> Optional[Type]:
     return None
 
 
-def _value(prog: Program, what: str, name: str, member: Optional[str]) -> Optional[int]:
+def _value(prog: Program, what: str, name: str, member: str | None) -> int | None:
     """Get what the types say for a line of VMCOREINFO, ``None`` if they say nothing."""
     try:
         if what == "NUMBER":
@@ -49,7 +51,7 @@ def _value(prog: Program, what: str, name: str, member: Optional[str]) -> Option
     return None
 
 
-def _compare(prog: Program, vmcoreinfo: Vmcoreinfo) -> Iterator[Tuple[str, int, int]]:
+def _compare(prog: Program, vmcoreinfo: Vmcoreinfo) -> Iterator[tuple[str, int, int]]:
     """Compare all lines; yields key, what the kernel says and what the types say."""
     for key in vmcoreinfo.lines:
         match = _KEY.fullmatch(key)

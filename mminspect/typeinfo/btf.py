@@ -6,9 +6,12 @@ The format is described in the kernel's ``Documentation/bpf/btf.rst``. Types are
 asked for; what is done at once is one pass that finds where each type record starts.
 """
 
+from __future__ import annotations
+
 import sys
 from array import array
-from typing import Callable, Dict, Iterator, List, Literal, Optional, Tuple
+from collections.abc import Iterator
+from typing import Callable, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -154,10 +157,10 @@ class Btf:
         self._kinds = (all_words[starts + 1] >> 24) & 0x1F
         # Type ID 0 is void, which has no record.
         self._kinds[0] = 0
-        self._types: Dict[int, Type] = {}
-        self._enumerators: Optional[Tuple[_Words, _Words, _Words]] = None
+        self._types: dict[int, Type] = {}
+        self._enumerators: tuple[_Words, _Words, _Words] | None = None
 
-    def _find_types(self) -> "array[int]":
+    def _find_types(self) -> array[int]:
         words = np.frombuffer(self._words, np.uint32)
         total = len(words)
         # Where a record would end if one began at each word. To compute all of them at once takes less time than
@@ -191,7 +194,7 @@ class Btf:
             raise TypeInfoError("corrupt BTF: a name lies outside the strings")
         return self._strings[offset:end].decode("ascii", "replace")
 
-    def _record(self, type_id: int) -> Tuple[int, str, int, int, int, bool]:
+    def _record(self, type_id: int) -> tuple[int, str, int, int, int, bool]:
         """Get (kind, name, size or type, position of what follows, vlen, kind flag) of a type."""
         if not 0 < type_id < len(self._starts):
             raise TypeInfoError(f"corrupt BTF: there is no type {type_id}")
@@ -201,7 +204,7 @@ class Btf:
         name = self._string(words[pos]) if words[pos] else ""
         return (info >> 24) & 0x1F, name, words[pos + 2], pos + 3, info & 0xFFFF, bool(info >> 31)
 
-    def find(self, name: str, kinds: Tuple[int, ...]) -> Optional[int]:
+    def find(self, name: str, kinds: tuple[int, ...]) -> int | None:
         """
         Find a type by name.
 
@@ -286,13 +289,13 @@ class Btf:
         words = self._words
         for at in range(pos, pos + 3 * vlen, 3):
             name_off, type_id, offset = words[at : at + 3]
-            bit_size: Optional[int] = None
+            bit_size: int | None = None
             if flag:
                 bit_size = (offset >> 24) or None
                 offset &= 0xFFFFFF
             yield TypeMember(self._lazy_object(type_id, bit_size), self._string(name_off) if name_off else None, offset)
 
-    def _lazy_object(self, type_id: int, bit_size: Optional[int]) -> Callable[[], Object]:
+    def _lazy_object(self, type_id: int, bit_size: int | None) -> Callable[[], Object]:
         def make() -> Object:
             type_ = self.type(type_id)
             try:
@@ -313,7 +316,7 @@ class Btf:
         compatible = self._prog.int_type("int" if signed else "unsigned int", size, signed)
         return self._prog.enum_type(name or None, compatible, enumerators)
 
-    def _enum_values(self, kind: int, pos: int, vlen: int, signed: bool) -> Iterator[Tuple[str, int]]:
+    def _enum_values(self, kind: int, pos: int, vlen: int, signed: bool) -> Iterator[tuple[str, int]]:
         words = self._words
         step = 3 if kind == KIND_ENUM64 else 2
         for at in range(pos, pos + step * vlen, step):
@@ -325,7 +328,7 @@ class Btf:
 
     def _function_type(self, return_id: int, pos: int, vlen: int, depth: int) -> Type:
         words = self._words
-        parameters: List[TypeParameter] = []
+        parameters: list[TypeParameter] = []
         variadic = False
         for at in range(pos, pos + 2 * vlen, 2):
             name_off, type_id = words[at : at + 2]
@@ -338,7 +341,7 @@ class Btf:
     def _lazy_type(self, type_id: int) -> Callable[[], Type]:
         return lambda: self.type(type_id)
 
-    def enumerator(self, name: str) -> Optional[Object]:
+    def enumerator(self, name: str) -> Object | None:
         """
         Find an enumerator of any enum.
 
@@ -358,11 +361,11 @@ class Btf:
         assert enumerators is not None
         return Object(self._prog, enum_type, value=enumerators[int(indexes[first])].value)
 
-    def _index_enumerators(self) -> Tuple[_Words, _Words, _Words]:
+    def _index_enumerators(self) -> tuple[_Words, _Words, _Words]:
         """Get the offset of each enumerator's name, its enum's type ID and its number in that."""
         words = np.frombuffer(self._words, np.uint32)
         starts = np.frombuffer(self._starts, np.uint32)
-        parts: List[Tuple[_Words, _Words, _Words]] = []
+        parts: list[tuple[_Words, _Words, _Words]] = []
         for kind, step in ((KIND_ENUM, 2), (KIND_ENUM64, 3)):
             type_ids = np.flatnonzero(self._kinds == kind).astype(np.uint32)
             counts = words[starts[type_ids] + 1] & 0xFFFF
@@ -372,7 +375,7 @@ class Btf:
         name_offs, ids, numbers = (np.concatenate(columns) for columns in zip(*parts))
         return name_offs, ids, numbers
 
-    def variable_type(self, name: str) -> Optional[Type]:
+    def variable_type(self, name: str) -> Type | None:
         """
         Find the type of a per-CPU variable. BTF describes no other variables.
 
@@ -381,7 +384,7 @@ class Btf:
         type_id = self.find(name, (KIND_VAR,))
         return None if type_id is None else self.type(type_id)
 
-    def function_type(self, name: str) -> Optional[Type]:
+    def function_type(self, name: str) -> Type | None:
         """
         Find the type of a function.
 
@@ -394,7 +397,7 @@ class Btf:
         """Tell whether a function is described."""
         return self.find(name, (KIND_FUNC,)) is not None
 
-    def find_type(self, prog: Program, kinds: TypeKindSet, name: str, filename: Optional[str]) -> Optional[Type]:
+    def find_type(self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None) -> Type | None:
         """Find a type for drgn; see ``drgn.Program.register_type_finder()``."""
         if filename:
             return None

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The build ID of a vmlinux file."""
 
+from __future__ import annotations
+
 import os
 import struct
-from typing import Optional
 
 from mminspect.errors import TypeInfoError
 from mminspect.inputs import open_input
@@ -12,7 +13,7 @@ NT_GNU_BUILD_ID = 3
 SHT_NOTE = 7
 
 
-def read_build_id(path: str) -> Optional[str]:
+def read_build_id(path: str) -> str | None:
     """
     Get the GNU build ID of an ELF file.
 
@@ -48,7 +49,7 @@ def read_build_id(path: str) -> Optional[str]:
     return None
 
 
-def _find_build_id(notes: bytes, order: str) -> Optional[str]:
+def _find_build_id(notes: bytes, order: str) -> str | None:
     pos = 0
     while pos + 12 <= len(notes):
         namesz, descsz, kind = struct.unpack_from(order + "III", notes, pos)

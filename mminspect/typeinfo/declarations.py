@@ -6,7 +6,9 @@ BTF describes types, not variables (but for per-CPU ones). The variables that an
 mm, mmzone and slab helpers read are declared here.
 """
 
-from typing import Callable, Dict, Optional, Tuple
+from __future__ import annotations
+
+from typing import Callable
 
 from drgn import Object, Program, Type, TypeKind, sizeof
 
@@ -41,7 +43,7 @@ DECLARATIONS = {
 }
 
 
-def max_numnodes(prog: Program) -> Optional[int]:
+def max_numnodes(prog: Program) -> int | None:
     """
     Get ``MAX_NUMNODES`` from types alone.
 
@@ -61,7 +63,7 @@ def max_numnodes(prog: Program) -> Optional[int]:
     return nodes
 
 
-def enumerator(prog: Program, enum: str, name: str) -> Optional[int]:
+def enumerator(prog: Program, enum: str, name: str) -> int | None:
     """
     Get the value of an enumerator.
 
@@ -78,7 +80,7 @@ def enumerator(prog: Program, enum: str, name: str) -> Optional[int]:
     return None
 
 
-def _node_data(prog: Program) -> Optional[Type]:
+def _node_data(prog: Program) -> Type | None:
     nodes = max_numnodes(prog)
     # Without NUMA there is contig_page_data instead.
     if nodes is None or nodes == 1:
@@ -86,12 +88,12 @@ def _node_data(prog: Program) -> Optional[Type]:
     return prog.array_type(prog.type("struct pglist_data *"), nodes)
 
 
-def _node_states(prog: Program) -> Optional[Type]:
+def _node_states(prog: Program) -> Type | None:
     states = enumerator(prog, "enum node_states", "NR_NODE_STATES")
     return prog.array_type(prog.type("nodemask_t"), states) if states else None
 
 
-def _zone_names(prog: Program) -> Optional[Type]:
+def _zone_names(prog: Program) -> Type | None:
     zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
     return prog.array_type(prog.type("char *"), zones) if zones else None
 
@@ -108,14 +110,14 @@ def section_is_static(prog: Program) -> bool:
     return bool(roots == sections)
 
 
-def _mem_section(prog: Program) -> Optional[Type]:
+def _mem_section(prog: Program) -> Type | None:
     if section_is_static(prog):
         row = prog.array_type(prog.type("struct mem_section"), 1)
         return prog.array_type(row, prog["NR_SECTION_ROOTS"].value_())
     return prog.type("struct mem_section **")
 
 
-def _section_to_node_table(prog: Program) -> Optional[Type]:
+def _section_to_node_table(prog: Program) -> Type | None:
     # "static u8 section_to_node_table[NR_MEM_SECTIONS]", or u16 for more than 256 nodes.
     nodes = max_numnodes(prog)
     if not nodes:
@@ -124,7 +126,7 @@ def _section_to_node_table(prog: Program) -> Optional[Type]:
     return prog.array_type(prog.type("unsigned char" if nodes <= 256 else "unsigned short"), sections)
 
 
-def _per_cpu_offset(prog: Program) -> Optional[Type]:
+def _per_cpu_offset(prog: Program) -> Type | None:
     bits = prog.type("struct cpumask").member("bits").type
     length = bits.length
     if bits.kind != TypeKind.ARRAY or not length:
@@ -133,7 +135,7 @@ def _per_cpu_offset(prog: Program) -> Optional[Type]:
     return prog.array_type(word, length * sizeof(word) * 8)
 
 
-_COMPUTED: Dict[str, Callable[[Program], Optional[Type]]] = {
+_COMPUTED: dict[str, Callable[[Program], Type | None]] = {
     "__per_cpu_offset": _per_cpu_offset,
     "mem_section": _mem_section,
     "node_data": _node_data,
@@ -143,12 +145,12 @@ _COMPUTED: Dict[str, Callable[[Program], Optional[Type]]] = {
 }
 
 
-def names() -> Tuple[str, ...]:
+def names() -> tuple[str, ...]:
     """Get the names of all variables declared here."""
     return (*DECLARATIONS, *_COMPUTED)
 
 
-def variable_type(prog: Program, name: str) -> Optional[Type]:
+def variable_type(prog: Program, name: str) -> Type | None:
     """
     Get the type of a kernel variable.
 
@@ -184,7 +186,7 @@ def sections_share_mem_map(prog: Program) -> bool:
             return False
     except LookupError:
         pass
-    first: Optional[int] = None
+    first: int | None = None
     for root_nr in range(roots):
         root = mem_section[root_nr]
         if root.type_.unaliased_kind() == TypeKind.POINTER and not root.read_():
@@ -201,7 +203,7 @@ def sections_share_mem_map(prog: Program) -> bool:
     return first is not None and sizeof(prog.type("unsigned long")) == 8
 
 
-def flat_max_mapnr(prog: Program) -> Optional[Object]:
+def flat_max_mapnr(prog: Program) -> Object | None:
     """
     Compute ``max_mapnr`` of a FLATMEM kernel where no symbol names it: the memmap ends with the node.
 
@@ -215,7 +217,7 @@ def flat_max_mapnr(prog: Program) -> Optional[Object]:
         return None
 
 
-def highest_present_section_nr(prog: Program) -> Optional[Object]:
+def highest_present_section_nr(prog: Program) -> Object | None:
     """
     Compute ``__highest_present_section_nr`` where no symbol names it.
 

@@ -7,8 +7,11 @@ of all symbols, which takes longer than all the rest of a small scan; an analysi
 are kept as they are, and only names that can be the one that is asked for are decoded.
 """
 
+from __future__ import annotations
+
 from array import array
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +149,7 @@ class Kallsyms:
         tokens = self._tokens
         return b"".join([tokens[token] for token in self._names[self._starts[index] : self._ends[index]]])
 
-    def _find(self, name: bytes) -> List[int]:
+    def _find(self, name: bytes) -> list[int]:
         """Find the symbols of a name."""
         # Few names have the same length, begin with the same token and end with the same.
         # The type comes first; one token can be the whole name.
@@ -169,14 +172,14 @@ class Kallsyms:
         kind = _KINDS.get(letter, SymbolKind.UNKNOWN)
         return Symbol(text[1:], int(self._addresses[index]), int(self._sizes[index]), binding, kind)
 
-    def _containing(self, address: int) -> List[int]:
+    def _containing(self, address: int) -> list[int]:
         """Find the symbols that contain an address."""
         low = np.searchsorted(self._sorted, np.uint64(max(0, address + 1 - MAX_SYMBOL_SIZE)), "left")
         high = np.searchsorted(self._sorted, np.uint64(address), "right")
         near = self._by_address[low:high]
         return [int(i) for i in near if address - int(self._addresses[i]) < int(self._sizes[i])]
 
-    def find(self, name: Optional[str], address: Optional[int]) -> List[Symbol]:
+    def find(self, name: str | None, address: int | None) -> list[Symbol]:
         """
         Find symbols.
 
@@ -195,7 +198,7 @@ class Kallsyms:
         return [self._symbol(index) for index in self._by_address.tolist()]
 
 
-def _read_tokens(read: Read, index: int, table: int, order: str) -> List[bytes]:
+def _read_tokens(read: Read, index: int, table: int, order: str) -> list[bytes]:
     """Read what each of the 256 bytes stands for."""
     starts = np.frombuffer(read(index, TOKENS * 2), order + "u2").tolist()
     data = read(table, max(starts) + MAX_NAME)
@@ -205,7 +208,7 @@ def _read_tokens(read: Read, index: int, table: int, order: str) -> List[bytes]:
     return [parts[0] for parts in tokens]
 
 
-def _find_names(data: bytes, count: int, long_names: bool) -> Tuple[Positions, Positions]:
+def _find_names(data: bytes, count: int, long_names: bool) -> tuple[Positions, Positions]:
     """
     Find the names, each of which has its length in bytes before it.
 
@@ -267,9 +270,9 @@ class LazyKallsyms:
     def __init__(self, vmcoreinfo: Vmcoreinfo, live: bool) -> None:
         self._vmcoreinfo = vmcoreinfo
         self._live = live
-        self._find: Optional[Find] = None
+        self._find: Find | None = None
 
-    def __call__(self, prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
+    def __call__(self, prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
         """Find symbols for drgn; see ``drgn.Program.register_symbol_finder()``. Damaged tables have none."""
         if self._find is None:
             self._find = self._load(prog)
@@ -281,14 +284,14 @@ class LazyKallsyms:
         except TypeInfoError:
             return _proc_kallsyms(prog) if self._live else _no_symbols
 
-        def find(prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
+        def find(prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
             symbols = tables.find(name, address)
             return symbols[:1] if one else symbols
 
         return find
 
 
-def _no_symbols(prog: Program, name: Optional[str], address: Optional[int], one: bool) -> Sequence[Symbol]:
+def _no_symbols(prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
     return []
 
 

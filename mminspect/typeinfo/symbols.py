@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Symbols of a kernel without DWARF: System.map, kallsyms in the kernel's memory, VMCOREINFO, a capture."""
 
+from __future__ import annotations
+
 import bisect
-from typing import Iterable, List, Optional, Tuple
+from collections.abc import Iterable
 
 from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
@@ -19,7 +21,7 @@ MAX_SYSTEM_MAP_SIZE = 128 << 20
 CAPTURE_NOTE = "MMINSPECT"
 
 
-def parse_system_map(text: str, path: str) -> List[Tuple[int, str, str]]:
+def parse_system_map(text: str, path: str) -> list[tuple[int, str, str]]:
     """
     Parse a System.map.
 
@@ -45,7 +47,7 @@ def parse_system_map(text: str, path: str) -> List[Tuple[int, str, str]]:
     return result
 
 
-def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> List[Symbol]:
+def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> list[Symbol]:
     """
     Read the System.map of the target's kernel.
 
@@ -78,7 +80,7 @@ def read_system_map(path: str, vmcoreinfo: Vmcoreinfo) -> List[Symbol]:
     return symbols_from_entries(entries, vmcoreinfo.kaslr_offset)
 
 
-def symbols_from_entries(entries: List[Tuple[int, str, str]], offset: int) -> List[Symbol]:
+def symbols_from_entries(entries: list[tuple[int, str, str]], offset: int) -> list[Symbol]:
     """
     Make drgn symbols of System.map entries.
 
@@ -106,7 +108,7 @@ def format_note(symbols: Iterable[Symbol]) -> bytes:
     return "\n".join(sorted(lines)).encode()
 
 
-def parse_note(note: bytes) -> List[Symbol]:
+def parse_note(note: bytes) -> list[Symbol]:
     """
     Parse the text of a capture's note.
 
@@ -134,7 +136,7 @@ class SymbolTable:
     def __init__(self, prog: Program, vmcoreinfo: Vmcoreinfo) -> None:
         self._prog = prog
         self._vmcoreinfo = vmcoreinfo
-        self.sources: List[str] = []
+        self.sources: list[str] = []
 
     def _register(self, name: str, finder: Find) -> None:
         self._prog.register_symbol_finder("mminspect-" + name, finder, enable_index=-1)
@@ -162,7 +164,7 @@ class SymbolTable:
         if self._vmcoreinfo.symbols:
             self.sources.append("vmcoreinfo")
 
-    def address(self, name: str) -> Optional[int]:
+    def address(self, name: str) -> int | None:
         """
         Get the address of a symbol.
 
@@ -176,7 +178,7 @@ class SymbolTable:
         except LookupError:
             return None
 
-    def mem_section_value(self) -> Optional[int]:
+    def mem_section_value(self) -> int | None:
         """
         Get what VMCOREINFO calls ``SYMBOL(mem_section)``.
 
@@ -185,7 +187,7 @@ class SymbolTable:
         return self._vmcoreinfo.symbols.get("mem_section")
 
 
-def best_symbol(symbols: Iterable[Symbol]) -> Optional[Symbol]:
+def best_symbol(symbols: Iterable[Symbol]) -> Symbol | None:
     """
     Choose one of the symbols that contain an address, the same from every source of symbols.
 

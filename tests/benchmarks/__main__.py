@@ -7,6 +7,8 @@ and without --large a guest of 128 GiB. Times are user and system CPU seconds, t
 machine don't change them much. Only --jobs is judged by the clock.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -16,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import click
 import drgn
@@ -108,25 +111,25 @@ def best(repeat: int, command: Sequence[str], stdin: str = "") -> Run:
     return min((run_once(command, stdin) for _ in range(repeat)), key=lambda run: run.cpu)
 
 
-def command(core: Path, *arguments: str, symbols: Optional[Path] = None) -> List[str]:
+def command(core: Path, *arguments: str, symbols: Path | None = None) -> list[str]:
     """Get a command line of mminspect."""
     options = ("-s", str(symbols)) if symbols is not None else ()
     return [sys.executable, "-m", "mminspect", "-c", str(core), *options, *arguments]
 
 
-def scan_command(core: Path, jobs: int) -> List[str]:
+def scan_command(core: Path, jobs: int) -> list[str]:
     """Get the command line of a scan."""
     return command(core, "scan", "--format", "json", "--fail-on", "never", "--jobs", str(jobs))
 
 
-def peer(repeat: int, way: str, core: Path) -> Dict[str, Any]:
+def peer(repeat: int, way: str, core: Path) -> dict[str, Any]:
     """Run one of the peers that use drgn."""
     command = [sys.executable, "-m", "tests.benchmarks.peers", way, str(core)]
-    results: List[Dict[str, Any]] = [json.loads(run_once(command).out) for _ in range(repeat)]
+    results: list[dict[str, Any]] = [json.loads(run_once(command).out) for _ in range(repeat)]
     return min(results, key=lambda result: float(result["cpu"]))
 
 
-def crash_seconds(core: Path, vmlinux: Path, pages: int) -> Optional[float]:
+def crash_seconds(core: Path, vmlinux: Path, pages: int) -> float | None:
     """Get what crash's "kmem -p" takes, start-up apart; None without a crash that knows the kernel."""
     command = ["crash", "-s", str(vmlinux), str(core)]
     times = -(-CRASH_PAGES // pages)
@@ -143,7 +146,7 @@ def opening(repeat: int, core: Path) -> float:
     return best(repeat, command(core, "zones")).cpu
 
 
-def compare_start(core: Path, vmlinux: Optional[Path], repeat: int) -> None:
+def compare_start(core: Path, vmlinux: Path | None, repeat: int) -> None:
     """Print what it takes to start, with and without DWARF."""
     drgn_loads = [sys.executable, "-c", DRGN_LOADS, str(core)]
     rows = [
@@ -189,13 +192,13 @@ def compare_kdump(core: Path, repeat: int) -> None:
     click.echo(tabulate(rows, headers, disable_numparse=True))
 
 
-def compare(core: Path, vmlinux: Optional[Path], repeat: int, whole: Optional[Path] = None) -> None:
+def compare(core: Path, vmlinux: Path | None, repeat: int, whole: Path | None = None) -> None:
     """
     Print the table of mminspect and its peers.
 
     :param whole: The vmcore that a capture was made of, for crash. It reads more than a capture has.
     """
-    rows: List[Tuple[str, int, float]] = []
+    rows: list[tuple[str, int, float]] = []
     for name, way, times in (
         ("mminspect: all rules", "scan", repeat),
         ("prog.read() and nothing else", "plain-read", repeat),
@@ -265,7 +268,7 @@ def build(directory: Path, name: str, **changes: Any) -> Path:
     return core
 
 
-def built_vmlinux() -> Optional[Path]:
+def built_vmlinux() -> Path | None:
     """Get the vmlinux of the guests that :func:`build` boots (350 MB, fetched once)."""
     row = find_row("amd64-6.1")
     return debug_of(row, kernel_of(row).release)
@@ -310,9 +313,7 @@ def versions() -> str:
 )
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Runs, of which the best counts.")
 @click.option("--only", type=click.Choice(ONLY), help="Measure this only.")
-def main(
-    core: Optional[Path], vmlinux: Optional[Path], large: Optional[Path], repeat: int, only: Optional[str]
-) -> None:
+def main(core: Path | None, vmlinux: Path | None, large: Path | None, repeat: int, only: str | None) -> None:
     directory = cache_dir() / "benchmarks"
     click.echo(versions())
     if only in (None, "start", "peers"):

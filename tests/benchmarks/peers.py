@@ -6,12 +6,15 @@ Ways to go through the memmap of a vmcore, each a program of its own.
 apart. The ways ``inflate`` and ``inflate-zlib`` are for dumps that are compressed with zlib.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable
 from unittest import mock
 
 from drgn import Program
@@ -69,9 +72,9 @@ def page_by_pfn(target: Target, memory: MemoryMap) -> int:
     return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(target.prog, pfn)) is not None)
 
 
-def packed_pages(target: Target, memory: MemoryMap) -> List[bytes]:
+def packed_pages(target: Target, memory: MemoryMap) -> list[bytes]:
     """Collect the memmap's pages as they are in a dump that is compressed with zlib."""
-    packed: List[bytes] = []
+    packed: list[bytes] = []
 
     def collect(page: bytes, *arguments: int) -> bytes:
         packed.append(page)
@@ -83,8 +86,8 @@ def packed_pages(target: Target, memory: MemoryMap) -> List[bytes]:
 
 
 # Ways to decompress pages and look at none of them: as Python does, and as mminspect does.
-INFLATE: Dict[str, Callable[..., bytes]] = {"inflate-zlib": zlib.decompress, "inflate": kdump.zlib.decompress}
-WAYS: Dict[str, Callable[[Target, MemoryMap], int]] = {
+INFLATE: dict[str, Callable[..., bytes]] = {"inflate-zlib": zlib.decompress, "inflate": kdump.zlib.decompress}
+WAYS: dict[str, Callable[[Target, MemoryMap], int]] = {
     "scan": scan,
     "plain-read": plain_read,
     "page-by-pfn": page_by_pfn,

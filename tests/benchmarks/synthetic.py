@@ -5,6 +5,8 @@ Memory maps of any size whose memmap is generated when it is read.
 ``python -m tests.benchmarks.synthetic SPAN HOLES FINDINGS JOBS`` scans one and prints what that took.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -12,8 +14,9 @@ import resource
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 from drgn import Architecture, Platform, PlatformFlags, Program
 
@@ -58,7 +61,7 @@ def entry(zone: int) -> bytes:
     return bytes(data)
 
 
-def make(size: Size) -> Tuple[Program, MemoryMap]:
+def make(size: Size) -> tuple[Program, MemoryMap]:
     """Make a program that serves the memmap, and its memory map."""
     pages = size.span * GIB_PAGES
     numbers = range(0, pages // SECTION_PAGES, size.holes)
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     span, holes, findings, jobs = map(int, arguments)
     prog, memory = make(Size(span, holes, findings))
     cpu, wall = seconds(), time.monotonic()
-    rules: List[object] = list(all_rules().values())
+    rules: list[object] = list(all_rules().values())
     scan = Scan(memory, Memmap(prog, memory), rules, handmade.nothing_known)  # type: ignore[arg-type]
     target = SimpleNamespace(
         prog=prog,

@@ -13,9 +13,8 @@ import pytest
 from contrib.live.compare import strangers
 from contrib.live.rootfs import Job
 from contrib.live.session import LiveGuest, started
+from contrib.live.tests.conftest import kernel_or_skip
 from contrib.live.trials import LAYOUTS
-
-from .conftest import kernel_or_skip
 
 pytestmark = pytest.mark.vm
 MOST_KIBIBYTES = 150 * 1024

@@ -10,9 +10,8 @@ import pytest
 
 from contrib.live.rootfs import Job
 from contrib.live.session import LiveGuest, started
+from contrib.live.tests.conftest import kernel_or_skip
 from contrib.live.trials import LAYOUTS, guest_with, hotplug, refused, scan_and_dump, soak
-
-from .conftest import kernel_or_skip
 
 pytestmark = pytest.mark.vm
 slow = pytest.mark.slow

@@ -11,8 +11,7 @@ import pytest
 
 from contrib.live.rootfs import SHARE, SNAPSHOT, Job
 from contrib.live.session import LiveGuest, started
-
-from .conftest import kernel_or_skip
+from contrib.live.tests.conftest import kernel_or_skip
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 SYSTEMD = Path("/usr/lib/systemd/systemd")
