@@ -42,9 +42,10 @@ def scan(
     :raises mminspect.errors.MminspectError: if the kernel can't be analysed.
     """
     # Imported here so that "import mminspect" costs nothing.
-    from mminspect import target, typeinfo
-    from mminspect.analyzer import scan_target
-    from mminspect.rules import select_rules
+    from mminspect.program import open as target
+    from mminspect.rules.registry import select_rules
+    from mminspect.typeinfo import load as typeinfo
+    from mminspect.walk.scan import scan_target
 
     opened = target.from_program(prog)
     rules = select_rules(select, ignore)

@@ -11,7 +11,7 @@ from mminspect import signals
 def main() -> NoReturn:
     """Run the command line. An interrupt while it is still being imported leaves no traceback."""
     signals.quit_at_once()
-    from mminspect.cli import run
+    from mminspect.cli.run import run
 
     run()
 

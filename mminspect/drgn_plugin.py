@@ -29,7 +29,7 @@ from mminspect.findings import Report
     arguments=(argument("action", choices=["scan"], help="what to do"),),
 )
 def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Report | None:
-    from mminspect.render import REPORT_FORMATS, Style
+    from mminspect.render.formats import REPORT_FORMATS, Style
 
     try:
         report = scan(prog)

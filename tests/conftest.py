@@ -12,10 +12,10 @@ from typing import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mminspect import analyzer
 from mminspect.findings import Report
-from mminspect.target import Target
-from mminspect.typeinfo import TypeSource
+from mminspect.program.target import Target
+from mminspect.typeinfo.load import TypeSource
+from mminspect.walk.scan import scan_target
 from tests.support import VMCORES, CoreEditor, Done, open_core, run_here
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,7 +68,7 @@ def scanned(opened: Opened) -> Scanned:
 
     def get(name: str) -> Report:
         if name not in known:
-            known[name] = analyzer.scan_target(*opened(name))
+            known[name] = scan_target(*opened(name))
         return known[name]
 
     return get

@@ -17,8 +17,8 @@ from typing import Any, Callable, NamedTuple
 from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
-from mminspect import analyzer
 from mminspect.findings import SEVERITIES, Finding
+from mminspect.walk.scan import scan_target
 from tests.support import (
     AMD64_400M,
     AMD64_HEALTHY,
@@ -173,7 +173,7 @@ def make(rule: str, path: Path) -> dict[str, Any]:
     example = EXAMPLES[rule]
     if example.plant is not None:
         target, types = open_core(path)
-        fault = Fault(example.fixture, CoreEditor(path), target.prog, analyzer.scan_target(target, types, []))
+        fault = Fault(example.fixture, CoreEditor(path), target.prog, scan_target(target, types, []))
         example.plant(fault)
     found: list[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
     worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))

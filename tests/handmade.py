@@ -9,22 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mminspect.analyzer import Scan
 from mminspect.findings import Finding
-from mminspect.layout.records import (
-    FLATMEM,
-    INITIALIZED,
-    SPARSEMEM_VMEMMAP,
-    Chunk,
-    Field,
-    Layout,
-    MemoryMap,
-    Node,
-    PageFlagsLayout,
-    Section,
-    Zone,
-)
-from mminspect.rules import all_rules
+from mminspect.memmap.chunk import INITIALIZED, Chunk
+from mminspect.memorymap.layout import FLATMEM, SPARSEMEM_VMEMMAP, Field, Layout, PageFlagsLayout
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import Node, Zone
+from mminspect.rules.registry import all_rules
+from mminspect.walk.engine import Scan
 
 PG_RESERVED = 13
 PGDAT = 0xFFFF888000100000

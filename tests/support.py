@@ -17,11 +17,14 @@ from typing import Any
 
 from drgn import FaultError, Program
 
-from mminspect import analyzer, target, typeinfo
-from mminspect.cli import run
+from mminspect.cli.run import run
 from mminspect.findings import Finding, Report
+from mminspect.program import open as target
+from mminspect.program.pagetable import LARGE_PAGE, PageTables
+from mminspect.program.target import Target
 from mminspect.signals import SIGNALS
-from mminspect.target.pagetable import LARGE_PAGE, PageTables
+from mminspect.typeinfo import load as typeinfo
+from mminspect.walk.scan import scan_target
 
 ROOT = Path(__file__).resolve().parent.parent
 VMCORES = ROOT / "fixtures" / "vmcores"
@@ -98,7 +101,7 @@ def run_here(arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def open_core(path: os.PathLike[str]) -> tuple[target.Target, typeinfo.TypeSource]:
+def open_core(path: os.PathLike[str]) -> tuple[Target, typeinfo.TypeSource]:
     """Open a vmcore with types."""
     opened = target.open_vmcore(str(path))
     return opened, typeinfo.load(opened)
@@ -107,7 +110,7 @@ def open_core(path: os.PathLike[str]) -> tuple[target.Target, typeinfo.TypeSourc
 def scan_file(path: os.PathLike[str]) -> Report:
     """Scan a vmcore."""
     opened, types = open_core(path)
-    return analyzer.scan_target(opened, types)
+    return scan_target(opened, types)
 
 
 def without_times(report: Any) -> Any:

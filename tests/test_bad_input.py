@@ -15,7 +15,7 @@ from typing import Any, Callable
 import pytest
 import zstandard
 
-from mminspect import target as targets
+from mminspect.program import open as targets
 from mminspect.typeinfo.btf import Btf
 from tests.conftest import Cli, Edited, Opened, Unpacked
 from tests.support import (
@@ -633,7 +633,7 @@ def test_bad_usage_has_status_2(arguments: Any, cli: Cli) -> None:
 
 
 def test_module_that_cannot_be_loaded_is_one_line_and_no_bug(unpacked: Unpacked) -> None:
-    program = "import sys; from mminspect import cli; sys.modules['mminspect.analyzer'] = None; cli.run()"
+    program = "import sys; from mminspect.cli import run as cli; sys.modules['mminspect.walk.engine'] = None; cli.run()"
     core = str(unpacked(AMD64_HEALTHY))
     done = subprocess.run(
         [sys.executable, "-c", program, "-c", core, "scan"], capture_output=True, text=True, check=False, timeout=60

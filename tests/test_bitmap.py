@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect.layout import bitmap
-from mminspect.layout.records import Layout
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import Layout
 from tests.handmade import FLAT, SPARSE, zone
 
 # Migratetypes take three bits, PB_migrate_skip the fourth.

@@ -29,7 +29,7 @@ from drgn.helpers.linux.mmzone import (
     valid_section,
 )
 
-from mminspect import capture as capture_
+from mminspect.commands import capture as capture_
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.support import (
     AMD64_400M,

@@ -12,14 +12,16 @@ import pytest
 
 from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Judge, attach
-from mminspect.consequences.kernel import Kernel, read_kernel
+from mminspect.consequences.guards import Kernel, read_kernel
 from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import OF_A_ZONE, Finding
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED, MemoryMap, Section
-from mminspect.memmap import Memmap
+from mminspect.kernel.identify import what_is
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED
+from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
 from mminspect.render.table import write_consequences
-from mminspect.whatis import what_is
 from tests.conftest import Cli, Opened, Scanned
 from tests.handmade import FLAT, SPARSE, memory_map, zone
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect import digest as digest_
-from mminspect.digest import combine, digest, digests, numpy_fold
+from mminspect.memmap import digest as digest_
+from mminspect.memmap.digest import combine, digest, digests, numpy_fold
 
 Fold = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
 
@@ -25,7 +25,7 @@ def fold(request: pytest.FixtureRequest) -> Iterator[Fold]:
     if request.param == "numpy":
         chosen: Fold = numpy_fold
     else:
-        chosen = pytest.importorskip("mminspect._digest", reason="no compiler when mminspect was installed").fold
+        chosen = pytest.importorskip("mminspect.memmap._digest", reason="no compiler when mminspect was installed").fold
     with mock.patch.object(digest_, "fold", chosen):
         yield chosen
 

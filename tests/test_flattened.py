@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect import target
 from mminspect.errors import TargetError
-from mminspect.target import unpack
+from mminspect.program import open as target
+from mminspect.program import unpack
 
 
 def flattened(records: list[tuple[int, bytes]]) -> bytes:

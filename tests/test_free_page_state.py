@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect.layout.records import PageMembers
+from mminspect.memorymap.layout import PageMembers
 from mminspect.rules.free_page_state import _all_clean
 
 PAGES = 64

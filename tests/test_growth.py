@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from mminspect.analyzer import Scan
-from mminspect.memmap import Memmap
-from mminspect.rules import all_rules
+from mminspect.memmap.reader import Memmap
+from mminspect.rules.registry import all_rules
+from mminspect.walk.engine import Scan
 from tests.benchmarks.synthetic import SECTION_PAGES, Size, make
 from tests.handmade import nothing_known
 

@@ -13,8 +13,8 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mminspect import target
 from mminspect.errors import TypeInfoError
+from mminspect.program import open as target
 from mminspect.typeinfo.kallsyms import MAX_NAME, MAX_SYMBOL_SIZE, Kallsyms, LazyKallsyms
 from tests.support import VMCORES
 

@@ -19,10 +19,10 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mminspect import target
 from mminspect.errors import TargetError
-from mminspect.target import corefile, kdump
-from mminspect.target.pagetable import LARGE_PAGE
+from mminspect.program import corefile, kdump
+from mminspect.program import open as target
+from mminspect.program.pagetable import LARGE_PAGE
 from tests.support import VIRTUAL, FakeTables
 
 BLOCK = 4096

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mminspect import analyzer
-from mminspect import memmap as memmap_
 from mminspect.errors import CutShortError, LostError
-from mminspect.layout import read_memory_map
-from mminspect.memmap import Memmap
-from mminspect.target import Target
-from mminspect.target.corefile import Segment
-from mminspect.target.mapped import MappedFile
-from mminspect.target.pagetable import LARGE_PAGE
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap import reader as memmap_
+from mminspect.memmap.reader import Memmap
+from mminspect.program.corefile import Segment
+from mminspect.program.mapped import MappedFile
+from mminspect.program.pagetable import LARGE_PAGE
+from mminspect.program.target import Target
+from mminspect.walk.scan import scan_target
 from tests.conftest import Opened, Unpacked
 from tests.support import (
     AMD64_400M,
@@ -66,8 +66,8 @@ def test_findings_are_the_same_mapped_and_copied(name: str, opened: Opened, monk
     target, types = opened(name)
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
     monkeypatch.setattr(MappedFile, "at_once", 64 << 14)
-    mapped = analyzer.scan_target(target, types)
-    copied = analyzer.scan_target(replace(target, direct=None), types)
+    mapped = scan_target(target, types)
+    copied = scan_target(replace(target, direct=None), types)
     assert without_times(mapped.as_dict()) == without_times(copied.as_dict())
 
 
@@ -173,16 +173,17 @@ def test_page_tables_lead_to_physical_segments(alone: tuple[Path, Target]) -> No
 
 CUT = """
 import os, sys
-from mminspect import analyzer, cli
-from mminspect import target as targets
-from mminspect.memmap import Memmap
+from mminspect.cli import run as cli
+from mminspect.memmap.reader import Memmap
+from mminspect.program import open as targets
+from mminspect.walk import report, scan
 
 when, size, *arguments = sys.argv[1:]
 owner, name = {
     "opening": (targets, "_open_core"),
     "opened": (cli.Session, "scan"),
     "mapped": (Memmap, "_words"),
-    "walked": (analyzer, "summarize"),
+    "walked": (report, "summarize"),
 }[when]
 original = getattr(owner, name)
 
@@ -195,7 +196,7 @@ def arm(*arguments):
 
 if when == "mapped":
     # Not what calibrate() reads.
-    analyzer.memmap_.calibrate = arm
+    scan.calibrate = arm
 else:
     arm()
 cli.run(tuple(arguments))

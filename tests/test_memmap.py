@@ -14,12 +14,17 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mminspect import memmap as memmap_
-from mminspect.digest import digest
 from mminspect.errors import LayoutError
-from mminspect.layout.records import INITIALIZED, MemoryMap, Node, Records, Section, Zone
-from mminspect.memmap import Memmap, calibrate, join_in_blocks
-from mminspect.target.direct import Bytes, DirectMemory
+from mminspect.memmap import reader as memmap_
+from mminspect.memmap.calibrate import calibrate
+from mminspect.memmap.chunk import DAMAGED, DEFERRED, INITIALIZED, POISONED, STALE, ZEROED
+from mminspect.memmap.digest import digest
+from mminspect.memmap.reader import Memmap, join_in_blocks
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Records, Section
+from mminspect.memorymap.structpages import stretches
+from mminspect.memorymap.zones import Node, Zone
+from mminspect.program.direct import Bytes, DirectMemory
 from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
 BASE = 0x1000000
@@ -64,16 +69,16 @@ def states(*entries: bytes, memory: MemoryMap | None = None) -> list[int]:
 
 
 NAMES: dict[str, Any] = {
-    "all zero": (bytes(SIZE), memmap_.ZEROED),
+    "all zero": (bytes(SIZE), ZEROED),
     "flags zero, count not": (entry(0), INITIALIZED),
     "flags and _mapcount zero, something else not": (entry(0, 0, 1), INITIALIZED),
     "zero but for the last byte": (bytes(SIZE - 1) + b"\1", INITIALIZED),
-    "all ones": (b"\xff" * SIZE, memmap_.POISONED),
-    "flags all ones, the rest not": (entry((1 << 64) - 1), memmap_.POISONED),
+    "all ones": (b"\xff" * SIZE, POISONED),
+    "flags all ones, the rest not": (entry((1 << 64) - 1), POISONED),
     "all ones but one bit of flags": (entry((1 << 64) - 2), INITIALIZED),
     "no such zone, plausible count": (entry(page_flags(SPARSE, 0, 5)), INITIALIZED),
-    "no such zone, negative count": (entry(page_flags(SPARSE, 0, 5), refcount=-1), memmap_.STALE),
-    "no such zone, absurd count": (entry(page_flags(SPARSE, 0, 5), refcount=(1 << 24) + 1), memmap_.STALE),
+    "no such zone, negative count": (entry(page_flags(SPARSE, 0, 5), refcount=-1), STALE),
+    "no such zone, absurd count": (entry(page_flags(SPARSE, 0, 5), refcount=(1 << 24) + 1), STALE),
     "no such zone, large count": (entry(page_flags(SPARSE, 0, 5), refcount=1 << 24), INITIALIZED),
     "good zone, negative count": (entry(page_flags(SPARSE, 0, 1), refcount=-1), INITIALIZED),
 }
@@ -92,7 +97,7 @@ def deferred_from(pfn: int, start: int = 0, spanned: int = 64) -> MemoryMap:
 
 def test_deferred_entries_begin_at_the_pfn_and_end_with_the_node() -> None:
     memory = deferred_from(6, 0, 8)
-    expected = [INITIALIZED] * 4 + [memmap_.ZEROED] * 2 + [memmap_.DEFERRED] * 2 + [memmap_.ZEROED]
+    expected = [INITIALIZED] * 4 + [ZEROED] * 2 + [memmap_.DEFERRED] * 2 + [memmap_.ZEROED]
     assert states(*[entry(0)] * 4, *[bytes(SIZE)] * 5, memory=memory) == expected
 
 
@@ -101,7 +106,7 @@ def test_entries_initialised_early_are_not_deferred() -> None:
 
 
 def test_poison_that_waits_is_deferred() -> None:
-    assert states(*[GOOD] * 5, b"\xff" * SIZE, memory=deferred_from(5))[5] == memmap_.DEFERRED
+    assert states(*[GOOD] * 5, b"\xff" * SIZE, memory=deferred_from(5))[5] == DEFERRED
 
 
 def test_chunks_end_at_pageblocks_and_with_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +147,7 @@ def stretch_ranges(*sections: Section, width: int = 0) -> list[tuple[int, tuple[
     field = memory.layout.flags.section._replace(width=width)
     flags = dataclasses.replace(memory.layout.flags, section=field)
     memory = dataclasses.replace(memory, layout=dataclasses.replace(memory.layout, flags=flags))
-    return [(section.nr, section.ranges) for section in memmap_.stretches(memory)]
+    return [(section.nr, section.ranges) for section in stretches(memory)]
 
 
 def test_adjacent_sections_of_one_memmap_are_one_stretch() -> None:
@@ -176,8 +181,8 @@ def test_chunk_is_never_smaller_than_a_pageblock(monkeypatch: pytest.MonkeyPatch
 
 
 def test_calibration_accepts_a_zone_with_one_page_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memmap_, "CALIBRATION_PAGES", 8)
-    monkeypatch.setattr(memmap_, "CHUNK_PAGES", 16)
+    monkeypatch.setattr("mminspect.memmap.calibrate.CALIBRATION_PAGES", 8)
+    monkeypatch.setattr("mminspect.memmap.calibrate.CHUNK_PAGES", 16)
     other = entry(page_flags(SPARSE, 0, 2))
     memory = with_sections(memory_map(zone(1, 0, 64), zone(2, 0, 64)), (0, 64))
     calibrate(Memmap(program(other * 30 + GOOD + other * 33), memory), memory)
@@ -341,4 +346,4 @@ def test_damaged_data_are_not_called_unmapped() -> None:
 
     prog.add_memory_segment(BASE, 64 * SIZE, fail)
     (chunk,) = Memmap(prog, memory).chunks()
-    assert set(chunk.state.tolist()) == {memmap_.DAMAGED}
+    assert set(chunk.state.tolist()) == {DAMAGED}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.output import open_output
+from mminspect.cli.output import open_output
 from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_HEALTHY
 
@@ -99,7 +99,7 @@ def test_all_streams_into_a_pipe_that_is_closed(unpacked: Unpacked) -> None:
 
 
 def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mminspect import cli
+    from mminspect.cli import run as cli
 
     class Terminal:
         def isatty(self) -> bool:

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from drgn import FaultError, Object
 
-from mminspect.columns import free_pages, int_column
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import INITIALIZED
-from mminspect.memmap import Memmap
-from mminspect.owner import Entry, FreeLists, flag_names, holder, page_type
-from mminspect.pageinfo import PageInspector
+from mminspect.commands.owner import Entry, FreeLists, flag_names, holder
+from mminspect.commands.page import PageInspector
+from mminspect.kernel.identify import what_is
+from mminspect.layout.pagetypes import page_type
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap.chunk import INITIALIZED
+from mminspect.memmap.columns import free_pages, int_column
+from mminspect.memmap.reader import Memmap
+from mminspect.program.target import Target
 from mminspect.render.table import write_pages
-from mminspect.target import Target
-from mminspect.whatis import what_is
 from tests.conftest import Cli, Opened, Scanned, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
 
@@ -204,8 +205,8 @@ def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch)
     def no_head(page: Any) -> Any:
         raise FaultError("gone", 0)
 
-    monkeypatch.setattr("mminspect.pageinfo.compound_head", no_head)
-    monkeypatch.setattr("mminspect.pageinfo.PageCompound", lambda page: True)
+    monkeypatch.setattr("mminspect.commands.page.compound_head", no_head)
+    monkeypatch.setattr("mminspect.commands.page.PageCompound", lambda page: True)
     page = inspector.inspect(0x2000, 0x2001)[0]
     assert page["compound"] == {"part": "unknown"}
     assert page["owner"] == "unknown: the compound page that it is in can't be told"

@@ -17,8 +17,8 @@ from typing import Any, Callable
 
 import pytest
 
-from mminspect import parallel
 from mminspect.errors import LayoutError, MminspectError
+from mminspect.walk import parallel
 from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
 
@@ -118,8 +118,9 @@ def test_results_are_not_gathered_before_they_are_sent() -> None:
 
 SCRIPT = """
 import sys, time
-from mminspect import analyzer, cli
-analyzer.Scan.check = lambda self, chunk: time.sleep(1000)
+from mminspect.cli import run as cli
+from mminspect.walk import engine
+engine.Scan.check = lambda self, chunk: time.sleep(1000)
 cli.run(tuple(sys.argv[1:]))
 """
 

@@ -18,10 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mminspect.findings import Finding
-from mminspect.layout import percpu, read_memory_map
+from mminspect.layout import percpu
 from mminspect.layout.percpu import Walker, with_per_cpu_pages
-from mminspect.layout.records import Layout, ListFault, MemoryMap, PageMembers, PerCpuList, PerCpuPages, Section
-from mminspect.rules import all_rules
+from mminspect.layout.read import read_memory_map
+from mminspect.memorymap.layout import Layout, PageMembers
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
+from mminspect.memorymap.sections import Section
+from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.handmade import FLAT, SPARSE, memory_map, page_flags, zone
 from tests.support import AMD64_HEALTHY, NAMES

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mminspect.findings import Finding, Report
-from mminspect.render import REPORT_FORMATS, Style
+from mminspect.render.formats import REPORT_FORMATS, Style
 from tests.conftest import Cli, Scanned, Unpacked
 from tests.support import (
     AMD64_400M,

@@ -10,16 +10,17 @@ from typing import Any, Union
 import pytest
 from drgn import FaultError
 
-from mminspect import analyzer
 from mminspect.errors import LayoutError
 from mminspect.findings import Report
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import MemoryMap
-from mminspect.live import rescan
-from mminspect.live.proc import ProcFiles
-from mminspect.live.rescan import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
-from mminspect.rules import WhatIs, select_rules
-from mminspect.whatis import what_is
+from mminspect.kernel.identify import what_is
+from mminspect.layout.read import read_memory_map
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import WhatIs
+from mminspect.rules.registry import select_rules
+from mminspect.walk import live as rescan
+from mminspect.walk.live import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
+from mminspect.walk.proc import ProcFiles
+from mminspect.walk.scan import scan_target
 from tests.conftest import Opened, Scanned
 from tests.support import AMD64_400M, I386_HOLE, without_consequences
 
@@ -139,7 +140,7 @@ def test_the_running_kernel_is_scanned_so(
     monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None, GONE, GONE, None))
     live = dataclasses.replace(target, kind="live")
     rules = [rule for rule in select_rules() if rule.id != rescan.RULE_ID]
-    report = analyzer.scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles("", "", "")))
+    report = scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles("", "", "")))
     assert report.findings == scanned(AMD64_400M).findings
     assert report.summary["transient"] == 0
 

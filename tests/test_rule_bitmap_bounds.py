@@ -7,7 +7,9 @@ import dataclasses
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, ZEROED, Section, Zone
+from mminspect.memmap.chunk import DEFERRED, ZEROED
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import Zone
 from tests.handmade import FLAT, SPARSE, Part, chunk, cut, found, memory_map, scan, zone
 
 RULE = "bitmap-bounds"

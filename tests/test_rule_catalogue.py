@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mminspect.rules import all_rules, examples
+from mminspect.rules.registry import all_rules, examples
 from tests.conftest import Cli, Scanned, Unpacked
 from tests.examples import EXAMPLES, make
 from tests.support import NAMES, without_consequences

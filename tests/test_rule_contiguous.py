@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, EXCLUDED, Chunk, MemoryMap
+from mminspect.memmap.chunk import DEFERRED, EXCLUDED, Chunk
+from mminspect.memorymap.map import MemoryMap
 from tests.handmade import Part, chunk, memory_map, scan, zone
 
 RULE = "contiguous"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, EXCLUDED, OFFLINE, POISONED, ZEROED
+from mminspect.memmap.chunk import DEFERRED, EXCLUDED, OFFLINE, POISONED, ZEROED
 from tests.handmade import FLAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "mixed-zone"

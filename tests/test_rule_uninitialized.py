@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, EXCLUDED, NOT_EXPORTED, POISONED, STALE, UNMAPPED, ZEROED
+from mminspect.memmap.chunk import DEFERRED, EXCLUDED, NOT_EXPORTED, POISONED, STALE, UNMAPPED, ZEROED
 from tests.handmade import Part, chunk, cut, found, memory_map, scan, zone
 
 MEMORY = memory_map(zone(1, 8, 8), zone(2, 12, 8, node=1))

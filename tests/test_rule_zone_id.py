@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from mminspect.layout.records import DEFERRED, EXCLUDED, POISONED, STALE
+from mminspect.memmap.chunk import DEFERRED, EXCLUDED, POISONED, STALE
 from tests.handmade import PGDAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "zone-id"

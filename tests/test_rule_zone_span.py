@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from mminspect.layout.records import DEFERRED, ZEROED
+from mminspect.memmap.chunk import DEFERRED, ZEROED
 from tests.handmade import FLAT, Part, chunk, cut, found, memory_map, scan, zone
 
 RULE = "zone-span"

@@ -16,15 +16,20 @@ from drgn.helpers.linux.mm import PageHead, PageTail, compound_head, compound_or
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mminspect.analyzer import Scan
-from mminspect.columns import free_pages
 from mminspect.findings import Finding
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import INITIALIZED, UNMAPPED, Chunk, FreeArea, MemoryMap, PageMembers, Section, ZoneState
-from mminspect.memmap import Memmap
-from mminspect.rules import all_rules, compound_page
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap.chunk import INITIALIZED, UNMAPPED, Chunk
+from mminspect.memmap.columns import free_pages
+from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.layout import PageMembers
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import FreeArea, ZoneState
+from mminspect.rules import compound_page
 from mminspect.rules.compound_page import compound_pages
 from mminspect.rules.free_list import NO_LIST, ends_of_chains
+from mminspect.rules.registry import all_rules
+from mminspect.walk.engine import Scan
 from tests.conftest import Edited, Opened, Scanned
 from tests.handmade import PGDAT, SPARSE, memory_map, nothing_known, zone
 from tests.support import AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from mminspect import analyzer
 from mminspect.findings import Finding
-from mminspect.layout import bitmap
-from mminspect.layout.records import FreeArea, Layout, MemoryMap, Node, Section, SectionEntry, ZoneState
-from mminspect.rules import select_rules
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section, SectionEntry
+from mminspect.memorymap.zones import FreeArea, Node, ZoneState
+from mminspect.rules.registry import select_rules
+from mminspect.walk import engine as analyzer
 from tests.conftest import Edited, Opened, Scanned
 from tests.handmade import FLAT, PGDAT, SPARSE, Part, chunk, memory_map, scan, zone
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X, scan_file, summary
@@ -45,7 +48,7 @@ def state(**more: Any) -> ZoneState:
 
 
 def bitmap_of(layout: Layout, values: list[int]) -> bytes:
-    """Encode pageblock bits independently of :mod:`mminspect.layout.bitmap`: as a string of binary digits."""
+    """Encode pageblock bits independently of :mod:`mminspect.memorymap.bitmap`: as a string of binary digits."""
     width, count = layout.bits_per_pageblock, layout.word_bits // layout.bits_per_pageblock
     data = b""
     for first in range(0, len(values), count):

@@ -14,9 +14,13 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mminspect import analyzer, memmap
-from mminspect.layout.records import Layout, MemoryMap, Node, Section, Zone
-from mminspect.rules import select_rules
+from mminspect.memmap import reader as memmap
+from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import Node, Zone
+from mminspect.rules.registry import select_rules
+from mminspect.walk import engine as analyzer
 from tests import handmade, reference
 
 # A small page makes struct pages cross page boundaries.

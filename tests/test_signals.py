@@ -26,13 +26,13 @@ def hit(*arguments, **options):
         os.kill(os.getpid(), left.pop())
     return original(*arguments, **options)
 setattr(module, name, hit)
-from mminspect.cli import run
+from mminspect.cli.run import run
 run()
 """
 
 PLACES = {
-    "while it opens the dump": ("mminspect.target.corefile", "parse"),
-    "while it loads types": ("mminspect.typeinfo", "has_types"),
+    "while it opens the dump": ("mminspect.program.corefile", "parse"),
+    "while it loads types": ("mminspect.typeinfo.load", "has_types"),
     "during the scan": ("mminspect.rules.zone_span", "outside"),
 }
 
@@ -81,7 +81,7 @@ def test_interrupt_before_anything_is_imported(tmp_path: Path) -> None:
 import builtins, os, signal
 original = builtins.__import__
 def hit(name, *rest):
-    if name == "mminspect.cli":
+    if name == "mminspect.cli.run":
         os.kill(os.getpid(), signal.SIGINT)
     return original(name, *rest)
 builtins.__import__ = hit
@@ -95,7 +95,7 @@ main()
 def test_interrupt_that_gets_lost_in_a_callback_comes_again() -> None:
     script = """
 import os, signal, time
-from mminspect import cli
+from mminspect.cli import run as cli
 class Dropping:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

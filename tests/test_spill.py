@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect import spill
 from mminspect.errors import MminspectError
 from mminspect.findings import SEVERITIES, Finding, Report, sort_key
-from mminspect.render import REPORT_FORMATS, Style
-from mminspect.spill import Findings
+from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.walk import spill
+from mminspect.walk.spill import Findings
 
 FINDING = st.tuples(st.integers(0, 50), st.integers(1, 5), st.sampled_from(("a", "b")), st.sampled_from(SEVERITIES))
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mminspect.cli import SESSION_PLUGINS, _installed_plugins, _start_fast
+from mminspect.cli.run import SESSION_PLUGINS, _installed_plugins, _start_fast
 from tests.conftest import Unpacked
 from tests.support import AMD64_HEALTHY
 
 SCRIPT = """
 import sys
-from mminspect import cli
+from mminspect.cli import run as cli
 try:
     cli.run(tuple(sys.argv[1:]))
 except SystemExit:
@@ -77,7 +77,7 @@ def test_plugins_are_found_without_importing_anything(tmp_path: Path, monkeypatc
 
 def test_another_plugin_stays_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DRGN_DISABLE_PLUGINS", raising=False)
-    monkeypatch.setattr("mminspect.cli._installed_plugins", lambda: {*SESSION_PLUGINS, "mine"})
+    monkeypatch.setattr("mminspect.cli.run._installed_plugins", lambda: {*SESSION_PLUGINS, "mine"})
     _start_fast()
     assert os.environ["DRGN_DISABLE_PLUGINS"].split(",") == list(SESSION_PLUGINS)
     monkeypatch.setenv("DRGN_DISABLE_PLUGINS", "mine")

@@ -10,15 +10,16 @@ from typing import Any, Callable
 
 import pytest
 
-from mminspect import capture as capture_
+from mminspect.commands import capture as capture_
+from mminspect.commands.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
+from mminspect.commands.triage.log import Line, read_log
+from mminspect.commands.triage.registers import saved_registers
+from mminspect.commands.triage.verdict import Pages, about_pages, is_walker, judge, useful_registers
 from mminspect.findings import Finding
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import MemoryMap, Section
-from mminspect.target import corefile
-from mminspect.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
-from mminspect.triage.log import Line, read_log
-from mminspect.triage.registers import saved_registers
-from mminspect.triage.verdict import Pages, about_pages, is_walker, judge, useful_registers
+from mminspect.layout.read import read_memory_map
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.program import corefile
 from tests.conftest import Cli, Edited, Opened, Unpacked
 from tests.handmade import SPARSE, zone
 from tests.support import AMD64_400M, I386_HOLE, elf_core

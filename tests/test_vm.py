@@ -13,8 +13,8 @@ from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Source, cached, fetch, fetch_busybox
 from contrib.kernels.matrix import find_row
 from contrib.kernels.row import boot_row
-from mminspect.layout import read_memory_map
-from mminspect.memmap import Memmap
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap.reader import Memmap
 from tests.conftest import Cli
 from tests.support import open_core
 

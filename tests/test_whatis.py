@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from drgn import Symbol, SymbolBinding, SymbolKind
 
-from mminspect.layout import read_memory_map
+from mminspect.kernel.identify import virtual_to_pfn, what_is
+from mminspect.layout.read import read_memory_map
 from mminspect.typeinfo.symbols import best_symbol
-from mminspect.whatis import virtual_to_pfn, what_is
 from tests.conftest import Opened
 from tests.support import AMD64_HOTPLUG, I386_HOLE
 

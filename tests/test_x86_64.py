@@ -8,9 +8,9 @@ import struct
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
-from mminspect.target import x86_64
-from mminspect.target.pagetable import PageTables
-from mminspect.target.vmcoreinfo import Vmcoreinfo
+from mminspect.program import x86_64
+from mminspect.program.pagetable import PageTables
+from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 PHYS_BASE = 0x2000000
 ROOT = 0x3000000

@@ -21,8 +21,11 @@ from contrib.kernels.initrd import ConsoleZone, Truth
 if TYPE_CHECKING:
     from drgn import Program
 
-    from mminspect.layout.records import Chunk, MemoryMap, Section, Zone
-    from mminspect.memmap import Memmap
+    from mminspect.memmap.chunk import Chunk
+    from mminspect.memmap.reader import Memmap
+    from mminspect.memorymap.map import MemoryMap
+    from mminspect.memorymap.sections import Section
+    from mminspect.memorymap.zones import Zone
 
 MANAGED_SLACK_PAGES = 1024
 """How far managed pages may move between the guest's print and the dump."""
@@ -107,9 +110,10 @@ class Kernel:
 
 def open_kernel(core: Path, vmlinux: Path | None, btf: Path | None, system_map: Path | None) -> Kernel:
     """Open a dump as mminspect does."""
-    from mminspect import target, typeinfo
-    from mminspect.layout import read_memory_map
-    from mminspect.memmap import Memmap
+    from mminspect.layout.read import read_memory_map
+    from mminspect.memmap.reader import Memmap
+    from mminspect.program import open as target
+    from mminspect.typeinfo import load as typeinfo
 
     opened = target.open_vmcore(str(core))
     symbols = [str(vmlinux)] if vmlinux else []
@@ -140,7 +144,7 @@ def compare_ram(kernel: Kernel, truth: Truth) -> Differences:
     """
     if not truth.system_ram:
         return None
-    from mminspect.layout.sections import merge, subtract
+    from mminspect.memorymap.ranges import merge, subtract
 
     ram = merge((-(-start // truth.page_size), end // truth.page_size) for start, end in truth.system_ram)
     ram = subtract(ram, offline_pfns(truth))
@@ -157,7 +161,7 @@ def compare_ram(kernel: Kernel, truth: Truth) -> Differences:
 
 def block_types(kernel: Kernel, zone: Zone) -> collections.Counter[str]:
     """Count a zone's pageblocks by migratetype, as pagetypeinfo_showblockcount_print() does."""
-    from mminspect.layout import bitmap
+    from mminspect.memorymap import bitmap
 
     layout = kernel.memory.layout
     counts: collections.Counter[str] = collections.Counter()

@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 
 from drgn import FaultError
 
-from mminspect.columns import int_column
-from mminspect.consequences.kernel import Kernel, read_kernel
+from mminspect.consequences.guards import Kernel, read_kernel
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, UNREADABLE_REASONS, Chunk, MemoryMap
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
-from mminspect.memmap import Memmap
-from mminspect.rules import WhatIs
-from mminspect.target import Target
+from mminspect.memmap.chunk import OFFLINE, UNREADABLE_REASONS, Chunk
+from mminspect.memmap.columns import int_column
+from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.program.target import Target
+from mminspect.rules.base import WhatIs
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000

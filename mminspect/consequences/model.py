@@ -3,7 +3,7 @@
 Kernel functions as pure functions of a page and its pageblock.
 
 Each function here has the name of the kernel function that it models and returns an :class:`Outcome`. The sources they
-follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspect.consequences.kernel.Kernel` decides.
+follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspect.consequences.guards.Kernel` decides.
 """
 
 from __future__ import annotations
@@ -11,18 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mminspect.consequences.kernel import Kernel
-from mminspect.layout import bitmap
-from mminspect.layout.records import (
-    DEFERRED,
-    INITIALIZED,
-    OFFLINE,
-    POISONED,
-    UNINITIALIZED_KINDS,
-    MemoryMap,
-    Section,
-    Zone,
-)
+from mminspect.consequences.guards import Kernel
+from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, UNINITIALIZED_KINDS
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import Zone
 from mminspect.rules.bitmap_bounds import page_zone as follow
 from mminspect.rules.zone_id import page_zone_address
 
@@ -78,7 +72,7 @@ class Page:
     One memmap entry, decoded.
 
     :ivar link: Its (node, zone ID) as a link.
-    :ivar state: State of :mod:`mminspect.layout.records`.
+    :ivar state: State of :mod:`mminspect.memorymap.layout`.
     :ivar reserved: PG_reserved, likewise the others.
     :ivar buddy: PageBuddy().
     """

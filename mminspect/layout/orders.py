@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from drgn import Architecture, FaultError, Program, sizeof
 
 from mminspect.errors import LayoutError
-from mminspect.target import Target
-from mminspect.target.vmcoreinfo import release_version as release_version
-from mminspect.typeinfo.declarations import enumerator
+from mminspect.program.target import Target
+from mminspect.program.vmcoreinfo import release_version as release_version
+from mminspect.typeinfo.lookup import enumerator
 
 # More than ten times what any configuration has.
 MAX_CONFIG_SIZE = 16 << 20
@@ -107,7 +107,7 @@ def pageblock_order(target: Target, page_shift: int, option: int | None = None) 
     Get the order of a pageblock and where it is from.
 
     :param option: What the user says; it is believed.
-    :return: (order, source); for the sources see :class:`~mminspect.layout.records.Layout`.
+    :return: (order, source); for the sources see :class:`~mminspect.memorymap.layout.Layout`.
     :raises LayoutError: if it can't be told.
     """
     prog = target.prog

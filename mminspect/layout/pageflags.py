@@ -6,8 +6,8 @@ from __future__ import annotations
 from drgn import Program
 
 from mminspect.errors import LayoutError
-from mminspect.layout.records import Field, PageFlagsLayout
-from mminspect.typeinfo.declarations import enumerator, max_numnodes
+from mminspect.memorymap.layout import Field, PageFlagsLayout
+from mminspect.typeinfo.lookup import enumerator, max_numnodes
 
 
 def zones_width(max_nr_zones: int) -> int:

@@ -15,11 +15,13 @@ from dataclasses import replace
 import numpy as np
 from drgn import FaultError, Object, Program, sizeof
 
-from mminspect.layout.records import ListFault, MemoryMap, PerCpuList, PerCpuPages, Zone
-from mminspect.layout.sections import StructPages
-from mminspect.layout.zonestate import lock_is_held
-from mminspect.target import Target
-from mminspect.typeinfo.declarations import enumerator
+from mminspect.layout.zones import lock_is_held
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
+from mminspect.memorymap.structpages import StructPages
+from mminspect.memorymap.zones import Zone
+from mminspect.program.target import Target
+from mminspect.typeinfo.lookup import enumerator
 
 # Pages that are followed in all lists together.
 MAX_FOLLOWED = 1 << 19

@@ -8,23 +8,20 @@ its own.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import numpy as np
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.layout.orders import release_version
-from mminspect.layout.records import MemoryMap, Records, Section, SectionEntry
+from mminspect.memorymap.ranges import Range, merge, subtract
+from mminspect.memorymap.sections import Records, Section, SectionEntry
 
 SUBSECTION_SHIFT = 21
-
-Range = tuple[int, int]
-
 # Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
 # v6.0), the flags were macros with these values, as far as the kernel had them.
 _FLAG_MACROS = {
@@ -75,34 +72,6 @@ def section_flags(prog: Program) -> SectionFlags:
         elif item.name.endswith("_BIT"):
             bits[item.name[: -len("_BIT")]] = 1 << item.value
     return SectionFlags(bits, mask)
-
-
-def merge(ranges: Iterable[Range]) -> list[Range]:
-    """Join overlapping and adjacent half-open ranges; the result ascends."""
-    result: list[Range] = []
-    for start, end in sorted(ranges):
-        if result and start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(end, result[-1][1]))
-        else:
-            result.append((start, end))
-    return result
-
-
-def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
-    """Remove ranges from ranges; both ascend."""
-    result = []
-    for start, end in ranges:
-        for hole_start, hole_end in holes:
-            if hole_end <= start or end <= hole_start:
-                continue
-            if start < hole_start:
-                result.append((start, hole_start))
-            start = max(start, hole_end)
-            if start >= end:
-                break
-        if start < end:
-            result.append((start, end))
-    return result
 
 
 def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
@@ -289,75 +258,6 @@ def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
             items = [pgmap.res]
         ranges.extend((i.start.value_() >> page_shift, (i.end.value_() + 1) >> page_shift) for i in items)
     return merge(ranges)
-
-
-def stretches(memory: MemoryMap) -> Iterator[Section]:
-    """
-    Join adjacent sections that are online as a whole, have a pageblock bitmap each, and one memmap together.
-
-    With SPARSEMEM_VMEMMAP, nearly all sections of nearly all machines are such.
-
-    :return: Iterator of sections; one that stands for several has the number of the first.
-    """
-    # Without VMEMMAP each section has a memmap of its own, and its number is in page->flags.
-    joinable = not memory.layout.flags.section.width
-    first: Section | None = None
-    end = 0
-    for section in memory.sections:
-        whole = joinable and bool(section.bitmap) and len(section.ranges) == 1
-        if first is not None:
-            if whole and section.ranges[0][0] == end and section.mem_map == first.mem_map:
-                end = section.ranges[0][1]
-                continue
-            yield first._replace(ranges=((first.ranges[0][0], end),))
-            first = None
-        if whole:
-            first, end = section, section.ranges[0][1]
-        else:
-            yield section
-    if first is not None:
-        yield first._replace(ranges=((first.ranges[0][0], end),))
-
-
-class StructPage(NamedTuple):
-    """
-    What an address in a memmap belongs to.
-
-    :ivar offset: Bytes from the start of its struct page.
-    :ivar first: First pfn of the online range that it is in.
-    """
-
-    pfn: int
-    offset: int
-    first: int
-
-
-class StructPages:
-    """
-    Finds the struct pages of online memory by address.
-
-    :param memory: The kernel's memory map.
-    """
-
-    def __init__(self, memory: MemoryMap) -> None:
-        layout = memory.layout
-        self._size = layout.page_struct_size
-        mask = (1 << layout.word_bits) - 1
-        self._ranges = sorted(
-            ((section.mem_map + start * self._size) & mask, start, end)
-            for section in stretches(memory)
-            for start, end in section.ranges
-        )
-        self._bases = [base for base, _, _ in self._ranges]
-
-    def find(self, address: int) -> StructPage | None:
-        """Find what an address is in, ``None`` if that is no struct page."""
-        index = bisect_right(self._bases, address) - 1
-        if index < 0:
-            return None
-        base, start, end = self._ranges[index]
-        number, offset = divmod(address - base, self._size)
-        return StructPage(start + number, offset, start) if start + number < end else None
 
 
 def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[Section]:

@@ -28,7 +28,7 @@ def write_triage(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """
     Write the result of a triage.
 
-    :param data: What :func:`mminspect.triage.run.triage` returned.
+    :param data: What :func:`mminspect.commands.triage.run.triage` returned.
     :param width: Columns of the terminal, or ``None`` if the output isn't one.
     """
     columns = max(MIN_WIDTH, width or DEFAULT_WIDTH)

@@ -31,9 +31,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
-from mminspect.layout import bitmap
-from mminspect.layout.records import Chunk, MemoryMap, Zone
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 
 def page_zone(memory: MemoryMap, link: int) -> Zone | None:

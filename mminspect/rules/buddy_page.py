@@ -26,10 +26,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mminspect.columns import free_pages, whole_blocks
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.memmap.chunk import INITIALIZED, Chunk
+from mminspect.memmap.columns import free_pages, whole_blocks
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs
 
 MESSAGES = {
     "order": "beyond the largest, {max_order}",

@@ -35,10 +35,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.columns import byte_column, int_column, page_addresses, word_column
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import INITIALIZED, Chunk, Layout, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import INITIALIZED, Chunk
+from mminspect.memmap.columns import byte_column, int_column, page_addresses, word_column
+from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 # The largest compound page of any kernel: 16 GiB huge pages of powerpc, of 4 KiB each.
 MAX_COMPOUND_ORDER = 22

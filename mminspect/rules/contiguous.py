@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import DEFERRED, OFFLINE, Chunk, MemoryMap, Zone
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Match, Rule, WhatIs
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:

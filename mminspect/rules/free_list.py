@@ -37,12 +37,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.columns import Words, free_pages, page_addresses, word_column
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
-from mminspect.layout import bitmap
 from mminspect.layout.orders import release_version
-from mminspect.layout.records import DEFERRED, OFFLINE, Chunk, FreeArea, MemoryMap, Zone
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
+from mminspect.memmap.columns import Words, free_pages, page_addresses, word_column
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import FreeArea, Zone
+from mminspect.rules.base import Commit, Rule, never_described, no_matches
 
 # Free blocks that are kept for a comparison of the lists, at 44 bytes each.
 MAX_FOLLOWED = 1 << 20

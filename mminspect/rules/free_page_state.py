@@ -27,10 +27,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.columns import free_pages, int_column, uint_of_words, whole_blocks
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import INITIALIZED, Chunk, Layout, MemoryMap, PageMembers
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import INITIALIZED, Chunk
+from mminspect.memmap.columns import free_pages, int_column, uint_of_words, whole_blocks
+from mminspect.memorymap.layout import Layout, PageMembers
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:

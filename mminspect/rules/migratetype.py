@@ -30,10 +30,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout import bitmap
-from mminspect.layout.records import Layout, MemoryMap, Section, Zone
-from mminspect.layout.sections import Range
-from mminspect.rules import Commit, Rule, counted, never_described, no_matches
+from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.ranges import Range
+from mminspect.memorymap.sections import Section
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Rule, counted, never_described, no_matches
 
 MIGRATETYPE_MASK = 7
 # Migratetype, skip and, where there is room for it, isolate.

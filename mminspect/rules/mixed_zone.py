@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, worst
-from mminspect.layout.records import INITIALIZED, Chunk, MemoryMap, Run
-from mminspect.rules import Commit, Match, Rule, WhatIs
+from mminspect.memmap.chunk import INITIALIZED, Chunk, Run
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs
 from mminspect.rules.zone_span import grade, outside
 
 # Zones that a message names. Garbage links to as many as there are pages.

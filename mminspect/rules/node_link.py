@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import MemoryMap
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Rule, never_described, no_matches
 
 
 def check_map(memory: MemoryMap) -> Iterator[Finding]:

@@ -23,8 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import ERROR, Finding
-from mminspect.layout.records import Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 from mminspect.rules.zone_span import outside
 
 

@@ -41,10 +41,13 @@ from typing import Any
 
 import numpy as np
 
-from mminspect.columns import free_pages, whole_blocks
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
-from mminspect.layout.records import Chunk, MemoryMap, PerCpuList, PerCpuPages, Zone, per_cpu_blocks
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.memmap.chunk import Chunk
+from mminspect.memmap.columns import free_pages, whole_blocks
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.percpu import PerCpuList, PerCpuPages, per_cpu_blocks
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Rule, never_described, no_matches
 
 SHOWN = 16
 
@@ -104,7 +107,7 @@ def _count(zone: Zone, pages: PerCpuPages) -> Iterator[Finding]:
 
 def _twice(memory: MemoryMap) -> Iterator[Finding]:
     """Find pages that are on two lists, or inside a block on another."""
-    start, end, number, lists = per_cpu_blocks(memory)
+    start, end, number, lists = per_cpu_blocks(memory.per_cpu)
     overlap = np.flatnonzero(start[1:] < np.maximum.accumulate(end)[:-1]) + 1
     found: dict[int, list[int]] = {}
     for position in overlap.tolist():
@@ -125,7 +128,7 @@ class InFreeBlocks:
 
     def __init__(self, memory: MemoryMap) -> None:
         self._memory = memory
-        self._blocks = per_cpu_blocks(memory)
+        self._blocks = per_cpu_blocks(memory.per_cpu)
         self._found: dict[int, list[tuple[int, int, int]]] = {}
 
     def count(self, chunk: Chunk) -> list[tuple[int, int, int, int]]:

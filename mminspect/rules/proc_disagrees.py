@@ -16,15 +16,15 @@ Example: ``mminspect --pageblock-order 10 scan`` on a kernel whose pageblocks ha
 
 from __future__ import annotations
 
-from mminspect.live.proc import RULE_ID
-from mminspect.rules import Rule, never_described, no_matches
+from mminspect.rules.base import Rule, never_described, no_matches
+from mminspect.walk.proc import RULE_ID
 
 RULE = Rule(
     RULE_ID,
     "the running kernel's files in /proc contradict its memory map",
     ("pagetypeinfo_show", "zoneinfo_show_print", "iomem_resource"),
     (),
-    # The comparison is of whole files, in mminspect.live.proc.
+    # The comparison is of whole files, in mminspect.walk.proc.
     no_matches,
     never_described,
     documentation=__doc__,

@@ -36,8 +36,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import INITIALIZED, SPARSEMEM_VMEMMAP, Chunk, MemoryMap, SectionEntry
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import INITIALIZED, Chunk
+from mminspect.memorymap.layout import SPARSEMEM_VMEMMAP
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import SectionEntry
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 PRESENT, HAS_MEM_MAP, ONLINE = "SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE"
 # Shared with device memory, which can be all that is left of it.

@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import NOTE, Finding
-from mminspect.layout.records import UNREADABLE_REASONS, Chunk, MemoryMap
-from mminspect.rules import Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import UNREADABLE_REASONS, Chunk
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:

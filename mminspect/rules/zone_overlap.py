@@ -23,8 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import NOTE, WARNING, Finding
-from mminspect.layout.records import MemoryMap, Zone
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Rule, never_described, no_matches
 
 EARLY = "SECTION_IS_EARLY"
 PLACED_BY_POLICY = ("Movable", "Device")

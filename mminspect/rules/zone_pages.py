@@ -29,8 +29,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from mminspect.findings import ERROR, WARNING, Finding
-from mminspect.layout.records import OFFLINE, Chunk, MemoryMap, Zone
-from mminspect.rules import Commit, Rule, never_described, no_matches
+from mminspect.memmap.chunk import OFFLINE, Chunk
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import Zone
+from mminspect.rules.base import Commit, Rule, never_described, no_matches
 
 _MORE = {
     ("managed", WARNING): ": memory that was going online just then is counted so",

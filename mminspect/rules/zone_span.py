@@ -30,8 +30,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
-from mminspect.layout.records import Chunk, MemoryMap
-from mminspect.rules import Commit, Match, Rule, WhatIs, counted
+from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:

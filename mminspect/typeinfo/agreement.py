@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from drgn import Architecture, Program, Type, offsetof, sizeof
 
 from mminspect.errors import TypeInfoError
-from mminspect.target.vmcoreinfo import Vmcoreinfo
+from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 _KEY = re.compile(r"(SIZE|OFFSET|LENGTH|NUMBER)\((\w+)(?:\.(\w+))?\)")
 

@@ -7,7 +7,7 @@ import os
 import struct
 
 from mminspect.errors import TypeInfoError
-from mminspect.inputs import open_input
+from mminspect.typeinfo.inputs import open_input
 
 NT_GNU_BUILD_ID = 3
 SHT_NOTE = 7

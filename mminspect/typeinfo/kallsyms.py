@@ -18,7 +18,7 @@ import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
 
 from mminspect.errors import TypeInfoError
-from mminspect.target.vmcoreinfo import Vmcoreinfo, release_version
+from mminspect.program.vmcoreinfo import Vmcoreinfo, release_version
 
 TOKENS = 256
 # More than four times what the kernels of distributions have: 160,000 symbols in 3 MB of compressed names.

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from mminspect.errors import TypeInfoError
-from mminspect.inputs import open_input
-from mminspect.target.vmcoreinfo import Vmcoreinfo
+from mminspect.program.vmcoreinfo import Vmcoreinfo
+from mminspect.typeinfo.inputs import open_input
 from mminspect.typeinfo.kallsyms import Find, LazyKallsyms
 
 # More than ten times what the largest kernels have.

@@ -20,13 +20,15 @@ from unittest import mock
 from drgn import Program
 from drgn.helpers.linux.mm import for_each_valid_page_range, page_flags, pfn_to_page
 
-from mminspect import typeinfo
-from mminspect.analyzer import Scan
-from mminspect.layout import read_memory_map
-from mminspect.layout.records import MemoryMap
-from mminspect.memmap import Memmap
-from mminspect.rules import all_rules
-from mminspect.target import Target, kdump, open_vmcore
+from mminspect.layout.read import read_memory_map
+from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.program import kdump
+from mminspect.program.open import open_vmcore
+from mminspect.program.target import Target
+from mminspect.rules.registry import all_rules
+from mminspect.typeinfo import load as typeinfo
+from mminspect.walk.engine import Scan
 from tests.handmade import nothing_known
 
 # Chunks that prog.read() was fastest with.

@@ -20,13 +20,15 @@ from typing import NamedTuple
 
 from drgn import Architecture, Platform, PlatformFlags, Program
 
-from mminspect.analyzer import Scan, summarize
 from mminspect.consequences.attach import Judge
 from mminspect.findings import Report
-from mminspect.layout.records import MemoryMap, Section
-from mminspect.memmap import Memmap
-from mminspect.render import REPORT_FORMATS, Style
-from mminspect.rules import all_rules
+from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
+from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.rules.registry import all_rules
+from mminspect.walk.engine import Scan
+from mminspect.walk.report import summarize
 from tests import handmade
 
 GIB_PAGES = 1 << 18

@@ -8,7 +8,7 @@ import struct
 import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
-from mminspect.target.riscv import page_tables
+from mminspect.program.riscv import page_tables
 
 VALID, TABLE, READ_WRITE, NAPOT = 1, 0, 0b110, 1 << 63
 PAGE = 4096

@@ -19,10 +19,7 @@ from typing import Any, NoReturn
 import drgn  # noqa: F401
 import numpy  # noqa: F401
 
-import mminspect.analyzer
-import mminspect.render
-import mminspect.typeinfo  # noqa: F401
-from mminspect.cli import run
+from mminspect.cli.run import run
 
 ARGUMENTS = ("scan", "--format", "json", "--fail-on", "never")
 

@@ -96,7 +96,7 @@ def test_share_is_filled(tmp_path: Path) -> None:
     assert (tmp_path / rootfs.SCRIPT).read_text().endswith("mminspect scan\n")
     assert (tmp_path / "bin" / "mminspect").stat().st_mode & 0o111
     assert (tmp_path / "more").read_text() == "text"
-    assert (tmp_path / "checkout" / "mminspect" / "cli.py").exists()
+    assert (tmp_path / "checkout" / "mminspect" / "signals.py").exists()
 
 
 def test_qemu_arguments(tmp_path: Path) -> None:

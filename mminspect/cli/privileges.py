@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Giving up what is needed only to open the kernel's files, and stepping back behind other work.
+
+``/proc/kcore`` checks capabilities when it is opened, not when it is read. So everything after opening runs
+without any.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import pwd
+
+from mminspect.errors import MminspectError
+
+PR_SET_NO_NEW_PRIVS = 38
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+NICENESS = 10
+IOPRIO_WHO_PROCESS = 1
+IOPRIO_CLASS_IDLE = 3
+IOPRIO_CLASS_SHIFT = 13
+_IOPRIO_SET = {
+    "x86_64": 251,
+    "i686": 289,
+    "aarch64": 30,
+    "riscv64": 30,
+    "armv7l": 314,
+    "ppc64le": 273,
+    "s390x": 282,
+}
+_CAPSET = {"x86_64": 126, "i686": 185, "aarch64": 91, "riscv64": 91, "armv7l": 185, "ppc64le": 184, "s390x": 185}
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+def lower_priority() -> None:
+    """Run when nothing else wants to: low CPU priority, idle I/O class."""
+    os.nice(NICENESS)
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        # The idle class is a wish; a kernel without it refuses.
+        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
+
+
+def find_user(name: str) -> pwd.struct_passwd:
+    """
+    Look a user up.
+
+    :raises MminspectError: if there is no such user.
+    """
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise MminspectError(f"there is no user {name!r}; give another with --user") from None
+
+
+def drop(user: pwd.struct_passwd | None) -> None:
+    """
+    Give up every capability, and the user ID.
+
+    :param user: User to become, ``None`` to keep the user ID.
+    :raises MminspectError: if it doesn't work; going on with privileges is no choice.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        if user is not None and user.pw_uid != os.geteuid():
+            os.setgroups([])
+            os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+            # Leaving user ID 0 clears the permitted and effective capabilities.
+            os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    except OSError as e:
+        raise MminspectError(f"can't become user {user.pw_name if user else ''}: {e.strerror}") from None
+    number = _CAPSET.get(platform.machine())
+    if number is not None:
+        header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+        data = (_CapData * 2)()
+        if libc.syscall(number, ctypes.byref(header), ctypes.byref(data)) != 0:
+            raise MminspectError(f"can't drop capabilities: {os.strerror(ctypes.get_errno())}")
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The kernel's log buffer.
+
+drgn's helper reads a whole buffer or nothing. A capture holds a few records of it, and the buffer of a kernel that died
+may be damaged; here each record that can be read is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from drgn import FaultError, Object, PlatformFlags, Program, sizeof
+from drgn.helpers.linux.printk import get_printk_records
+
+# Bits of a descriptor counter's sizes beyond which the buffer is damaged.
+MAX_BITS = 24
+# enum desc_state of kernel/printk/printk_ringbuffer.h.
+COMMITTED, FINALIZED = 1, 2
+
+
+class Line(NamedTuple):
+    """
+    A line of the log.
+
+    :ivar seq: Sequence number of its record.
+    :ivar seconds: Since boot.
+    """
+
+    seq: int
+    seconds: float
+    text: str
+
+
+def read_log(prog: Program, wanted: Sequence[int] | None = None) -> list[Line] | None:
+    """
+    Read the log buffer.
+
+    :param wanted: Sequence numbers of the records to read; all by default. Nothing else is read then.
+    :return: Lines, oldest first, or ``None`` if the buffer isn't to be found.
+    """
+    if wanted is not None and not wanted:
+        return []
+    try:
+        prb = prog["prb"]
+    except LookupError:
+        return _read_structured(prog)
+    try:
+        return _read_ringbuffer(prog, prb[0], None if wanted is None else set(wanted))
+    except (FaultError, LookupError, AttributeError, ValueError, struct.error):
+        return None
+
+
+def _read_structured(prog: Program) -> list[Line] | None:
+    """Read the log of a kernel before Linux kernel commit 896fbe20b4e2 (in v5.10), which had no struct prb."""
+    try:
+        records = get_printk_records(prog)
+    except (FaultError, LookupError, AttributeError, ValueError):
+        return None
+    return [
+        Line(record.seq, record.timestamp / 1e9, text)
+        for record in records
+        for text in record.text.decode("utf-8", "replace").splitlines() or [""]
+    ]
+
+
+def _read_ringbuffer(prog: Program, prb: Object, wanted: set[int] | None) -> list[Line]:
+    ring = prb.desc_ring.read_()
+    text = prb.text_data_ring.read_()
+    count_bits, size_bits = ring.count_bits.value_(), text.size_bits.value_()
+    if not (0 < count_bits <= MAX_BITS and 0 < size_bits <= 8 + MAX_BITS):
+        raise ValueError("the log buffer's sizes can't be")
+    word = sizeof(prog.type("unsigned long"))
+    assert prog.platform is not None
+    order = "<" if prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    desc_type = prog.type("struct prb_desc")
+    size = sizeof(desc_type)
+    descs = prog.read(ring.descs.value_(), size << count_bits)
+    state_at = desc_type.member("state_var").offset
+    block_at = desc_type.member("text_blk_lpos").offset
+    id_mask = (1 << (8 * word - 2)) - 1
+    letter = "Q" if word == 8 else "I"
+    lines: list[Line] = []
+    current = ring.tail_id.counter.value_() & id_mask
+    head = ring.head_id.counter.value_() & id_mask
+    for _ in range(1 << count_bits):
+        index = current & ((1 << count_bits) - 1)
+        (state,) = struct.unpack_from(order + letter, descs, index * size + state_at)
+        begin, following = struct.unpack_from(order + 2 * letter, descs, index * size + block_at)
+        if state & id_mask == current and state >> (8 * word - 2) in (COMMITTED, FINALIZED):
+            lines += _record(prog, ring, text, index, (begin, following), wanted)
+        if current == head:
+            break
+        current = (current + 1) & id_mask
+    return lines
+
+
+def _record(
+    prog: Program, ring: Object, text: Object, index: int, block: tuple[int, int], wanted: set[int] | None
+) -> list[Line]:
+    """Read one record. Nothing if its memory isn't there."""
+    word = sizeof(prog.type("unsigned long"))
+    mask = (1 << text.size_bits.value_()) - 1
+    begin, following = block[0] & mask, block[1] & mask
+    # Lowest bit set: a record without data.
+    if block[0] & 1:
+        return []
+    if begin > following:
+        # The text didn't fit before the end of the buffer; it is at its start.
+        begin = 0
+    begin += word
+    try:
+        info = ring.infos[index]
+        seq = info.seq.value_()
+        if wanted is not None and seq not in wanted:
+            return []
+        length = min(info.text_len.value_(), max(0, following - begin))
+        data = prog.read(text.data.value_() + begin, length)
+        seconds = info.ts_nsec.value_() / 1e9
+    except FaultError:
+        return []
+    return [Line(seq, seconds, line) for line in data.decode("utf-8", "replace").splitlines() or [""]]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Repeated scans: what is new and what is gone since the last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mminspect.findings import Finding
+
+# The longest interval, in seconds: a year.
+MAX_INTERVAL = 365 * 86400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+
+
+def parse_interval(text: str) -> float:
+    """
+    Parse a time such as ``30s``, ``5m``, ``2h`` or ``1d``.
+
+    :return: Seconds.
+    :raises ValueError: if it is none, or longer than a year.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if match is None or not 0 < float(match.group(1)) * _UNITS[match.group(2)] <= MAX_INTERVAL:
+        raise ValueError(f"{text!r} is no interval up to a year; give for example 30s, 5m or 1h")
+    return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """
+    A finding that came or went.
+
+    :ivar event: ``new`` or ``gone``.
+    """
+
+    event: str
+    finding: Finding
+
+    def as_dict(self) -> dict[str, Any]:
+        """Get it as plain data: the finding and ``event``."""
+        return {"event": self.event, **asdict(self.finding)}
+
+
+def _key(finding: Finding) -> tuple[str, str, int, int]:
+    return finding.rule, finding.severity, finding.start_pfn, finding.end_pfn
+
+
+def changes(before: Sequence[Finding], now: Sequence[Finding]) -> list[Change]:
+    """
+    Compare two scans.
+
+    A finding is the same if rule, severity and pfns are.
+
+    :return: What is gone, then what is new.
+    """
+    old, new = {_key(f) for f in before}, {_key(f) for f in now}
+    gone = [Change("gone", f) for f in before if _key(f) not in new]
+    return gone + [Change("new", f) for f in now if _key(f) not in old]

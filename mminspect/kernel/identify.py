@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What lives at a kernel address: a symbol, a slab object, a page and its owner, free memory."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from drgn import Architecture, FaultError, Object, Program
+
+from mminspect.errors import TargetError
+from mminspect.memorymap.map import MemoryMap
+from mminspect.program import riscv, x86_64
+from mminspect.program.overlay import i386_page_offset
+from mminspect.program.pagetable import PAGE_SHIFT, PageTables
+from mminspect.program.target import Target
+from mminspect.typeinfo.symbols import best_symbol
+
+_UNKNOWN: dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
+
+
+def what_is(target: Target, memory: MemoryMap) -> Callable[[int], dict[str, object]]:
+    """
+    Make a function that says what lives at an address.
+
+    Its result has ``kind`` (``symbol``, ``slab``, ``free``, ``reserved``, ``page``, ``unmapped``, ``unknown``),
+    ``text`` for people, and what is known: ``symbol`` and ``offset``, ``cache`` and ``object``, ``pfn`` and ``flags``.
+    """
+    prog = target.prog
+
+    def look(address: int) -> dict[str, object]:
+        symbol = best_symbol(s for s in prog.symbols(address) if s.address <= address < s.address + s.size)
+        if symbol is not None:
+            offset = address - symbol.address
+            return {
+                "kind": "symbol",
+                "text": f"symbol {symbol.name}+{offset:#x}",
+                "symbol": symbol.name,
+                "offset": offset,
+            }
+        # The struct page tells whose the memory is, also where the target doesn't hold the memory itself.
+        pfn = virtual_to_pfn(target, memory, address)
+        if pfn is not None:
+            return _what_page(target, memory, pfn, address)
+        try:
+            prog.read(address, memory.layout.word_bits // 8)
+        except FaultError:
+            return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
+        return dict(_UNKNOWN)
+
+    return look
+
+
+def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
+    """
+    Translate a kernel virtual address: of the direct mapping, else of any other, through the page tables.
+
+    :return: A pfn that has a struct page, or ``None``. A capture has no page tables.
+    """
+    for translate in (_direct_mapping_to_pfn, _follow_pfn):
+        try:
+            pfn = translate(target, memory, address)
+        except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
+            continue
+        except Exception as e:
+            # drgn has no narrower one for a kernel that doesn't tell where its direct mapping is, as 5.10.
+            if type(e) is not Exception:
+                raise
+            continue
+        if pfn is not None and memory.section(pfn) is not None:
+            return pfn
+    return None
+
+
+def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
+    # Here and below imported late: drgn loads all its helpers at once, and most scans need none.
+    from drgn.helpers.linux.mm import virt_to_pfn
+
+    prog = target.prog
+    assert prog.platform is not None
+    if prog.platform.arch == Architecture.I386:
+        # drgn can't translate i386 addresses; the direct mapping is linear.
+        pfn = (address - i386_page_offset(target.vmcoreinfo)) >> 12
+    else:
+        pfn = int(virt_to_pfn(prog, address).value_())
+    # The direct mapping ends where high memory begins; other mappings follow.
+    highmem = min((zone.start_pfn for zone in memory.populated_zones if zone.name == "HighMem"), default=None)
+    return pfn if pfn >= 0 and (highmem is None or pfn < highmem) else None
+
+
+def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
+    """Walk the kernel's page tables."""
+    prog = target.prog
+    arch = None if prog.platform is None else prog.platform.arch
+    tables: PageTables | None = None
+    if arch == Architecture.RISCV64:
+        tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
+    elif arch == Architecture.X86_64:
+        tables = x86_64.kernel_page_tables(prog, target.vmcoreinfo)
+    if tables is not None:
+        return tables.translate(address)[0] >> PAGE_SHIFT
+    root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
+    if root is None:
+        return None
+    from drgn.helpers.linux.mm import follow_pfn
+
+    mm = Object(prog, "struct mm_struct", value={"pgd": root})
+    return int(follow_pfn(mm, address).value_())
+
+
+def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> dict[str, object]:
+    from drgn.helpers.linux.mm import PageSlab, decode_page_flags
+
+    prog = target.prog
+    section = memory.section(pfn)
+    if section is None:
+        return {"kind": "unknown", "text": f"physical page {pfn:#x}, which has no struct page", "pfn": pfn}
+    layout = memory.layout
+    page = Object(prog, "struct page *", section.mem_map + pfn * layout.page_struct_size)
+    try:
+        word = prog.read_word(page.value_() + layout.flags_offset)
+        mapcount = page._mapcount.counter.value_()
+        buddy = target.vmcoreinfo.buddy_mapcount
+        if word >> layout.pg_reserved & 1:
+            return {"kind": "reserved", "text": f"page {pfn:#x}, reserved (boot-time memory)", "pfn": pfn}
+        if buddy is not None and mapcount == buddy:
+            return {"kind": "free", "text": f"page {pfn:#x}, free", "pfn": pfn}
+        if PageSlab(page):
+            return _what_slab(prog, pfn, address)
+        flags = decode_page_flags(page)
+        return {"kind": "page", "text": f"page {pfn:#x}, in use ({flags or 'no flags'})", "pfn": pfn, "flags": flags}
+    except (FaultError, LookupError, AttributeError, ValueError):
+        return {"kind": "unknown", "text": f"page {pfn:#x}, of unknown use", "pfn": pfn}
+
+
+def _what_slab(prog: Program, pfn: int, address: int) -> dict[str, object]:
+    from drgn.helpers.linux.slab import slab_object_info
+
+    info = slab_object_info(prog, address)
+    if info is None:
+        return {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}
+    cache = info.slab_cache.name.string_().decode("ascii", "replace")
+    state = {True: "allocated", False: "free", None: "state unknown"}[info.allocated]
+    return {
+        "kind": "slab",
+        "text": f"slab object {info.address:#x} of {cache}, {state}",
+        "pfn": pfn,
+        "cache": cache,
+        "object": info.address,
+    }

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read what is the same for all of a kernel."""
+
+from __future__ import annotations
+
+from drgn import FaultError, PlatformFlags, Program, sizeof
+
+from mminspect.errors import LayoutError
+from mminspect.layout import orders, pageflags
+from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, PageMembers
+from mminspect.program.arch import MACHINE_NAMES
+from mminspect.program.target import Target
+from mminspect.typeinfo.lookup import enumerator, max_numnodes
+
+
+def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
+    """
+    Read what is the same for all of a kernel.
+
+    :raises LayoutError: if it can't be told.
+    """
+    prog = target.prog
+    page = prog.type("struct page")
+    zone = prog.type("struct zone")
+    pgdat = prog.type("struct pglist_data")
+    _check_sizes(target)
+    page_shift = prog["PAGE_SHIFT"].value_()
+    word_bits = 8 * sizeof(prog.type("unsigned long"))
+    max_nr_zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
+    if max_nr_zones is None:
+        raise LayoutError("the type information has no enum zone_type; give the kernel's own vmlinux or BTF")
+    # The bitmap is in struct zone "#ifndef CONFIG_SPARSEMEM".
+    memory_model = FLATMEM if zone.has_member("pageblock_flags") else SPARSEMEM
+    pfn_section_shift = None
+    sections_shift = 0
+    if memory_model == SPARSEMEM:
+        section_bits = prog["SECTION_SIZE_BITS"].value_()
+        pfn_section_shift = section_bits - page_shift
+        if "vmemmap" in prog:
+            memory_model = SPARSEMEM_VMEMMAP
+        else:
+            sections_shift = prog["MAX_PHYSMEM_BITS"].value_() - section_bits
+    elif (max_numnodes(prog) or 1) > 1:
+        raise LayoutError("the kernel has DISCONTIGMEM, which mminspect doesn't know")
+    order, order_from = orders.pageblock_order(target, page_shift, pageblock_order)
+    if pfn_section_shift is not None and order > pfn_section_shift:
+        raise LayoutError(f"a pageblock of order {order} is larger than a section; give the right --pageblock-order")
+    reserved = enumerator(prog, "enum pageflags", "PG_reserved")
+    if reserved is None:
+        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
+    assert prog.platform is not None
+    little = bool(prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
+    return Layout(
+        release=target.vmcoreinfo.release,
+        machine=_machine(prog),
+        page_size=1 << page_shift,
+        word_bits=word_bits,
+        byteorder="little" if little else "big",
+        memory_model=memory_model,
+        page_struct_size=sizeof(page),
+        flags_offset=page.member("flags").offset,
+        refcount_offset=page.member("_refcount").offset,
+        mapcount_offset=page.member("_mapcount").offset,
+        pg_reserved=reserved,
+        flags=pageflags.page_flags_layout(prog, word_bits, max_nr_zones, sections_shift),
+        max_nr_zones=max_nr_zones,
+        max_order=orders.max_order(prog),
+        pageblock_order=order,
+        pageblock_order_from=order_from,
+        bits_per_pageblock=_bits_per_pageblock(prog),
+        # Only the version tells; see bitmap.pageblock_bits().
+        bits_from_top=orders.release_version(target.vmcoreinfo.release) < (5, 9),
+        pfn_section_shift=pfn_section_shift,
+        zone_struct_size=sizeof(zone),
+        node_zones_offset=pgdat.member("node_zones").offset,
+        pgdat_members=tuple(sorted(((m.name or "", m.offset) for m in pgdat.members or ()), key=lambda m: m[1])),
+        migratetypes=_migratetypes(prog),
+        isolate_bit=enumerator(prog, "enum pageblock_bits", "PB_migrate_isolate") is not None,
+        page=_page_members(target),
+    )
+
+
+def _page_members(target: Target) -> PageMembers | None:
+    """Find the members of ``struct page`` that not every kernel has at one place or under one name."""
+    prog = target.prog
+    page = prog.type("struct page")
+    buddy = target.vmcoreinfo.buddy_mapcount
+    nr_pageflags = enumerator(prog, "enum pageflags", "__NR_PAGEFLAGS")
+    if buddy is None or nr_pageflags is None:
+        return None
+    names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
+    if page.has_member("compound_order"):
+        order_offset = page.member("compound_order").offset
+    else:
+        # Since Linux 6.6, the order of a compound page is in the low byte of its second page's flags.
+        low = target.prog.platform is None or target.prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+        order_offset = page.member("flags").offset + (0 if low else sizeof(prog.type("unsigned long")) - 1)
+    # Since Linux 7.1, it is compound_info, and a mask where hugetlb's vmemmap is optimised
+    # (compound_info_has_mask()); zone->vmemmap_tails exists under that option only.
+    head = "compound_info" if page.has_member("compound_info") else "compound_head"
+    size = sizeof(page)
+    return PageMembers(
+        page.member("lru").offset,
+        page.member("private").offset,
+        page.member(head).offset,
+        head == "compound_info" and prog.type("struct zone").has_member("vmemmap_tails") and not size & (size - 1),
+        order_offset,
+        buddy & 0xFFFFFFFF,
+        tuple(names.get(bit, f"bit {bit}")[len("PG_") :] for bit in range(nr_pageflags)),
+    )
+
+
+def _check_sizes(target: Target) -> None:
+    """Refuse sizes that can't be, where VMCOREINFO has nothing to compare with."""
+    size = sizeof(target.prog.type("struct page"))
+    if size <= 0 or size % sizeof(target.prog.type("unsigned long")) or size > 512:
+        raise LayoutError(f"a struct page of {size} bytes can't be; the type information is damaged")
+
+
+def _machine(prog: Program) -> str:
+    try:
+        name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
+    except (LookupError, AttributeError, FaultError):
+        name = ""
+    assert prog.platform is not None
+    return str(name or MACHINE_NAMES.get(prog.platform.arch, prog.platform.arch.name.lower()))
+
+
+def _bits_per_pageblock(prog: Program) -> int:
+    # Since Linux kernel commit e904bce2d9d4 (in v6.17), isolation has a bit of its own, and the number of
+    # bits is rounded up to a power of two: NR_PAGEBLOCK_BITS is a macro over __NR_PAGEBLOCK_BITS.
+    exact = enumerator(prog, "enum pageblock_bits", "NR_PAGEBLOCK_BITS")
+    if exact is None:
+        rounded = enumerator(prog, "enum pageblock_bits", "__NR_PAGEBLOCK_BITS")
+        exact = 1 << (rounded - 1).bit_length() if rounded else None
+    # Where nothing in the types names it, the enum wasn't used by any type; it was 4 until 6.16.
+    if exact not in (4, 8):
+        raise LayoutError(
+            "the type information has no usable enum pageblock_bits; give the kernel's own vmlinux or BTF"
+        )
+    return exact
+
+
+def _migratetypes(prog: Program) -> tuple[str, ...]:
+    names: dict[int, str] = {}
+    for item in prog.type("enum migratetype").enumerators or ():
+        if item.name.startswith("MIGRATE_") and item.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES"):
+            names.setdefault(int(item.value), item.name[len("MIGRATE_") :])
+    return tuple(names[value] for value in sorted(names))

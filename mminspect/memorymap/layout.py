@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything that is the same for the whole of one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FLATMEM = "flatmem"
+SPARSEMEM = "sparsemem"
+SPARSEMEM_VMEMMAP = "sparsemem_vmemmap"
+
+
+class Field(NamedTuple):
+    """
+    A bit field of ``page->flags``.
+
+    :ivar shift: Lowest bit, 0 if the field has no width.
+    :ivar width: Bits, 0 if the kernel has no such field.
+    """
+
+    shift: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        """Mask of the field's value, unshifted."""
+        return (1 << self.width) - 1
+
+
+@dataclass(frozen=True)
+class PageFlagsLayout:
+    """
+    Where ``page->flags`` has section, node and zone (``include/linux/page-flags-layout.h``).
+
+    :ivar section: SPARSEMEM without VMEMMAP only.
+    :ivar node: Width 0 without NUMA, and with NODE_NOT_IN_PAGE_FLAGS.
+    :ivar nodes_shift: ``NODES_SHIFT``: how many bits a node needs.
+    :ivar memdesc: Whether ``flags`` is a ``memdesc_flags_t``.
+    """
+
+    section: Field
+    node: Field
+    zone: Field
+    nodes_shift: int
+    memdesc: bool
+
+    @property
+    def node_not_in_page_flags(self) -> bool:
+        """Whether the node is looked up by section (NODE_NOT_IN_PAGE_FLAGS)."""
+        return self.nodes_shift > 0 and self.node.width == 0
+
+
+@dataclass(frozen=True)
+class PageMembers:
+    """
+    What else of ``struct page`` the rules look at. Offsets are in bytes.
+
+    :ivar lru_offset: Offset of ``lru``, which links free pages.
+    :ivar compound_head_offset: Offset of ``compound_head``, since Linux 7.1 ``compound_info``.
+    :ivar compound_mask: Whether it holds a mask for the address of a tail page, and not the head's address.
+    :ivar order_offset: Where a compound page's second entry has its order, in one byte.
+    :ivar buddy: ``_mapcount`` of a free page, as 32 bits (``PageBuddy()``).
+    :ivar flag_names: Names of the page flags by bit, without ``PG_``.
+    """
+
+    lru_offset: int
+    private_offset: int
+    compound_head_offset: int
+    compound_mask: bool
+    order_offset: int
+    buddy: int
+    flag_names: tuple[str, ...]
+
+    def flag(self, name: str) -> int:
+        """Get the mask of a flag by name, 0 if the kernel doesn't have it."""
+        return 1 << self.flag_names.index(name) if name in self.flag_names else 0
+
+    @property
+    def check_at_prep(self) -> int:
+        """``PAGE_FLAGS_CHECK_AT_PREP`` without multi-gen LRU's fields: what no free page may have."""
+        return ((1 << len(self.flag_names)) - 1) & ~self.flag("hwpoison")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    Everything that is the same for the whole of one kernel.
+
+    :ivar word_bits: ``BITS_PER_LONG``.
+    :ivar page_struct_size: ``sizeof(struct page)`` in bytes.
+    :ivar flags_offset: Offset of ``page->flags`` in bytes; likewise the next two.
+    :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``config`` or ``formula``.
+    :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``.
+    :ivar bits_from_top: Whether block 0 is at the top of a bitmap word, as before Linux 5.9.
+    :ivar pfn_section_shift: ``PFN_SECTION_SHIFT``, or ``None`` with FLATMEM.
+    :ivar zone_struct_size: ``sizeof(struct zone)``.
+    :ivar node_zones_offset: Offset of ``node_zones`` in ``struct pglist_data``.
+    :ivar pgdat_members: (name, offset) of the members of ``struct pglist_data``, ascending.
+    :ivar migratetypes: Names of the migratetypes by value.
+    :ivar isolate_bit: Whether isolation is a bit of its own in the pageblock bitmap (``PB_migrate_isolate``).
+    :ivar page: More of ``struct page``, ``None`` if the types don't tell.
+    """
+
+    release: str
+    machine: str
+    page_size: int
+    word_bits: int
+    byteorder: str
+    memory_model: str
+    page_struct_size: int
+    flags_offset: int
+    refcount_offset: int
+    mapcount_offset: int
+    pg_reserved: int
+    flags: PageFlagsLayout
+    max_nr_zones: int
+    max_order: int
+    pageblock_order: int
+    pageblock_order_from: str
+    bits_per_pageblock: int
+    bits_from_top: bool
+    pfn_section_shift: int | None
+    zone_struct_size: int
+    node_zones_offset: int
+    pgdat_members: tuple[tuple[str, int], ...] = ()
+    migratetypes: tuple[str, ...] = ()
+    isolate_bit: bool = False
+    page: PageMembers | None = None
+
+    @property
+    def pageblock_nr_pages(self) -> int:
+        """Pages in a pageblock."""
+        return 1 << self.pageblock_order
+
+    @property
+    def flatmem(self) -> bool:
+        """Whether the memory model is FLATMEM, where zones have the pageblock bitmaps."""
+        return self.memory_model == FLATMEM
+
+    def link(self, node: int, zone: int) -> int:
+        """
+        Get the number by which arrays name a (node, zone ID) pair.
+
+        It is the value of the node and zone fields of ``page->flags`` taken together.
+        """
+        return node << self.flags.zone.width | zone
+
+    def node_zone(self, link: int) -> tuple[int, int]:
+        """Get (node, zone ID) of a link."""
+        width = self.flags.zone.width
+        return link >> width, link & ((1 << width) - 1)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The pages of a kdump-compressed dump, read in runs.
+
+drgn reads such dumps with libkdumpfile, one page at a time, which takes half as long again as to decompress them. In a
+flattened dump it looks for each page among all records. Here the pages of a range are found, read and decompressed
+together. Other compressions than those that Python has are left to libkdumpfile. Pages that can't be decompressed, and
+those whose descriptors make no sense, are damaged: libkdumpfile would follow a descriptor out of the file.
+
+The format is makedumpfile's, see its ``diskdump_mod.h``: a header, a sub header, two bitmaps with a bit for each pfn,
+of which the second says what the dump holds, a descriptor for each page that it holds, ascending, and the pages' data.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import accumulate, chain
+from typing import Callable
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+from drgn import FaultError, Program
+
+from mminspect.program.corefile import BITMAP_BLOCK, CoreFile, KdumpHeader, Records, count_bits, page_descriptor
+from mminspect.program.direct import Bytes, DirectMemory
+from mminspect.program.overlay import DAMAGED, EXCLUDED
+from mminspect.program.pagetable import PageTables
+
+try:
+    # A third faster.
+    from zlib_ng import zlib_ng as zlib
+except ImportError:
+    import zlib  # type: ignore[no-redef]
+# How a page is compressed, in its descriptor's flags, and how pages are, in the header's status.
+COMPRESSED_ZLIB = 0x1
+COMPRESSED_LZO = 0x2
+COMPRESSED_SNAPPY = 0x4
+COMPRESSED_ZSTD = 0x20
+FOREIGN = COMPRESSED_LZO | COMPRESSED_SNAPPY
+# The pfns that a block of the bitmap stands for, and how many blocks are kept.
+BLOCK_PFNS = BITMAP_BLOCK * 8
+CACHED_BLOCKS = 16
+# Bytes of pages that are kept for small reads, such as those of page tables.
+CACHED_BYTES = 4 << 20
+# Bytes that are decompressed at once.
+PIECE = 2 << 20
+Fallback = Callable[[int], Program]
+
+
+class _Unusual(Exception):
+    """Something that is left to libkdumpfile."""
+
+
+class Pages:
+    """
+    The pages of a dump.
+
+    :param fd: The dump's file. It is duplicated.
+    :param header: The dump's header.
+    :param records: Where the dump's parts are, if it is flattened.
+    :param fallback: Opens the dump's file with libkdumpfile.
+    """
+
+    def __init__(self, fd: int, header: KdumpHeader, records: Records | None, fallback: Fallback) -> None:
+        self._fd = os.dup(fd)
+        weakref.finalize(self, os.close, self._fd)
+        self._header = header
+        self._records = records
+        self._fallback = lru_cache(1)(fallback)
+        self._descriptor = page_descriptor(header)
+        self._size = header.block_size
+        self._page = lru_cache(max(16, CACHED_BYTES // self._size))(self._read_page)
+        self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
+        self._before: list[int] | None = None
+        # Where the dump ends. It may be cut short later.
+        self._end = os.fstat(fd).st_size if records is None else records.end
+
+    @property
+    def page_size(self) -> int:
+        """The size of a page in bytes."""
+        return self._size
+
+    @property
+    def end(self) -> int:
+        """The physical address behind the last that the bitmap stands for."""
+        return self._header.bitmap_size * 8 * self._size
+
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        """
+        Read physical memory, as ``drgn.Program.add_memory_segment()`` wants it.
+
+        :raises drgn.FaultError: if the dump doesn't hold a page.
+        """
+        size = self._size
+        start, end = address // size, -(-(address + count) // size)
+        try:
+            step = PIECE // size
+            if end - start <= 2:
+                pieces = [[self._page(pfn) for pfn in range(start, end)]]
+            else:
+                pieces = [self._read_pages(pfn, min(pfn + step, end)) for pfn in range(start, end, step)]
+        except (_Unusual, OSError):
+            whole: bytes = self._fallback(self._fd).read(address, count, physical=True)
+            return whole
+        data = b"".join(chain.from_iterable(pieces))
+        inside = address - start * size
+        return data if inside == 0 and len(data) == count else data[inside : inside + count]
+
+    def gather(self, ranges: Iterable[tuple[int, int]]) -> bytes | None:
+        """
+        Read pages from several places.
+
+        :param ranges: Half-open ranges of pfns, each of some MiB at most.
+        :return: Their contents in one piece; ``None`` if something is out of the ordinary or not in the dump.
+        """
+        try:
+            return b"".join(chain.from_iterable([self._read_pages(start, end) for start, end in ranges]))
+        except (_Unusual, OSError, FaultError):
+            return None
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        if self._records is not None:
+            data = self._records.pread(self._fd, size, offset)
+        else:
+            data = os.pread(self._fd, size, offset)
+        if len(data) < size:
+            raise _Unusual("the file ends early")
+        return data
+
+    def _read_block(self, block: int) -> tuple[int, npt.NDArray[np.intp]]:
+        """
+        Read a block of the bitmap.
+
+        :return: The number of descriptors before its first, and of those before each of its pfns and its end.
+        """
+        header = self._header
+        if self._before is None:
+            step = 256 * BITMAP_BLOCK
+            counts: list[int] = [0]
+            for offset in range(0, header.bitmap_size, step):
+                data = self._pread(min(step, header.bitmap_size - offset), header.bitmap_start + offset)
+                counts.extend(count_bits(data).tolist())
+            self._before = list(accumulate(counts))
+        offset = block * BITMAP_BLOCK
+        data = self._pread(min(BITMAP_BLOCK, header.bitmap_size - offset), header.bitmap_start + offset)
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        return self._before[block], np.concatenate(([0], np.cumsum(bits, dtype=np.intp)))
+
+    def _descriptors(self, start: int, end: int) -> npt.NDArray[np.void]:
+        """Read the descriptors of the pages from ``start`` to ``end``."""
+        tables = []
+        while start < end:
+            block, low = divmod(start, BLOCK_PFNS)
+            before, ranks = self._block(block)
+            high = min(end - start + low, len(ranks) - 1)
+            count = int(ranks[high] - ranks[low])
+            if count < high - low:
+                missing = start + int(np.argmin(np.diff(ranks[low : high + 1])))
+                raise FaultError(EXCLUDED, missing * self._size)
+            at = self._header.data_start + (before + int(ranks[low])) * self._descriptor.itemsize
+            tables.append(np.frombuffer(self._pread(count * self._descriptor.itemsize, at), self._descriptor))
+            start += count
+        return tables[0] if len(tables) == 1 else np.concatenate(tables)
+
+    def _read_page(self, pfn: int) -> bytes:
+        return self._read_pages(pfn, pfn + 1)[0]
+
+    def _read_pages(self, start: int, end: int) -> list[bytes]:
+        """Read and decompress the pages from ``start`` to ``end``."""
+        table = self._descriptors(start, end)
+        offsets = table["offset"].astype(np.int64)
+        # Nobody keeps a page in more bytes than it has. What is compressed tells its own end all the same.
+        too_large = table["size"] > self._size
+        sizes = np.minimum(table["size"], self._size).astype(np.int64)
+        nowhere = sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end
+        if nowhere or (too_large & (table["flags"] == 0)).any():
+            raise FaultError(DAMAGED, start * self._size)
+        ends = np.minimum(offsets + sizes, self._end)
+        flags = set(table["flags"].tolist())
+        if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD}:
+            # Behind the file's end, libkdumpfile would be ended by a signal.
+            if too_large.any() or (offsets + sizes).max() > self._end:
+                raise FaultError(DAMAGED, start * self._size)
+            raise _Unusual("a compression that is not known here")
+        # The data of most pages lies behind that of the page before. Pages of zeros share theirs.
+        first = np.flatnonzero(np.concatenate(([True], offsets[1:] != ends[:-1])))
+        last = np.append(first[1:], len(table)) - 1
+        runs = zip(first.tolist(), (last + 1).tolist(), offsets[first].tolist(), ends[last].tolist())
+        pages: list[bytes] = []
+        decompress = zlib.decompress
+        for low, high, begin, stop in runs:
+            data = self._pread(stop - begin, begin)
+            parts = zip((offsets[low:high] - begin).tolist(), (ends[low:high] - begin).tolist())
+            try:
+                if flags == {COMPRESSED_ZLIB}:
+                    pages.extend([decompress(data[a:b], zlib.MAX_WBITS, self._size) for a, b in parts])
+                else:
+                    kinds = table["flags"][low:high].tolist()
+                    pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
+            # Its type information says that the first is an object.
+            except (zlib.error, zstandard.ZstdError):  # type: ignore[misc]
+                raise FaultError(DAMAGED, (start + low) * self._size) from None
+        if set(map(len, pages)) != {self._size}:
+            raise FaultError(DAMAGED, start * self._size)
+        return pages
+
+    def _unpack(self, data: bytes, flags: int) -> bytes:
+        """Decompress one page."""
+        if flags == 0:
+            return data
+        if flags == COMPRESSED_ZLIB:
+            return zlib.decompress(data, zlib.MAX_WBITS, self._size)
+        # Else it would be decompressed, however large it is.
+        if zstandard.frame_content_size(data) != self._size:
+            raise zstandard.ZstdError("a frame of another size")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=self._size)
+
+
+class PackedMemory(DirectMemory):
+    """
+    The memory of a dump, put together out of its pages at once.
+
+    :param prog: As for :class:`~mminspect.program.direct.DirectMemory`; likewise ``fd``.
+    :param pages: The dump's pages.
+    :param tables: The kernel's page tables.
+    """
+
+    # More of it brings little, and is in memory twice.
+    at_once = 4 << 20
+
+    def __init__(self, prog: Program, fd: int, pages: Pages, tables: PageTables) -> None:
+        super().__init__(prog, fd)
+        self._pages = pages
+        self._tables = tables
+
+    def holds(self, address: int) -> bool:
+        """Tell whether a byte is mapped by a large page."""
+        return self._tables.large_runs(address, 1) is not None
+
+    def _data(self, address: int, size: int) -> Bytes | None:
+        page = self._pages.page_size
+        before = address % page
+        runs = self._tables.large_runs(address - before, -(-(before + size) // page) * page)
+        if runs is None:
+            return None
+        data = self._pages.gather((start // page, (start + count) // page) for start, count in runs)
+        return None if data is None else np.frombuffer(data, np.uint8)[before : before + size]
+
+
+def can_read(core: CoreFile) -> bool:
+    """Tell whether a dump is of a kind whose pages are read here."""
+    header, records = core.kdump, core.records
+    if header is None or (records is not None and records.overlap):
+        return False
+    # There are dumps with one bitmap only.
+    return not header.status & FOREIGN and header.bitmap_size * 8 >= header.max_mapnr

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A target: a vmcore or the running kernel, opened as a drgn program."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Callable
+
+from drgn import Program
+
+from mminspect.errors import CutShortError, TargetError
+from mminspect.program import corefile
+from mminspect.program.direct import DirectMemory
+from mminspect.program.vmcoreinfo import Vmcoreinfo
+
+KCORE = "/proc/kcore"
+# Key in the program's cache of what tells whether BTF has a function. drgn would look for its address, too.
+FUNCTIONS = "mminspect_functions"
+
+
+@contextlib.contextmanager
+def _or_cut_short(is_whole: Callable[[], bool]) -> Iterator[None]:
+    """Raise :class:`CutShortError` at the end, also instead of any error, if a file is no longer whole."""
+    try:
+        yield
+    except Exception:
+        if not is_whole():
+            raise CutShortError() from None
+        raise
+    if not is_whole():
+        raise CutShortError()
+
+
+@dataclass
+class Target:
+    """
+    An opened target.
+
+    :ivar prog: The drgn program; memory can be read, nothing else is promised yet.
+    :ivar kind: ``vmcore`` or ``live``.
+    :ivar path: What the user named, or :data:`KCORE`.
+    :ivar vmcoreinfo: The kernel's VMCOREINFO.
+    :ivar core: The headers of a vmcore, ``None`` for a live kernel or a program of unknown origin.
+    :ivar direct: Reads the memory of a vmcore without a copy, where that can be done.
+    """
+
+    prog: Program
+    kind: str
+    path: str
+    vmcoreinfo: Vmcoreinfo
+    core: corefile.CoreFile | None = None
+    direct: DirectMemory | None = None
+
+    @contextlib.contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """
+        Read a vmcore and see at the end that its file was not cut short meanwhile.
+
+        What was cut off looks like memory that was never in the dump, so nothing that was found may be reported.
+
+        :raises mminspect.errors.CutShortError: if it was, also instead of any error that came of it.
+        """
+        with _or_cut_short(lambda: self.direct is None or self.direct.is_whole()):
+            yield
+
+    def has_function(self, name: str) -> bool:
+        """
+        Tell whether the kernel has a function, by its type information.
+
+        Functions that the compiler inlined everywhere and static ones of the same name are not told reliably.
+        """
+        find: Callable[[str], bool] | None = self.prog.cache.get(FUNCTIONS)
+        if find is not None:
+            return find(name)
+        try:
+            self.prog.function(name)
+        except LookupError:
+            return False
+        return True
+
+
+def read_vmcoreinfo(prog: Program) -> Vmcoreinfo:
+    """
+    Get the VMCOREINFO of a program.
+
+    :raises TargetError: if it has none.
+    """
+    try:
+        text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    except LookupError:
+        raise TargetError("the program has no VMCOREINFO; it is no Linux kernel") from None
+    return Vmcoreinfo(text)

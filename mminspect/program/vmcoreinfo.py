@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""VMCOREINFO: what the kernel itself says about its layout, as text lines ``KEY=VALUE``."""
+
+from __future__ import annotations
+
+import re
+
+_SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
+
+
+def release_version(release: str) -> tuple[int, int]:
+    """
+    Get the version of a release.
+
+    :return: (major, minor); (0, 0) if the release has another form.
+    """
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+
+
+class Vmcoreinfo:
+    """
+    The VMCOREINFO of one kernel.
+
+    :ivar lines: All values by key, as text.
+    :ivar symbols: Addresses by symbol name, with the KASLR offset in them.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[str, str] = {}
+        self.symbols: dict[str, int] = {}
+        for line in text.splitlines():
+            key, equals, value = line.partition("=")
+            if not equals:
+                continue
+            self.lines[key] = value
+            match = _SYMBOL.fullmatch(key)
+            if match:
+                try:
+                    self.symbols[match.group(1)] = int(value, 16)
+                except ValueError:
+                    continue
+
+    def number(self, key: str) -> int | None:
+        """
+        Get a number.
+
+        :param key: Whole key, e.g. ``NUMBER(phys_base)`` or ``LENGTH(node_data)``.
+        :return: The number, or ``None`` if it is missing or no number.
+        """
+        try:
+            return int(self.lines[key], 0)
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def release(self) -> str:
+        """The kernel's release (``uname -r``)."""
+        return self.lines.get("OSRELEASE", "")
+
+    @property
+    def build_id(self) -> str | None:
+        """The build ID of the kernel as hexadecimal digits. Since Linux 5.9."""
+        return self.lines.get("BUILD-ID")
+
+    @property
+    def kaslr_offset(self) -> int:
+        """Bytes by which KASLR moved the kernel image."""
+        try:
+            return int(self.lines.get("KERNELOFFSET", "0"), 16)
+        except ValueError:
+            return 0
+
+    @property
+    def buddy_mapcount(self) -> int | None:
+        """What a page in the buddy allocator has in the place of ``_mapcount``, signed. Since before Linux 4.19."""
+        value = self.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+        # It is an int of 32 bits.
+        return None if value is None else (value + (1 << 31)) % (1 << 32) - (1 << 31)
+
+    def machine(self) -> str | None:
+        """
+        Tell the architecture from the lines that only that architecture writes.
+
+        Needed for QEMU's kdump files, whose header doesn't name it.
+
+        :return: A name in :data:`~mminspect.program.corefile.ELF_MACHINES`, or ``None``.
+        """
+        # Each of these is appended by arch_crash_save_vmcoreinfo() of its architecture.
+        marks = (
+            ("NUMBER(kimage_voffset)", "aarch64"),
+            ("NUMBER(va_kernel_pa_offset)", "riscv"),
+            ("SYMBOL(lowcore_ptr)", "s390x"),
+            ("SIZE(vmemmap_backing)", "ppc64"),
+            ("CONFIG_ARM_LPAE", "arm"),
+            ("SYMBOL(init_top_pgt)", "x86_64"),
+            ("SYMBOL(init_level4_pgt)", "x86_64"),
+            ("CONFIG_X86_PAE", "i386"),
+        )
+        for key, machine in marks:
+            if key in self.lines:
+                return machine
+        return None

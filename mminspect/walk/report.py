@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a scan says besides its findings: counts, the kernel, its zones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+)
+
+from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.memorymap.map import MemoryMap
+from mminspect.program.target import Target
+from mminspect.rules.base import Rule
+from mminspect.typeinfo.load import TypeSource
+from mminspect.walk.spill import Findings
+
+if TYPE_CHECKING:
+    pass
+from mminspect.walk.engine import Scan
+
+
+def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """Count pages and findings, as the report's ``summary`` has it."""
+    by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
+    by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
+    if not isinstance(findings, Findings):
+        counted = Findings()
+        for finding in findings:
+            counted.add(finding)
+        findings = counted
+    for rule_id, (number, pages) in findings.by_rule.items():
+        by_rule[rule_id] = {"findings": number, "pages": pages}
+    by_severity.update(findings.by_severity)
+    return {
+        "pages_examined": scan.pages_examined,
+        "pages_unreadable": scan.pages_unreadable,
+        "pageblocks": scan.pageblocks,
+        "by_rule": by_rule,
+        "by_severity": by_severity,
+        "elapsed_seconds": round(seconds, 3),
+    }
+
+
+def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dict[str, Any]:
+    """Describe the kernel and its layout, as the report's ``target`` has it."""
+    layout = memory.layout
+    flags = layout.flags
+    return {
+        "kind": target.kind,
+        "path": target.path,
+        "release": layout.release,
+        "machine": layout.machine,
+        "page_size": layout.page_size,
+        "memory_model": layout.memory_model,
+        "pageblock_order": layout.pageblock_order,
+        "pageblock_order_from": layout.pageblock_order_from,
+        "bits_per_pageblock": layout.bits_per_pageblock,
+        "types_from": types.types_from,
+        "page_flags_layout": {
+            "section": {"shift": flags.section.shift, "width": flags.section.width},
+            "node": {"shift": flags.node.shift, "width": flags.node.width},
+            "zone": {"shift": flags.zone.shift, "width": flags.zone.width},
+            "node_not_in_page_flags": flags.node_not_in_page_flags,
+            "flags_type": "memdesc_flags_t" if flags.memdesc else "unsigned long",
+        },
+        "struct_page_size": layout.page_struct_size,
+    }
+
+
+def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
+    """List the zones that span pages, as the report's ``zones`` has it."""
+    return [
+        {
+            "node": zone.node,
+            "index": zone.index,
+            "name": zone.name,
+            "start_pfn": zone.start_pfn,
+            "end_pfn": zone.end_pfn,
+            "spanned": zone.spanned,
+            "present": zone.present,
+            "managed": zone.managed,
+            "contiguous": zone.contiguous,
+        }
+        for zone in memory.populated_zones
+    ]
+
+
+def _report(
+    target: Target,
+    memory: MemoryMap,
+    types: TypeSource,
+    scan: Scan,
+    rules: Sequence[Rule],
+    findings: Sequence[Finding],
+    start: float,
+) -> Report:
+    summary = summarize(scan, rules, findings, time.monotonic() - start)
+    if scan.stopped:
+        summary["partial"] = True
+    return Report(describe_target(target, memory, types), describe_zones(memory), summary, findings)
