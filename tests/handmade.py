@@ -11,7 +11,7 @@ import numpy as np
 
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import INITIALIZED, Chunk
-from mminspect.memorymap.layout import FLATMEM, SPARSEMEM_VMEMMAP, Field, Layout, PageFlagsLayout
+from mminspect.memorymap.layout import FLATMEM, SPARSEMEM_VMEMMAP, Field, Layout, PageFlagsLayout, StructPage
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Node, Zone
@@ -21,6 +21,13 @@ from mminspect.walk.engine import Scan
 PG_RESERVED = 13
 PGDAT = 0xFFFF888000100000
 
+PAGE = StructPage(
+    size=64,
+    flags_offset=0,
+    refcount_offset=0x34,
+    mapcount_offset=0x30,
+    flag_names=(*(f"flag {bit}" for bit in range(PG_RESERVED)), "reserved"),
+)
 SPARSE = Layout(
     release="6.12.0",
     machine="x86_64",
@@ -28,11 +35,7 @@ SPARSE = Layout(
     word_bits=64,
     byteorder="little",
     memory_model=SPARSEMEM_VMEMMAP,
-    page_struct_size=64,
-    flags_offset=0,
-    refcount_offset=0x34,
-    mapcount_offset=0x30,
-    pg_reserved=PG_RESERVED,
+    page=PAGE,
     flags=PageFlagsLayout(Field(0, 0), Field(60, 4), Field(57, 3), 4, False),
     max_nr_zones=5,
     max_order=10,
@@ -49,9 +52,7 @@ FLAT = dataclasses.replace(
     SPARSE,
     word_bits=32,
     memory_model=FLATMEM,
-    page_struct_size=40,
-    refcount_offset=28,
-    mapcount_offset=24,
+    page=dataclasses.replace(PAGE, size=40, refcount_offset=28, mapcount_offset=24),
     flags=PageFlagsLayout(Field(0, 0), Field(0, 0), Field(30, 2), 0, False),
     max_nr_zones=3,
     pfn_section_shift=None,
@@ -95,7 +96,7 @@ def _node(nid: int, zones: Sequence[Zone]) -> Node:
 def page_flags(layout: Layout, node: int, index: int, reserved: bool = False) -> int:
     """Encode ``page->flags``."""
     fields = layout.flags
-    return node << fields.node.shift | index << fields.zone.shift | reserved << layout.pg_reserved
+    return node << fields.node.shift | index << fields.zone.shift | layout.page.reserved * reserved
 
 
 def chunk(memory: MemoryMap, start: int, *parts: Part, section: Section | None = None) -> Chunk:
@@ -105,7 +106,7 @@ def chunk(memory: MemoryMap, start: int, *parts: Part, section: Section | None =
     flags = np.array([page_flags(layout, p.node, p.zone, p.reserved) for p in pages], f"u{layout.word_bits // 8}")
     links = np.array([layout.link(p.node, p.zone) for p in pages], np.uint32)
     states = np.array([p.state for p in pages], np.uint8)
-    return Chunk(start, flags, links, states, section or Section(0, ((start, start + len(pages)),), 0, 0x1000))
+    return Chunk(start, flags, links, states, section or Section(0, ((start, start + len(pages)),), 0, 0x1000), layout)
 
 
 def cut(whole: Chunk, *sizes: int) -> list[Chunk]:
@@ -114,10 +115,8 @@ def cut(whole: Chunk, *sizes: int) -> list[Chunk]:
     position, rest = 0, list(sizes)
     while position < len(whole.link):
         size = rest.pop(0) if len(rest) > 1 else rest[0]
-        part = slice(position, position + size)
-        result.append(
-            Chunk(whole.start_pfn + position, whole.flags[part], whole.link[part], whole.state[part], whole.section)
-        )
+        start = whole.start_pfn + position
+        result.append(whole.part(start, min(start + size, whole.end_pfn)))
         position += size
     return result
 

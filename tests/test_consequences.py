@@ -12,7 +12,7 @@ import pytest
 
 from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Judge, attach
-from mminspect.consequences.guards import Kernel, read_kernel
+from mminspect.consequences.guards import Guards, read_guards
 from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import OF_A_ZONE, Finding
 from mminspect.kernel.identify import what_is
@@ -31,15 +31,15 @@ SPARSE_MAP = memory_map(zone(1, 0, 12), zone(2, 12, 20))
 FLAT_MAP = memory_map(zone(0, 0, 8, bitmap=0x1000), zone(1, 8, 300, bitmap=0x2000), layout=FLAT)
 SECTION = Section(0, ((0, 64),), 0, 0x3000)
 
-OLD = Kernel(debug_vm=False)
-NEW = Kernel(debug_vm=False, moves_whole_blocks=True, checks_subsections=True, around_checks_block=True)
+OLD = Guards(debug_vm=False)
+NEW = Guards(debug_vm=False, moves_whole_blocks=True, checks_subsections=True, around_checks_block=True)
 GOOD = Page(0, 0, INITIALIZED)
 
 
 def judged(
     memory: MemoryMap,
     page: Page,
-    kernel: Kernel = NEW,
+    kernel: Guards = NEW,
     first: Page | None = None,
     last: Page | None = None,
     section: Section | None = SECTION,
@@ -73,7 +73,7 @@ def flat_link(index: int) -> int:
 
 
 @pytest.mark.parametrize("kernel", [OLD, NEW])
-def test_right_page_is_safe_everywhere(kernel: Kernel) -> None:
+def test_right_page_is_safe_everywhere(kernel: Guards) -> None:
     kernel = dataclasses.replace(kernel, around_checks_block=True)
     for flags in ({}, {"lru": True}, {"buddy": True}, {"reserved": True}):
         page = Page(20, SPARSE.link(0, 2), INITIALIZED, **flags)
@@ -167,7 +167,7 @@ def test_contiguous_zone_over_a_hole_faults() -> None:
         (NEW, "safe"),
     ],
 )
-def test_zone_check_of_setting_bits(kernel: Kernel, expected: str) -> None:
+def test_zone_check_of_setting_bits(kernel: Guards, expected: str) -> None:
     page = Page(3, SPARSE.link(0, 2), INITIALIZED, reserved=True)
     result = judged(SPARSE_MAP, page, kernel)
     assert result["set_pfnblock_flags_mask"][0] == expected
@@ -213,9 +213,9 @@ def test_fast_isolate_around_depends_on_a_commit_that_only_the_source_shows() ->
     assert (around.outcome, around.address) == ("writes outside", 0x1004)
     assert around.commit is not None
     assert around.commit["hash"] == "6e2b7044c199"
-    before = dataclasses.replace(place, kernel=dataclasses.replace(OLD, fast_search=False))
+    before = dataclasses.replace(place, guards=dataclasses.replace(OLD, fast_search=False))
     assert {item.outcome for item in consequences(before) if "fast_isolate" in item.function} == {"safe"}
-    place = dataclasses.replace(place, kernel=NEW)
+    place = dataclasses.replace(place, guards=NEW)
     around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
     assert (around.outcome, around.commit) == ("safe", None)
 
@@ -269,11 +269,9 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_facts_of_stored_kernels(name: str, opened: Opened) -> None:
-    kernel = read_kernel(opened(name)[0])
+    kernel = read_guards(opened(name)[0])
     facts = (kernel.debug_vm, kernel.get_checks_span, kernel.moves_whole_blocks, kernel.around_checks_block)
     assert facts == KERNELS[name]
-    assert kernel.buddy_mapcount is not None
-    assert kernel.pg_lru is not None
 
 
 @pytest.mark.parametrize("name", [*NAMES, "amd64-5.10-bug"])
@@ -333,7 +331,7 @@ def test_abridged_consequences_are_those_of_the_page(name: str, opened: Opened, 
             continue
         harm = [(o.function, o.outcome, o.commit) for o in outcomes if o.outcome not in ("safe", "refuses")]
         assert [(h["function"], h["outcome"], h.get("commit")) for h in brief.harm] == harm
-        deadly = fatal(outcomes, judge.kernel)
+        deadly = fatal(outcomes, judge.guards)
         assert (deadly and deadly.function) == (brief.deadly and brief.deadly.function)
         harmful += bool(harm)
     assert harmful or not scanned(name).count("error")
@@ -344,7 +342,7 @@ def test_findings_of_a_zone_have_none(opened: Opened) -> None:
     target, _ = opened(I386_HOLE)
     memory = read_memory_map(target)
     judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
-    deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(judge.outcomes(pfn), judge.kernel))
+    deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(judge.outcomes(pfn), judge.guards))
     for rule in OF_A_ZONE:
         finding = Finding(rule, "warning", deadly, 0xA300, 0, "Normal", "m", {"pfns": []})
         (judged_finding,) = attach([finding], judge)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mminspect.memorymap.layout import PageMembers
 from mminspect.rules.free_page_state import _all_clean
+from tests.handmade import PAGE
 
 PAGES = 64
-PAGE = PageMembers(0, 0, 0, False, 0, 0, ("locked", "uptodate", "hwpoison"))
+MEMBERS = dataclasses.replace(
+    PAGE,
+    lru_offset=0,
+    private_offset=0,
+    compound_head_offset=0,
+    compound_mask=False,
+    order_offset=0,
+    buddy=0,
+    flag_names=("locked", "uptodate", "hwpoison"),
+)
 
 
 @st.composite
@@ -43,4 +53,4 @@ def test_a_block_is_clean_if_each_of_its_pages_is(
     inside = [pfn for start, end in free for pfn in range(start, end)]
     # PG_hwpoison is allowed, and so are bits above the flags: they are the link.
     clean = not any(refcount[pfn] or int(flags[pfn]) & 0b011 for pfn in inside)
-    assert _all_clean(chunk, starts, ends, PAGE, refcount) == clean
+    assert _all_clean(chunk, starts, ends, MEMBERS, refcount) == clean

@@ -21,7 +21,7 @@ from mminspect.memmap.chunk import DAMAGED, DEFERRED, INITIALIZED, POISONED, STA
 from mminspect.memmap.digest import digest
 from mminspect.memmap.reader import Memmap, join_in_blocks
 from mminspect.memorymap.map import MemoryMap
-from mminspect.memorymap.sections import Records, Section
+from mminspect.memorymap.sections import LazySequence, Section
 from mminspect.memorymap.structpages import stretches
 from mminspect.memorymap.zones import Node, Zone
 from mminspect.program.direct import Bytes, DirectMemory
@@ -97,7 +97,7 @@ def deferred_from(pfn: int, start: int = 0, spanned: int = 64) -> MemoryMap:
 
 def test_deferred_entries_begin_at_the_pfn_and_end_with_the_node() -> None:
     memory = deferred_from(6, 0, 8)
-    expected = [INITIALIZED] * 4 + [ZEROED] * 2 + [memmap_.DEFERRED] * 2 + [memmap_.ZEROED]
+    expected = [INITIALIZED] * 4 + [ZEROED] * 2 + [DEFERRED] * 2 + [ZEROED]
     assert states(*[entry(0)] * 4, *[bytes(SIZE)] * 5, memory=memory) == expected
 
 
@@ -133,10 +133,10 @@ def test_pfn_leads_to_its_section() -> None:
 
 
 def test_records_are_a_sequence() -> None:
-    records = Records(5, lambda index: index * 10)
+    records = LazySequence(5, lambda index: index * 10)
     assert list(records) == [0, 10, 20, 30, 40] and len(records) == 5
     assert (records[-1], records[1:3], records == [0, 10, 20, 30, 40]) == (40, [10, 20], True)
-    assert records != Records(5, lambda index: index) and records != [0]
+    assert records != LazySequence(5, lambda index: index) and records != [0]
     with pytest.raises(IndexError):
         records[5]
 
@@ -257,9 +257,9 @@ def test_a_chunk_of_one_link_is_what_page_by_page_decoding_makes(
     ranges = ((0, size),) if not hole or size < 4 else ((0, size - hole), (size - hole + 1, size + 8))
     section = Section(0, ranges, BASE, 1)
     fast = Memmap(program(b"".join(entries)), memory).chunk(0, size, section)
-    with mock.patch.object(Memmap, "_only_link", return_value=None):
+    with mock.patch("mminspect.memmap.decode.Decoder.only_link", return_value=None):
         slow = Memmap(program(b"".join(entries)), memory).chunk(0, size, section)
-    assert fast.runs() == slow.runs()
+    assert fast.runs == slow.runs
     for column in ("flags", "link", "state"):
         one, other = getattr(fast, column), getattr(slow, column)
         assert one.dtype == other.dtype and one.tolist() == other.tolist()
@@ -274,7 +274,7 @@ def test_chunk_of_many_runs_is_judged_in_parts(runs: int, parts: int, monkeypatc
     data = b"".join(other if pfn % 2 and pfn < runs else GOOD for pfn in range(pages))
     reader = Memmap(program(data), memory)
     whole = reader.chunk(0, pages, memory.sections[0])
-    assert len(whole.runs()) == runs
+    assert len(whole.runs) == runs
     chunks = list(reader.chunks())
     assert [chunk.start_pfn for chunk in chunks] == [n * (pages // parts) for n in range(parts)]
     for name in ("flags", "link", "state", "words"):
@@ -333,7 +333,7 @@ def test_adjacent_chunks_that_are_dull_and_alike_are_one(
     for chunk in joined:
         assert chunk.words is not None
         fresh = digest(chunk.words)
-        assert np.array_equal(chunk.digest().any, fresh.any) and np.array_equal(chunk.digest().all, fresh.all)
+        assert np.array_equal(chunk.digest.any, fresh.any) and np.array_equal(chunk.digest.all, fresh.all)
 
 
 def test_damaged_data_are_not_called_unmapped() -> None:

@@ -19,7 +19,6 @@ from mminspect.kernel.identify import what_is
 from mminspect.layout.pagetypes import page_type
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import INITIALIZED
-from mminspect.memmap.columns import free_pages, int_column
 from mminspect.memmap.reader import Memmap
 from mminspect.program.target import Target
 from mminspect.render.table import write_pages
@@ -243,8 +242,8 @@ def test_owners_add_up_to_what_the_guest_counted(opened: Opened) -> None:
     for chunk in Memmap(target.prog, memory).chunks():
         section = memory.section(chunk.start_pfn)
         assert section is not None
-        used = int_column(chunk, memory.layout, memory.layout.refcount_offset) != 0
-        used &= ~chunk.reserved(memory.layout, chunk.start_pfn, chunk.end_pfn) & (chunk.state == INITIALIZED)
+        used = chunk.uints(memory.layout.page.refcount_offset) != 0
+        used &= ~chunk.reserved(chunk.start_pfn, chunk.end_pfn) & (chunk.state == INITIALIZED)
         for index in np.flatnonzero(used).tolist():
             counts[str(holder(target, inspector.read_entry(chunk.start_pfn + index, section))).split(" (")[0]] += 1
     assert counts["anonymous memory"] == 29
@@ -336,7 +335,7 @@ def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unp
     target, _ = opened(AMD64_HEALTHY)
     memory = read_memory_map(target)
     for chunk in Memmap(target.prog, memory).chunks():
-        free = free_pages(chunk, memory.layout)
+        free = chunk.free_pages
         large = free.at[free.order == memory.layout.max_order] if free is not None else []
         if len(large):
             pfn = chunk.start_pfn + int(large[0])

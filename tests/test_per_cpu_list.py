@@ -18,21 +18,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mminspect.findings import Finding
-from mminspect.layout import percpu
-from mminspect.layout.percpu import Walker, with_per_cpu_pages
 from mminspect.layout.read import read_memory_map
-from mminspect.memorymap.layout import Layout, PageMembers
+from mminspect.memmap import percpu
+from mminspect.memmap.percpu import Walker, with_per_cpu_pages
+from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
 from mminspect.memorymap.sections import Section
 from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
-from tests.handmade import FLAT, SPARSE, memory_map, page_flags, zone
+from tests.handmade import FLAT, PAGE, SPARSE, memory_map, page_flags, zone
 from tests.support import AMD64_HEALTHY, NAMES
 from tests.test_planted_faults import Fault
 
 RULE = all_rules()["per-cpu-list"]
-MEMBERS = PageMembers(8, 40, 8, False, 0x10, 0xF0000000, ("locked",))
+MEMBERS = dataclasses.replace(
+    PAGE,
+    lru_offset=8,
+    private_offset=40,
+    compound_head_offset=8,
+    compound_mask=False,
+    order_offset=0x10,
+    buddy=0xF0000000,
+    flag_names=("locked",),
+)
 LAYOUT = dataclasses.replace(SPARSE, page=MEMBERS, migratetypes=("UNMOVABLE", "MOVABLE", "RECLAIMABLE"))
 VMEMMAP, HEAD, PAGES = 0xFFFFEA0000000000, 0xFFFF888000200000, 64
 LRU = 8
@@ -93,7 +102,7 @@ def test_other_machines(layout: Layout, byteorder: str) -> None:
     layout = dataclasses.replace(layout, byteorder=byteorder, page=members)
     word = ("<" if byteorder == "little" else ">") + ("Q" if layout.word_bits == 64 else "I")
     base, head, lru = VMEMMAP % (1 << layout.word_bits), HEAD % (1 << layout.word_bits), members.lru_offset
-    size = layout.page_struct_size
+    size = layout.page.size
     data = bytearray(PAGES * size)
     for pfn in range(PAGES):
         struct.pack_into(word, data, pfn * size, page_flags(layout, 0, 2 if pfn == 9 else 1))

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from mminspect.findings import Finding
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import INITIALIZED, UNMAPPED, Chunk
-from mminspect.memmap.columns import free_pages
 from mminspect.memmap.reader import Memmap
-from mminspect.memorymap.layout import PageMembers
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import FreeArea, ZoneState
@@ -31,7 +29,7 @@ from mminspect.rules.free_list import NO_LIST, ends_of_chains
 from mminspect.rules.registry import all_rules
 from mminspect.walk.engine import Scan
 from tests.conftest import Edited, Opened, Scanned
-from tests.handmade import PGDAT, SPARSE, memory_map, nothing_known, zone
+from tests.handmade import PAGE, PGDAT, SPARSE, memory_map, nothing_known, zone
 from tests.support import AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X
 from tests.test_planted_faults import Fault
 
@@ -48,11 +46,20 @@ NAMES_OF_FLAGS = (
     *(f"f{i}" for i in range(6)),
     "hw",
 )
-MEMBERS = PageMembers(8, 40, 8, False, 0x10, 0xF0000000, (*NAMES_OF_FLAGS[:-1], "reserved", "hwpoison"))
+MEMBERS = dataclasses.replace(
+    PAGE,
+    lru_offset=8,
+    private_offset=40,
+    compound_head_offset=8,
+    compound_mask=False,
+    order_offset=0x10,
+    buddy=0xF0000000,
+    flag_names=(*NAMES_OF_FLAGS[:-1], "reserved", "hwpoison"),
+)
 LAYOUT = dataclasses.replace(
     SPARSE, release="6.1.0", page=MEMBERS, migratetypes=("UNMOVABLE", "MOVABLE", "RECLAIMABLE"), max_order=4
 )
-STRICT = dataclasses.replace(LAYOUT, release="6.12.0")
+STRICT = dataclasses.replace(LAYOUT, free_lists_follow_pageblocks=True)
 MASKED = dataclasses.replace(LAYOUT, page=dataclasses.replace(MEMBERS, compound_mask=True))
 VMEMMAP = 0xFFFFEA0000000000
 ZONE = 0xFFFF888000200000
@@ -135,6 +142,7 @@ class Machine:
                 self.link[start : start + size],
                 self.state[start : start + size],
                 section,
+                self.layout,
                 self.words[start : start + size],
             )
             for start in range(0, PAGES, size)
@@ -222,7 +230,9 @@ def test_free_block_that_ends_behind_the_memory() -> None:
     made.free(48, 4)
     memory = made.memory()
     (whole,) = made.chunks()
-    short = Chunk(32, whole.flags[32:56], whole.link[32:56], whole.state[32:56], whole.section, whole.words[32:56])  # type: ignore[index]
+    short = Chunk(
+        32, whole.flags[32:56], whole.link[32:56], whole.state[32:56], whole.section, whole.layout, whole.words[32:56]
+    )  # type: ignore[index]
     found = Scan(memory, None, [all_rules()["buddy-page"]], nothing_known).findings_in([short])  # type: ignore[arg-type]
     assert rows(found) == [("end", "error", 48, 49)]
 
@@ -466,12 +476,12 @@ def test_free_pages_are_those_on_the_lists(name: str, opened: Opened) -> None:
     }
     found = set()
     for chunk in Memmap(prog, memory).chunks():
-        free = free_pages(chunk, layout)
+        free = chunk.free_pages
         assert free is not None
         for at, order in zip(free.at.tolist(), free.order.tolist()):
             if chunk.link[at] == layout.link(chosen.node, chosen.index):
                 pfn = chunk.start_pfn + at
-                found.add(((chunk.section.mem_map + pfn * layout.page_struct_size) % (1 << layout.word_bits), order))
+                found.add(((chunk.section.mem_map + pfn * layout.page.size) % (1 << layout.word_bits), order))
     assert found == expected
     assert len(found) > 20
 
@@ -549,7 +559,6 @@ def test_planted_tail(name: str, plant: Any, opened: Opened) -> None:
             place = chunk.start_pfn + int(found.heads[found.orders >= 2][0])
             break
     assert place is not None
-    assert layout.page is not None
     fault.editor.write_word(fault.page(place + 2) + layout.page.compound_head_offset, 0x1000)
     new, gone = fault.changes()
     assert gone == set()

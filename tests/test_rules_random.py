@@ -89,7 +89,7 @@ def world(made: Made) -> reference.World:
         layout.max_nr_zones,
         (layout.flags.node.shift, layout.flags.node.width),
         (layout.flags.zone.shift, layout.flags.zone.width),
-        layout.pg_reserved,
+        layout.page.flag_names.index("reserved"),
         layout.pfn_section_shift or 0,
     )
     result = reference.World(
@@ -103,7 +103,7 @@ def world(made: Made) -> reference.World:
         phantoms={key: as_reference(z) for key, z in made.memory.phantom_zones.items()},
     )
     order = "<" if layout.byteorder == "little" else ">"
-    size = layout.page_struct_size
+    size = layout.page.size
     for section in made.memory.sections:
         for pfn in (pfn for low, high in section.ranges for pfn in range(low, high)):
             address = section.mem_map + pfn * size
@@ -111,8 +111,10 @@ def world(made: Made) -> reference.World:
                 result.pages[pfn] = reference.Page(pfn, 0, made.why)
                 continue
             entry = made.data[address - BASE : address - BASE + size]
-            (flags,) = struct.unpack_from(order + ("Q" if layout.word_bits == 64 else "I"), entry, layout.flags_offset)
-            (count,) = struct.unpack_from(order + "i", entry, layout.refcount_offset)
+            (flags,) = struct.unpack_from(
+                order + ("Q" if layout.word_bits == 64 else "I"), entry, layout.page.flags_offset
+            )
+            (count,) = struct.unpack_from(order + "i", entry, layout.page.refcount_offset)
             state = reference.state(result, pfn, flags, lambda count=count: count, not any(entry))  # type: ignore[misc]
             result.pages[pfn] = reference.Page(pfn, flags, state)
     return result
@@ -214,7 +216,7 @@ class Maker:
 
     def entry(self, layout: Layout, zones: Sequence[Zone], pfn: int, kind: str, fields: tuple[int, int, bool]) -> bytes:
         """Make one struct page."""
-        size = layout.page_struct_size
+        size = layout.page.size
         if kind == "zeroed":
             return bytes(size)
         if kind == "poisoned":
@@ -230,10 +232,10 @@ class Maker:
         if kind == "half-zero":
             # Not the state of an entry that nothing wrote, although flags and _mapcount are zero.
             flags, entry, count = 0, bytearray(size), 1
-        struct.pack_into(order + ("Q" if layout.word_bits == 64 else "I"), entry, layout.flags_offset, flags)
-        struct.pack_into(order + "i", entry, layout.refcount_offset, count)
+        struct.pack_into(order + ("Q" if layout.word_bits == 64 else "I"), entry, layout.page.flags_offset, flags)
+        struct.pack_into(order + "i", entry, layout.page.refcount_offset, count)
         if kind != "half-zero":
-            struct.pack_into(order + "i", entry, layout.mapcount_offset, -1)
+            struct.pack_into(order + "i", entry, layout.page.mapcount_offset, -1)
         return bytes(entry)
 
     def missing(self, size: int) -> tuple[tuple[int, int], ...]:

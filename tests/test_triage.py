@@ -350,7 +350,7 @@ def test_bad_page_of_the_stock_oddity_is_named_so(unpacked: Unpacked, opened: Op
 
 def test_reserved_page_behind_the_last_zone_is_named() -> None:
     last = SPARSE.max_nr_zones
-    flags = 1 << SPARSE.pg_reserved
+    flags = SPARSE.page.reserved
     detail: dict[str, Any] = {"zone_id": last, "zone_struct": 0x1000, "stale": False, "flags": flags}
     crash = crash_of(BAD_PAGE.replace("2a", "78"))
     stock = finding("zone-id", 0x78, 0x7A, **detail)

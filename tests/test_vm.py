@@ -47,7 +47,7 @@ def test_zones_of_a_booted_kernel_are_those_it_prints(name: str, cli: Cli, tmp_p
     target, _ = open_core(booted.core)
     memory = read_memory_map(target)
     assert target.direct is not None
-    size = memory.layout.page_struct_size
+    size = memory.layout.page.size
     for start, end, section in Memmap(target.prog, memory, direct=target.direct).windows():
         data = target.direct.read(section.mem_map + start * size, (end - start) * size)
         assert data is not None

@@ -36,9 +36,9 @@ from mminspect.consequences.attach import Judge, attach
 from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.kernel.identify import what_is
 from mminspect.kernel.resources import resources
-from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.read import read_booted, read_memory_map
 from mminspect.memmap.calibrate import calibrate
+from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract

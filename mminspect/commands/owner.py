@@ -98,15 +98,15 @@ def read_entry(target: Target, layout: Layout, page: Object, data: bytes) -> Ent
     size = layout.word_bits // 8
     order = "<" if layout.byteorder == "little" else ">"
     words = struct.unpack(f"{order}{len(data) // size}{'Q' if size == 8 else 'I'}", data)
-    (mapcount,) = struct.unpack_from(f"{order}i", data, layout.mapcount_offset)
-    (refcount,) = struct.unpack_from(f"{order}i", data, layout.refcount_offset)
+    (mapcount,) = struct.unpack_from(f"{order}i", data, layout.page.mapcount_offset)
+    (refcount,) = struct.unpack_from(f"{order}i", data, layout.page.refcount_offset)
     try:
         slab = PageSlab(page)
     except _ERRORS:
         slab = None
     mapping = target.prog.type("struct page").member("mapping").offset // size
     kind = page_type(target, mapcount)
-    return Entry(page, words, words[layout.flags_offset // size], refcount, mapcount, words[mapping], kind, slab)
+    return Entry(page, words, words[layout.page.flags_offset // size], refcount, mapcount, words[mapping], kind, slab)
 
 
 def holder(target: Target, entry: Entry) -> str | None:

@@ -25,18 +25,18 @@ from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
 from mminspect.kernel.identify import virtual_to_pfn
 from mminspect.kernel.resources import memblock_regions, resource_path, resources
-from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.sections import subsection
 from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, UNREADABLE_REASONS, Chunk
+from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import page_zone
 from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.structpages import StructPages
 from mminspect.program.target import Target
 from mminspect.rules.base import Rule, WhatIs
-from mminspect.rules.bitmap_bounds import page_zone
 from mminspect.rules.registry import select_rules
 from mminspect.typeinfo.symbols import CAPTURE_NOTE
 from mminspect.walk.engine import Progress, Scan, check_map
@@ -223,7 +223,7 @@ class PageInspector:
         chunk = self._block(pfn, section)
         index = pfn - chunk.start_pfn
         state, link = int(chunk.state[index]), int(chunk.link[index])
-        address = section.mem_map + pfn * layout.page_struct_size
+        address = section.mem_map + pfn * layout.page.size
         info: dict[str, Any] = {
             "pfn": pfn,
             "physical_address": pfn * layout.page_size,
@@ -268,7 +268,7 @@ class PageInspector:
         """
         layout = self._memory.layout
         block = pfn & -layout.pageblock_nr_pages
-        run = next(run for run in chunk.runs() if run.start <= pfn < run.end)
+        run = next(run for run in chunk.runs if run.start <= pfn < run.end)
         boundaries = [
             ("page", pfn, pfn + 1),
             ("run", run.start, run.end),
@@ -294,7 +294,7 @@ class PageInspector:
         if state in UNREADABLE_REASONS:
             return {"pfn": pfn, "state": "unreadable"}
         kind = "initialized" if state == INITIALIZED else UNINITIALIZED_KINDS[state]
-        reserved = bool(chunk.reserved(self._memory.layout, pfn, pfn + 1)[0])
+        reserved = bool(chunk.reserved(pfn, pfn + 1)[0])
         return {"pfn": pfn, "state": kind, "link": self._memory.link_name(int(chunk.link[0])), "reserved": reserved}
 
     def _bitmap(self, pfn: int, link: int, section: Section) -> dict[str, Any]:
@@ -335,7 +335,7 @@ class PageInspector:
         :raises drgn.FaultError: if the target doesn't hold it.
         """
         layout = self._memory.layout
-        address = section.mem_map + pfn * layout.page_struct_size
+        address = section.mem_map + pfn * layout.page.size
         page = Object(self._target.prog, "struct page *", address & ((1 << layout.word_bits) - 1))
         return owner.read_entry(self._target, layout, page, self._memmap.entry(pfn, section))
 
@@ -350,7 +350,7 @@ class PageInspector:
             if not PageCompound(entry.page):
                 return {}, None
             head = compound_head(entry.page)
-            head_pfn = (head.value_() - section.mem_map) % (1 << layout.word_bits) // layout.page_struct_size
+            head_pfn = (head.value_() - section.mem_map) % (1 << layout.word_bits) // layout.page.size
             part = "head" if PageHead(entry.page) else "tail" if PageTail(entry.page) else "unknown"
             compound = {"part": part, "head_pfn": head_pfn, "order": compound_order(head).value_()}
             there = self._memory.section(head_pfn)
@@ -389,7 +389,7 @@ class PageInspector:
             entry = self._judge.page(head) if self._memory.section(head) == section else None
             if entry is None or not entry.buddy:
                 continue
-            address = section.mem_map + head * self._memory.layout.page_struct_size
+            address = section.mem_map + head * self._memory.layout.page.size
             address &= (1 << self._memory.layout.word_bits) - 1
             try:
                 block_order = Object(self._target.prog, "struct page *", address).private.value_()

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from drgn import FaultError
 
-from mminspect.consequences.guards import Kernel, read_kernel
-from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
+from mminspect.consequences.guards import Guards, read_guards
+from mminspect.consequences.model import REFUSES, SAFE, Outcome, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
-from mminspect.memmap.chunk import OFFLINE, UNREADABLE_REASONS, Chunk
-from mminspect.memmap.columns import int_column
+from mminspect.memmap.chunk import OFFLINE, Chunk
+from mminspect.memmap.page import Page, page_of
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.program.target import Target
@@ -60,7 +60,7 @@ class Judge:
     """
 
     def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: WhatIs) -> None:
-        self.kernel: Kernel = read_kernel(target)
+        self.guards: Guards = read_guards(target)
         self._memory = memory
         self._prog = target.prog
         self._memmap = memmap
@@ -98,18 +98,7 @@ class Judge:
         chunk = self._window(pfn)
         if chunk is None:
             return Page(pfn, 0, OFFLINE)
-        index = pfn - chunk.start_pfn
-        state = int(chunk.state[index])
-        if state in UNREADABLE_REASONS:
-            return None
-        layout, kernel = self._memory.layout, self.kernel
-        flags = int(chunk.flags[index])
-        buddy = False
-        if kernel.buddy_mapcount is not None:
-            mapcount = int(int_column(chunk, layout, layout.mapcount_offset)[index])
-            buddy = mapcount == kernel.buddy_mapcount & 0xFFFFFFFF
-        lru = kernel.pg_lru is not None and bool(flags >> kernel.pg_lru & 1)
-        return Page(pfn, int(chunk.link[index]), state, bool(flags >> layout.pg_reserved & 1), lru, buddy)
+        return page_of(chunk, pfn)
 
     def place(self, pfn: int) -> Place | None:
         """Find out what lies around a page. ``None`` if the target doesn't hold it."""
@@ -126,11 +115,11 @@ class Judge:
         if around is None:
             return None
         section = self._memory.section(pfn)
-        return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn))
+        return Place(self._memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
 
     def _in_subsection(self, pfn: int) -> bool | None:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
-        if not self.kernel.checks_subsections:
+        if not self.guards.checks_subsections:
             return None
         nr = pfn * self._memory.layout.page_size >> SUBSECTION_SHIFT
         if nr not in self._subsections:
@@ -187,7 +176,7 @@ class Judge:
             harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
-            self._cases[case] = Brief(harm, fatal(outcomes, self.kernel))
+            self._cases[case] = Brief(harm, fatal(outcomes, self.guards))
         return self._cases[case]
 
     def _case(self, place: Place) -> Hashable:
@@ -272,7 +261,7 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
             continue
         if pfn not in known:
             known[pfn] = judge.outcomes(pfn)
-        deadly = fatal(known[pfn], judge.kernel)
+        deadly = fatal(known[pfn], judge.guards)
         more = {"consequences": [item.as_dict() for item in known[pfn]]}
         yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
 

@@ -3,7 +3,7 @@
 Kernel functions as pure functions of a page and its pageblock.
 
 Each function here has the name of the kernel function that it models and returns an :class:`Outcome`. The sources they
-follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspect.consequences.guards.Kernel` decides.
+follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspect.consequences.guards.Guards` decides.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mminspect.consequences.guards import Kernel
+from mminspect.consequences.guards import Guards
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, UNINITIALIZED_KINDS
-from mminspect.memorymap import bitmap
+from mminspect.memmap.page import Page
+from mminspect.memorymap import bitmap, mmzone
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.bitmap_bounds import page_zone as follow
-from mminspect.rules.zone_id import page_zone_address
 
 SAFE = "safe"
 REFUSES = "refuses"
@@ -67,25 +66,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Page:
-    """
-    One memmap entry, decoded.
-
-    :ivar link: Its (node, zone ID) as a link.
-    :ivar state: State of :mod:`mminspect.memorymap.layout`.
-    :ivar reserved: PG_reserved, likewise the others.
-    :ivar buddy: PageBuddy().
-    """
-
-    pfn: int
-    link: int
-    state: int
-    reserved: bool = False
-    lru: bool = False
-    buddy: bool = False
-
-
-@dataclass(frozen=True)
 class Place:
     """
     A page and what lies around it.
@@ -99,7 +79,7 @@ class Place:
     """
 
     memory: MemoryMap
-    kernel: Kernel
+    guards: Guards
     page: Page
     zone: Zone | None
     first: Page
@@ -167,13 +147,13 @@ def _walks(place: Place) -> list[Outcome]:
     return [function(place) for function in functions]
 
 
-def fatal(outcomes: list[Outcome], kernel: Kernel) -> Outcome | None:
+def fatal(outcomes: list[Outcome], guards: Guards) -> Outcome | None:
     """
     Get the first outcome that makes a finding an error.
 
     The functions that take one page and its pfn count only where a walker hands them that page.
     """
-    bad = (*FATAL, BUG) if kernel.debug_vm else FATAL
+    bad = (*FATAL, BUG) if guards.debug_vm else FATAL
     direct = ("page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask")
     return next((item for item in outcomes if item.outcome in bad and item.function not in direct), None)
 
@@ -191,7 +171,7 @@ def pfn_to_online_page(place: Place) -> Outcome:
         return Outcome(name, SAFE, "the pfn is online and its struct page initialised")
     if page.state == DEFERRED:
         return Outcome(name, READS_WRONG, "deferred initialisation hasn't come this far; nobody walks the zone yet")
-    looks = "the section's and subsection's flags" if place.kernel.checks_subsections else "the section's flags only"
+    looks = "the section's and subsection's flags" if place.guards.checks_subsections else "the section's flags only"
     if place.memory.layout.flatmem:
         looks = "pfn_valid() only"
     return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that nobody initialised")
@@ -204,7 +184,7 @@ def page_zone(place: Place) -> Outcome:
     node, index = memory.layout.node_zone(page.link)
     zone = memory.zone(node, index)
     if zone is None:
-        address, member = page_zone_address(memory, node, index)
+        address, member = mmzone.page_zone_address(memory, node, index)
         if address is None:
             return Outcome(name, FAULTS, f"node {node} has no pgdat: what it returns is near NULL")
         return Outcome(name, READS_WRONG, f"returns {address:#x}, in pglist_data.{member}, which is no zone")
@@ -220,7 +200,7 @@ def _bitmap(place: Place, page: Page) -> tuple[int, int, int] | None:
         if place.section is None or not place.section.bitmap:
             return None
         return place.section.bitmap, bitmap.pfn_to_bitidx(layout, 0, page.pfn), bitmap.section_usemap_size(layout)
-    zone = follow(place.memory, page.link)
+    zone = mmzone.page_zone(place.memory, page.link)
     if zone is None or not zone.bitmap:
         return None
     return zone.bitmap, bitmap.pfn_to_bitidx(layout, zone.start_pfn, page.pfn), bitmap.usemap_size(layout, zone)
@@ -233,7 +213,7 @@ def _access(place: Place, page: Page, name: str, checks: bool, writes: bool) -> 
         return Outcome(name, FAULTS, f"pfn {page.pfn:#x} is not online: there is no struct page")
     outside = place.outside(page)
     found = _bitmap(place, page)
-    if outside and checks and place.kernel.debug_vm:
+    if outside and checks and place.guards.debug_vm:
         return Outcome(name, BUG, "VM_BUG_ON_PAGE(!zone_spans_pfn()); this kernel has CONFIG_DEBUG_VM")
     if found is None:
         return Outcome(name, FAULTS, "there is no bitmap: NULL pointer")
@@ -242,7 +222,7 @@ def _access(place: Place, page: Page, name: str, checks: bool, writes: bool) -> 
     if index >= limit:
         does = f"changes the word at {word:#x}" if writes else f"reads the word at {word:#x}"
         return Outcome(name, WRITES_OUTSIDE if writes else READS_WRONG, f"index {index} of limit {limit}: {does}", word)
-    if outside and checks and place.kernel.debug_vm is None:
+    if outside and checks and place.guards.debug_vm is None:
         return Outcome(
             name, BUG, f"VM_BUG_ON_PAGE(!zone_spans_pfn()); else index {index} of limit {limit} is in bounds"
         )
@@ -258,14 +238,14 @@ def _access(place: Place, page: Page, name: str, checks: bool, writes: bool) -> 
 
 def _in_block_of_zone(place: Place, page: Page) -> bool:
     """Tell whether the zone that a page links to has other pages of its pageblock."""
-    zone = follow(place.memory, page.link)
+    zone = mmzone.page_zone(place.memory, page.link)
     start = bitmap.pageblock_start_pfn(place.memory.layout, page.pfn)
     return zone is not None and start < zone.end_pfn and zone.start_pfn < start + place.memory.layout.pageblock_nr_pages
 
 
 def get_pfnblock_flags_mask(place: Place, page: Page) -> Outcome:
     """Model ``get_pfnblock_flags_mask()`` and ``get_pageblock_migratetype()`` of a page."""
-    return _access(place, page, "get_pfnblock_flags_mask", place.kernel.get_checks_span, False)
+    return _access(place, page, "get_pfnblock_flags_mask", place.guards.get_checks_span, False)
 
 
 def set_pfnblock_flags_mask(place: Place, page: Page) -> Outcome:
@@ -357,7 +337,7 @@ def isolate_freepages_block(place: Place) -> Outcome:
 def fast_isolate_freepages(place: Place) -> Outcome:
     """Model ``fast_isolate_freepages()``, which takes pages off the zone's free lists."""
     name = "fast_isolate_freepages"
-    if not place.kernel.fast_search:
+    if not place.guards.fast_search:
         return Outcome(name, SAFE, "not before Linux 5.1")
     if place.page.state != OFFLINE and place.page.buddy and place.page.link != place.zone_link:
         return Outcome(name, READS_WRONG, "takes the page off the free list of the zone it links to, if it is on one")
@@ -372,9 +352,9 @@ def fast_isolate_around(place: Place) -> Outcome:
     pageblock_pfn_to_page() refuses.
     """
     name = "fast_isolate_around"
-    if not place.kernel.fast_search:
+    if not place.guards.fast_search:
         return Outcome(name, SAFE, "not before Linux 5.1")
-    if place.kernel.around_checks_block is None:
+    if place.guards.around_checks_block is None:
         outcome = set_pfnblock_flags_mask(place, place.start)
         if outcome.outcome != SAFE:
             why = f"marks the block skipped through its first page, {place.start.pfn:#x}: {outcome.why}"
@@ -384,7 +364,7 @@ def fast_isolate_around(place: Place) -> Outcome:
     if guard:
         outcome = _takes(place, name, place.page.buddy, "PageBuddy")
         # A page that isn't online is in no block of the zone that has a free page.
-        if place.kernel.around_checks_block is None and outcome.outcome == READS_WRONG:
+        if place.guards.around_checks_block is None and outcome.outcome == READS_WRONG:
             why = f"without {STAYS_IN_ZONE['hash']}, {outcome.why}; with it, {guard}"
             return Outcome(name, READS_WRONG, why, commit=STAYS_IN_ZONE)
         return Outcome(name, SAFE, guard)
@@ -394,7 +374,7 @@ def fast_isolate_around(place: Place) -> Outcome:
 def set_pageblock_skip(place: Place) -> Outcome:
     """Model ``set_pageblock_skip()``, which compaction calls with the first page of a block that it scanned."""
     name = "set_pageblock_skip"
-    if place.kernel.fast_search and place.kernel.around_checks_block is None:
+    if place.guards.fast_search and place.guards.around_checks_block is None:
         outcome = set_pfnblock_flags_mask(place, place.start)
         if outcome.outcome != SAFE:
             why = f"as fast_isolate_around() calls it without {STAYS_IN_ZONE['hash']}: {outcome.why}"
@@ -423,12 +403,12 @@ def move_freepages_block(place: Place) -> Outcome:
     assert zone is not None
     nr_pages = place.memory.layout.pageblock_nr_pages
     start = page.pfn & -nr_pages
-    whole = zone.spans(start) if place.kernel.moves_whole_blocks else True
+    whole = zone.spans(start) if place.guards.moves_whole_blocks else True
     if not whole or not zone.spans(start + nr_pages - 1):
         return Outcome(name, REFUSES, f"the block isn't all in {zone}")
     if page.state == OFFLINE:
         return Outcome(name, READS_WRONG, "takes every pfn of the block for a page")
-    if place.kernel.moves_whole_blocks:
+    if place.guards.moves_whole_blocks:
         outcome = set_pfnblock_flags_mask(place, place.start)
         if outcome.outcome != SAFE:
             why = f"sets the migratetype through the block's first page, {place.start.pfn:#x}: {outcome.why}"
@@ -454,6 +434,6 @@ def __free_one_page(place: Place) -> Outcome:
         return Outcome(name, SAFE, "the page is of the zone that it links to")
     if page.reserved:
         return Outcome(name, SAFE, "PG_reserved: nobody frees it, and it isn't PageBuddy")
-    if place.kernel.debug_vm:
+    if place.guards.debug_vm:
         return Outcome(name, BUG, "VM_BUG_ON_PAGE(bad_range()) when it is freed; this kernel has CONFIG_DEBUG_VM")
     return Outcome(name, READS_WRONG, "puts the page on a free list of the zone that it links to")

@@ -115,12 +115,12 @@ def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> dic
     if section is None:
         return {"kind": "unknown", "text": f"physical page {pfn:#x}, which has no struct page", "pfn": pfn}
     layout = memory.layout
-    page = Object(prog, "struct page *", section.mem_map + pfn * layout.page_struct_size)
+    page = Object(prog, "struct page *", section.mem_map + pfn * layout.page.size)
     try:
-        word = prog.read_word(page.value_() + layout.flags_offset)
+        word = prog.read_word(page.value_() + layout.page.flags_offset)
         mapcount = page._mapcount.counter.value_()
         buddy = target.vmcoreinfo.buddy_mapcount
-        if word >> layout.pg_reserved & 1:
+        if word & layout.page.reserved:
             return {"kind": "reserved", "text": f"page {pfn:#x}, reserved (boot-time memory)", "pfn": pfn}
         if buddy is not None and mapcount == buddy:
             return {"kind": "free", "text": f"page {pfn:#x}, free", "pfn": pfn}

@@ -7,7 +7,8 @@ from drgn import FaultError, PlatformFlags, Program, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.layout import orders, pageflags
-from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, PageMembers
+from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
+from mminspect.program import since
 from mminspect.program.arch import MACHINE_NAMES
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator, max_numnodes
@@ -20,7 +21,6 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
     :raises LayoutError: if it can't be told.
     """
     prog = target.prog
-    page = prog.type("struct page")
     zone = prog.type("struct zone")
     pgdat = prog.type("struct pglist_data")
     _check_sizes(target)
@@ -45,9 +45,6 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
     order, order_from = orders.pageblock_order(target, page_shift, pageblock_order)
     if pfn_section_shift is not None and order > pfn_section_shift:
         raise LayoutError(f"a pageblock of order {order} is larger than a section; give the right --pageblock-order")
-    reserved = enumerator(prog, "enum pageflags", "PG_reserved")
-    if reserved is None:
-        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
     assert prog.platform is not None
     little = bool(prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
     return Layout(
@@ -57,56 +54,63 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
         word_bits=word_bits,
         byteorder="little" if little else "big",
         memory_model=memory_model,
-        page_struct_size=sizeof(page),
-        flags_offset=page.member("flags").offset,
-        refcount_offset=page.member("_refcount").offset,
-        mapcount_offset=page.member("_mapcount").offset,
-        pg_reserved=reserved,
+        page=_struct_page(target),
         flags=pageflags.page_flags_layout(prog, word_bits, max_nr_zones, sections_shift),
         max_nr_zones=max_nr_zones,
         max_order=orders.max_order(prog),
         pageblock_order=order,
         pageblock_order_from=order_from,
         bits_per_pageblock=_bits_per_pageblock(prog),
-        # Only the version tells; see bitmap.pageblock_bits().
-        bits_from_top=orders.release_version(target.vmcoreinfo.release) < (5, 9),
+        bits_from_top=since.pageblock_bits_from_top(target.vmcoreinfo.release),
         pfn_section_shift=pfn_section_shift,
         zone_struct_size=sizeof(zone),
         node_zones_offset=pgdat.member("node_zones").offset,
         pgdat_members=tuple(sorted(((m.name or "", m.offset) for m in pgdat.members or ()), key=lambda m: m[1])),
         migratetypes=_migratetypes(prog),
+        free_lists_follow_pageblocks=since.free_lists_follow_pageblocks(target.vmcoreinfo.release),
         isolate_bit=enumerator(prog, "enum pageblock_bits", "PB_migrate_isolate") is not None,
-        page=_page_members(target),
     )
 
 
-def _page_members(target: Target) -> PageMembers | None:
-    """Find the members of ``struct page`` that not every kernel has at one place or under one name."""
+def _struct_page(target: Target) -> StructPage:
+    """
+    Find the members of ``struct page``, under the name and in the place that this kernel has them.
+
+    :raises LayoutError: if the types don't tell.
+    """
     prog = target.prog
     page = prog.type("struct page")
-    buddy = target.vmcoreinfo.buddy_mapcount
     nr_pageflags = enumerator(prog, "enum pageflags", "__NR_PAGEFLAGS")
-    if buddy is None or nr_pageflags is None:
-        return None
+    if nr_pageflags is None or enumerator(prog, "enum pageflags", "PG_reserved") is None:
+        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
     names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
     if page.has_member("compound_order"):
         order_offset = page.member("compound_order").offset
     else:
         # Since Linux 6.6, the order of a compound page is in the low byte of its second page's flags.
-        low = target.prog.platform is None or target.prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+        low = prog.platform is None or prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
         order_offset = page.member("flags").offset + (0 if low else sizeof(prog.type("unsigned long")) - 1)
-    # Since Linux 7.1, it is compound_info, and a mask where hugetlb's vmemmap is optimised
+    # Since Linux 7.1, it is compound_info, and a mask where hugetlb's vmemmap is optimized
     # (compound_info_has_mask()); zone->vmemmap_tails exists under that option only.
     head = "compound_info" if page.has_member("compound_info") else "compound_head"
     size = sizeof(page)
-    return PageMembers(
-        page.member("lru").offset,
-        page.member("private").offset,
-        page.member(head).offset,
-        head == "compound_info" and prog.type("struct zone").has_member("vmemmap_tails") and not size & (size - 1),
-        order_offset,
-        buddy & 0xFFFFFFFF,
-        tuple(names.get(bit, f"bit {bit}")[len("PG_") :] for bit in range(nr_pageflags)),
+    has_mask = (
+        head == "compound_info" and prog.type("struct zone").has_member("vmemmap_tails") and not size & (size - 1)
+    )
+    buddy = target.vmcoreinfo.buddy_mapcount
+    return StructPage(
+        size=size,
+        flags_offset=page.member("flags").offset,
+        refcount_offset=page.member("_refcount").offset,
+        mapcount_offset=page.member("_mapcount").offset,
+        flag_names=tuple(names.get(bit, f"bit {bit}")[len("PG_") :] for bit in range(nr_pageflags)),
+        mapping_offset=page.member("mapping").offset,
+        lru_offset=page.member("lru").offset,
+        private_offset=page.member("private").offset,
+        compound_head_offset=page.member(head).offset,
+        compound_mask=has_mask,
+        order_offset=order_offset,
+        buddy=None if buddy is None else buddy & 0xFFFFFFFF,
     )
 
 

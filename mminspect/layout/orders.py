@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from drgn import Architecture, FaultError, Program, sizeof
 
 from mminspect.errors import LayoutError
+from mminspect.program import since
 from mminspect.program.target import Target
-from mminspect.program.vmcoreinfo import release_version as release_version
 from mminspect.typeinfo.lookup import enumerator
 
 # More than ten times what any configuration has.
@@ -61,7 +61,7 @@ def hugepage_order(prog: Program, page_shift: int) -> int | None:
 
 
 def formula(
-    version: tuple[int, int],
+    release: str,
     largest: int,
     hugetlb: bool,
     thp: bool,
@@ -71,7 +71,7 @@ def formula(
     """
     ``pageblock_order`` as ``include/linux/pageblock-flags.h`` defines it.
 
-    :param version: (major, minor) of the kernel.
+    :param release: The kernel's release.
     :param largest: The largest order of the buddy allocator.
     :param hugetlb: Whether the kernel has CONFIG_HUGETLB_PAGE.
     :param thp: Whether it has CONFIG_TRANSPARENT_HUGEPAGE.
@@ -83,12 +83,12 @@ def formula(
     # order") (in v6.16), the configuration can lower the upper bound.
     largest = min(largest, limit) if limit else largest
     # Huge pages count without hugetlb since Linux kernel 6.10.
-    if hugetlb or (thp and version >= (6, 10)):
+    if hugetlb or (thp and since.thp_decides_pageblock_order(release)):
         if huge_order is None:
             return None
         # Before Linux kernel commit b3d40a2b6d10 ("mm: enforce pageblock_order < MAX_ORDER") (in v5.18), a
         # pageblock could be larger than the largest allocation.
-        return huge_order if version < (5, 18) else min(huge_order, largest)
+        return min(huge_order, largest) if since.pageblock_order_is_bounded(release) else huge_order
     return largest
 
 
@@ -142,15 +142,15 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
             order = None
         if order is not None:
             return order, "pagetypeinfo"
-    version = release_version(target.vmcoreinfo.release)
+    release = target.vmcoreinfo.release
     huge_order = hugepage_order(prog, page_shift)
     # The types tell all but CONFIG_PAGE_BLOCK_MAX_ORDER.
-    if version >= (6, 16):
+    if since.config_decides_pageblock_order(release):
         config = _kconfig(prog)
         if config is not None:
             limit = config.get("CONFIG_PAGE_BLOCK_MAX_ORDER", config.get("CONFIG_PAGE_BLOCK_ORDER"))
             order = formula(
-                version,
+                release,
                 largest,
                 config.get("CONFIG_HUGETLB_PAGE") == "y",
                 config.get("CONFIG_TRANSPARENT_HUGEPAGE") == "y",
@@ -161,7 +161,7 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
     # Each of these options brings its own statistics.
     hugetlb = enumerator(prog, "enum vm_event_item", "HTLB_BUDDY_PGALLOC") is not None
     thp = enumerator(prog, "enum vm_event_item", "THP_FAULT_ALLOC") is not None
-    return formula(version, largest, hugetlb, thp, huge_order), "formula"
+    return formula(release, largest, hugetlb, thp, huge_order), "formula"
 
 
 def _kconfig(prog: Program) -> Mapping[str, str] | None:

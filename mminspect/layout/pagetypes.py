@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from mminspect.program import since
 from mminspect.program.target import Target
-from mminspect.program.vmcoreinfo import release_version
 
 
 def page_type(target: Target, mapcount: int) -> str | None:
@@ -43,7 +43,7 @@ def type_bits(target: Target) -> dict[str, int]:
     elif page.has_member("mem_cgroup"):
         kmemcg = True
     else:
-        kmemcg = release_version(target.vmcoreinfo.release) < (5, 11)
+        kmemcg = since.kmemcg_is_a_page_type(target.vmcoreinfo.release)
     bits = {"buddy": 0x80, "offline": 0x100}
     bits.update({"kmemcg": 0x200, "table": 0x400, "guard": 0x800} if kmemcg else {"table": 0x200, "guard": 0x400})
     hugetlb = target.vmcoreinfo.number("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)")

@@ -10,7 +10,7 @@ from drgn import FaultError, Program
 from mminspect.errors import LayoutError
 from mminspect.layout import sections
 from mminspect.layout.layout import read_layout
-from mminspect.layout.nodes import _read_bitmaps, _read_nodes, _read_phantom_zones
+from mminspect.layout.zones import read_bitmaps, read_nodes, read_phantom_zones
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.map import MemoryMap
@@ -47,7 +47,7 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
         else:
             found, entries = sections.sparse_sections(prog, bitmap.in_words(layout, bitmap.section_usemap_size(layout)))
         limit = _pfn_limit(prog, layout, found[-1].ranges[-1][1] if found and found[-1].ranges else 0)
-        nodes, zones = _read_nodes(prog, layout, limit)
+        nodes, zones = read_nodes(prog, layout, limit)
     except FaultError as e:
         raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
     except (LookupError, AttributeError, TypeError) as e:
@@ -59,12 +59,22 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
     if not any(section.ranges for section in found):
         raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
     if layout.flatmem:
-        zones = _read_bitmaps(prog, layout, zones)
-    phantoms = _read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
+        zones = read_bitmaps(prog, layout, zones)
+    phantoms = read_phantom_zones(prog, layout, nodes) if layout.flatmem else {}
     # Without DWARF, the symbol makes all of kallsyms be read. It matters to pages that wait only.
     waiting = any(node.first_deferred_pfn is not None for node in nodes)
     booted = read_booted(prog) if waiting else None
-    return MemoryMap(layout, tuple(nodes), tuple(zones), found, phantoms, entries, limit, booted)
+    return MemoryMap(
+        layout=layout,
+        nodes=tuple(nodes),
+        zones=tuple(zones),
+        sections=found,
+        phantom_zones=phantoms,
+        mem_sections=entries,
+        pfn_limit=limit,
+        booted=booted,
+        section_to_node_table=sections.section_to_node_table(prog, layout),
+    )
 
 
 def _one_line(error: Exception) -> str:

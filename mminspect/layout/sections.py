@@ -14,12 +14,14 @@ from functools import cached_property, lru_cache
 from typing import Callable
 
 import numpy as np
-from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
+import numpy.typing as npt
+from drgn import Architecture, FaultError, Object, PlatformFlags, Program, Type, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
-from mminspect.layout.orders import release_version
+from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.ranges import Range, merge, subtract
-from mminspect.memorymap.sections import Records, Section, SectionEntry
+from mminspect.memorymap.sections import LazySequence, Section, SectionEntry
+from mminspect.program import since
 
 SUBSECTION_SHIFT = 21
 # Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
@@ -76,7 +78,7 @@ def section_flags(prog: Program) -> SectionFlags:
 
 def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
     assert prog.platform is not None
-    order = "<" if prog.platform.flags.value & 2 else ">"
+    order = "<" if prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
     return np.dtype(f"{order}u{sizeof(prog.type('unsigned long'))}")
 
 
@@ -197,7 +199,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
             bitmaps[at].tobytes() if pointer else b"",
         )
 
-    return Records(len(online), section), Records(len(numbers), entry)
+    return LazySequence(len(online), section), LazySequence(len(numbers), entry)
 
 
 def _subsections(
@@ -293,8 +295,28 @@ def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Ra
         start, end = base >> page_shift, (base + region.size.value_()) >> page_shift
         # Since Linux kernel commit a4d5613c4dc6 ("arm: extend pfn_valid to take into account freed memory map
         # alignment") (in v5.14), a pageblock that memory touches is valid as a whole.
-        if release_version(release) >= (5, 14):
+        if since.arm_memmap_has_whole_blocks(release):
             start = start & -pageblock_nr_pages
             end = (end + pageblock_nr_pages - 1) & -pageblock_nr_pages
         ranges.append((start, end))
     return merge(ranges)
+
+
+def section_to_node_table(prog: Program, layout: Layout) -> npt.NDArray[np.unsignedinteger] | None:
+    """
+    Read the nodes by section where ``page->flags`` has no room for the node (NODE_NOT_IN_PAGE_FLAGS).
+
+    :return: ``None`` where the flags have it, or no symbol names the table.
+    :raises LayoutError: if the table can't be read.
+    """
+    if not layout.flags.node_not_in_page_flags:
+        return None
+    try:
+        table = prog["section_to_node_table"]
+        size = sizeof(table.type_.type)
+        assert table.address_ is not None
+        return np.frombuffer(prog.read(table.address_, sizeof(table)), f"{layout.order}u{size}")
+    except LookupError:
+        return None
+    except FaultError as e:
+        raise LayoutError(f"section_to_node_table can't be read: {e}") from None

@@ -104,8 +104,7 @@ def all_pageblock_bits(layout: Layout, data: bytes) -> npt.NDArray[np.uint8]:
     :param data: The bitmap, whole words.
     """
     width = layout.bits_per_pageblock
-    order = "<" if layout.byteorder == "little" else ">"
-    words = np.frombuffer(data, f"{order}u{layout.word_bits // 8}").astype(np.uint64)
+    words = np.frombuffer(data, layout.word).astype(np.uint64)
     shifts = np.arange(0, layout.word_bits, width, dtype=np.uint64)
     if layout.bits_from_top:
         shifts = shifts[::-1]

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 FLATMEM = "flatmem"
 SPARSEMEM = "sparsemem"
@@ -52,31 +55,51 @@ class PageFlagsLayout:
 
 
 @dataclass(frozen=True)
-class PageMembers:
+class StructPage:
     """
-    What else of ``struct page`` the rules look at. Offsets are in bytes.
+    Where ``struct page`` has its members, and what they mean. Sizes and offsets are in bytes.
 
+    :ivar size: ``sizeof(struct page)``.
+    :ivar flag_names: Names of the page flags by bit, without ``PG_``.
     :ivar lru_offset: Offset of ``lru``, which links free pages.
-    :ivar compound_head_offset: Offset of ``compound_head``, since Linux 7.1 ``compound_info``.
+    :ivar compound_head_offset: Offset of ``compound_head``, since Linux 7.1 ``compound_info``; ``None`` if unknown.
     :ivar compound_mask: Whether it holds a mask for the address of a tail page, and not the head's address.
     :ivar order_offset: Where a compound page's second entry has its order, in one byte.
-    :ivar buddy: ``_mapcount`` of a free page, as 32 bits (``PageBuddy()``).
-    :ivar flag_names: Names of the page flags by bit, without ``PG_``.
+    :ivar buddy: ``_mapcount`` of a free page, as 32 bits (``PageBuddy()``); ``None`` if the kernel doesn't say.
     """
 
-    lru_offset: int
-    private_offset: int
-    compound_head_offset: int
-    compound_mask: bool
-    order_offset: int
-    buddy: int
+    size: int
+    flags_offset: int
+    refcount_offset: int
+    mapcount_offset: int
     flag_names: tuple[str, ...]
+    mapping_offset: int = 0
+    lru_offset: int = 0
+    private_offset: int = 0
+    compound_head_offset: int | None = None
+    compound_mask: bool = False
+    order_offset: int = 0
+    buddy: int | None = None
 
     def flag(self, name: str) -> int:
-        """Get the mask of a flag by name, 0 if the kernel doesn't have it."""
+        """Return the mask of a flag by name, 0 if the kernel doesn't have it."""
         return 1 << self.flag_names.index(name) if name in self.flag_names else 0
 
-    @property
+    def names(self, flags: int) -> list[str]:
+        """Return the names of the flags that are set."""
+        return [name for bit, name in enumerate(self.flag_names) if flags >> bit & 1]
+
+    @cached_property
+    def reserved(self) -> int:
+        """The mask of PG_reserved."""
+        return self.flag("reserved")
+
+    @cached_property
+    def lru(self) -> int:
+        """The mask of PG_lru."""
+        return self.flag("lru")
+
+    @cached_property
     def check_at_prep(self) -> int:
         """``PAGE_FLAGS_CHECK_AT_PREP`` without multi-gen LRU's fields: what no free page may have."""
         return ((1 << len(self.flag_names)) - 1) & ~self.flag("hwpoison")
@@ -88,8 +111,6 @@ class Layout:
     Everything that is the same for the whole of one kernel.
 
     :ivar word_bits: ``BITS_PER_LONG``.
-    :ivar page_struct_size: ``sizeof(struct page)`` in bytes.
-    :ivar flags_offset: Offset of ``page->flags`` in bytes; likewise the next two.
     :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``config`` or ``formula``.
     :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``.
     :ivar bits_from_top: Whether block 0 is at the top of a bitmap word, as before Linux 5.9.
@@ -98,21 +119,17 @@ class Layout:
     :ivar node_zones_offset: Offset of ``node_zones`` in ``struct pglist_data``.
     :ivar pgdat_members: (name, offset) of the members of ``struct pglist_data``, ascending.
     :ivar migratetypes: Names of the migratetypes by value.
+    :ivar free_lists_follow_pageblocks: Whether free pages move to another list with their pageblock's migratetype.
     :ivar isolate_bit: Whether isolation is a bit of its own in the pageblock bitmap (``PB_migrate_isolate``).
-    :ivar page: More of ``struct page``, ``None`` if the types don't tell.
     """
 
     release: str
     machine: str
     page_size: int
     word_bits: int
-    byteorder: str
+    byteorder: Literal["little", "big"]
     memory_model: str
-    page_struct_size: int
-    flags_offset: int
-    refcount_offset: int
-    mapcount_offset: int
-    pg_reserved: int
+    page: StructPage
     flags: PageFlagsLayout
     max_nr_zones: int
     max_order: int
@@ -126,7 +143,27 @@ class Layout:
     pgdat_members: tuple[tuple[str, int], ...] = ()
     migratetypes: tuple[str, ...] = ()
     isolate_bit: bool = False
-    page: PageMembers | None = None
+    free_lists_follow_pageblocks: bool = False
+
+    @cached_property
+    def order(self) -> str:
+        """The byte order, as ``struct`` and numpy write it."""
+        return "<" if self.byteorder == "little" else ">"
+
+    @cached_property
+    def word(self) -> np.dtype[np.unsignedinteger]:
+        """The type of an ``unsigned long``, in the kernel's byte order."""
+        return np.dtype(f"{self.order}u{self.word_bits // 8}")
+
+    @cached_property
+    def uint(self) -> np.dtype[np.unsignedinteger]:
+        """The type of an ``unsigned int``, in the kernel's byte order."""
+        return np.dtype(f"{self.order}u4")
+
+    @property
+    def address_mask(self) -> int:
+        """The largest address."""
+        return (1 << self.word_bits) - 1
 
     @property
     def pageblock_nr_pages(self) -> int:

@@ -28,6 +28,7 @@ class MemoryMap:
     :ivar mem_sections: Every ``struct mem_section`` that isn't empty; none with FLATMEM.
     :ivar pfn_limit: Pfn behind the last that the machine can have, 0 if unknown.
     :ivar booted: Whether the kernel has left the boot behind it, ``None`` if that can't be told.
+    :ivar section_to_node_table: Nodes by section, where ``page->flags`` has no room for them; ``None`` if unknown.
     :ivar per_cpu: Per-CPU lists, by zone and CPU; none where they were not read or can't be.
     """
 
@@ -39,6 +40,7 @@ class MemoryMap:
     mem_sections: Sequence[SectionEntry] = ()
     pfn_limit: int = 0
     booted: bool | None = None
+    section_to_node_table: npt.NDArray[np.unsignedinteger] | None = field(default=None, compare=False, repr=False)
     per_cpu: tuple[PerCpuPages, ...] = field(default=(), compare=False, repr=False)
 
     def zone(self, node: int, index: int) -> Zone | None:

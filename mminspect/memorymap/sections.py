@@ -11,7 +11,7 @@ T = TypeVar("T")
 KEPT_RECORDS = 64
 
 
-class Records(Sequence[T]):
+class LazySequence(Sequence[T]):
     """
     Records that are made each time they are asked for. A machine may have half a million sections.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
 
 
@@ -39,7 +40,7 @@ def stretches(memory: MemoryMap) -> Iterator[Section]:
         yield first._replace(ranges=((first.ranges[0][0], end),))
 
 
-class StructPage(NamedTuple):
+class Found(NamedTuple):
     """
     What an address in a memmap belongs to.
 
@@ -61,20 +62,19 @@ class StructPages:
 
     def __init__(self, memory: MemoryMap) -> None:
         layout = memory.layout
-        self._size = layout.page_struct_size
-        mask = (1 << layout.word_bits) - 1
+        self._size = layout.page.size
         self._ranges = sorted(
-            ((section.mem_map + start * self._size) & mask, start, end)
+            (pfn_to_page(layout, section, start), start, end)
             for section in stretches(memory)
             for start, end in section.ranges
         )
         self._bases = [base for base, _, _ in self._ranges]
 
-    def find(self, address: int) -> StructPage | None:
+    def find(self, address: int) -> Found | None:
         """Find what an address is in, ``None`` if that is no struct page."""
         index = bisect_right(self._bases, address) - 1
         if index < 0:
             return None
         base, start, end = self._ranges[index]
         number, offset = divmod(address - base, self._size)
-        return StructPage(start + number, offset, start) if start + number < end else None
+        return Found(start + number, offset, start) if start + number < end else None

@@ -34,25 +34,20 @@ from mminspect.findings import ERROR, Finding
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import page_zone
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
-
-
-def page_zone(memory: MemoryMap, link: int) -> Zone | None:
-    """Follow a link as the kernel does, out of the array if it leads there."""
-    node, index = memory.layout.node_zone(link)
-    return memory.zone(node, index) or memory.phantom_zones.get((node, index))
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of runs whose index is out of bounds."""
     if not memory.layout.flatmem:
         if not chunk.section.bitmap:
-            for run in chunk.runs():
+            for run in chunk.runs:
                 if run.judged:
                     yield Match(run.start, run.end, ("section", chunk.section.nr))
         return
-    for run in chunk.runs():
+    for run in chunk.runs:
         zone = page_zone(memory, run.link) if run.judged else None
         if zone is None:
             continue

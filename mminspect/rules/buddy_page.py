@@ -28,7 +28,6 @@ import numpy as np
 
 from mminspect.findings import ERROR, Finding
 from mminspect.memmap.chunk import INITIALIZED, Chunk
-from mminspect.memmap.columns import free_pages, whole_blocks
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Commit, Match, Rule, WhatIs
 
@@ -44,10 +43,10 @@ MESSAGES = {
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Judge the free pages of a chunk."""
     layout = memory.layout
-    free = free_pages(chunk, layout)
+    free = chunk.free_pages
     if free is None or not len(free.at):
         return
-    whole = whole_blocks(chunk, layout, free)
+    whole = free.whole
     for position in np.flatnonzero(~whole).tolist():
         order = int(free.order[position])
         yield _match(chunk, int(free.at[position]), "order" if order > layout.max_order else "alignment", order)
@@ -58,7 +57,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     highest = np.maximum.accumulate(ends)
     bad["inside"] = np.zeros(len(starts), np.bool_)
     bad["inside"][1:] = starts[1:] < highest[:-1]
-    runs = chunk.runs()
+    runs = chunk.runs
     changes = np.array(
         [
             run.start - chunk.start_pfn

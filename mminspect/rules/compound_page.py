@@ -37,7 +37,6 @@ import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING, Finding
 from mminspect.memmap.chunk import INITIALIZED, Chunk
-from mminspect.memmap.columns import byte_column, int_column, page_addresses, word_column
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
@@ -78,13 +77,15 @@ class Compound(NamedTuple):
 def compound_pages(chunk: Chunk, layout: Layout) -> Compound | None:
     """Find heads and tails."""
     page = layout.page
-    if page is None or chunk.words is None:
+    if page.compound_head_offset is None or chunk.words is None:
         return None
-    info = word_column(chunk, layout, page.compound_head_offset)
+    info = chunk.column(page.compound_head_offset)
     head_flag = chunk.flags.dtype.type(page.flag("head"))
     # Many chunks have no compound page at all.
-    common = chunk.digest()
-    if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(layout.flags_offset) & int(head_flag):
+    common = chunk.digest
+    if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(layout.page.flags_offset) & int(
+        head_flag
+    ):
         return None
     tails = np.flatnonzero(info & info.dtype.type(1))
     tails = tails[chunk.state[tails] == INITIALIZED]
@@ -93,18 +94,18 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Compound | None:
     if not len(tails) and not len(heads):
         return None
     values = info[tails].astype(np.uint64) & ~np.uint64(1)
-    address = page_addresses(chunk, layout, tails)
+    address = chunk.addresses(tails)
     if page.compound_mask:
         values &= address
     distance = (address - values).view(np.int64)
-    steps = distance // layout.page_struct_size
-    nowhere = (steps <= 0) | (steps * layout.page_struct_size != distance)
+    steps = distance // layout.page.size
+    nowhere = (steps <= 0) | (steps * layout.page.size != distance)
     leads = np.where(nowhere, NOWHERE, tails - steps)
     heads = heads[~_copies(chunk, layout, heads, tails, leads, None)]
     # The order is in the second page of a compound page.
     orders = np.zeros(len(heads), np.int64)
     second = heads + 1 < len(chunk.link)
-    orders[second] = byte_column(chunk, page.order_offset)[heads[second] + 1]
+    orders[second] = chunk.bytes_at(page.order_offset)[heads[second] + 1]
     return Compound(tails, leads, heads, orders)
 
 
@@ -123,7 +124,7 @@ def _copies(
     result = np.zeros(len(places), np.bool_)
     if not len(places) or not len(tails):
         return result
-    aligned = page_addresses(chunk, layout, places) % np.uint64(layout.page_size) == 0
+    aligned = chunk.addresses(places) % np.uint64(layout.page_size) == 0
     following = np.minimum(np.searchsorted(tails, places + 1), len(tails) - 1)
     lead = leads[following]
     result[:] = aligned & (tails[following] == places + 1) & (lead < places if real is None else lead == real)
@@ -169,7 +170,6 @@ def _disagreements(chunk: Chunk, layout: Layout, found: Compound, members: Index
     lead_of[found.tails] = found.leads
     wrong = (lead_of[members] != owner) & (chunk.state[members] == INITIALIZED)
     members_wrong, owner_wrong = members[wrong], owner[wrong]
-    assert layout.page is not None
     head_flag = chunk.flags.dtype.type(layout.page.flag("head"))
     legal = chunk.flags[members_wrong] & head_flag != 0
     legal &= _copies(chunk, layout, members_wrong, found.tails, found.leads, owner_wrong)
@@ -195,10 +195,9 @@ def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Lay
     order: Any = None
     referenced = True
     if head is not None:
-        assert layout.page is not None
-        referenced = bool(int_column(chunk, layout, layout.refcount_offset)[head])
+        referenced = bool(chunk.uints(layout.page.refcount_offset)[head])
         if head + 1 < len(chunk.link):
-            order = int(byte_column(chunk, layout.page.order_offset)[head + 1])
+            order = int(chunk.bytes_at(layout.page.order_offset)[head + 1])
     key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, int(chunk.link[index]))
     return Match(chunk.start_pfn + index, chunk.start_pfn + index + 1, key)
 

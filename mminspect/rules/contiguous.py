@@ -43,7 +43,7 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     nr_pages = layout.pageblock_nr_pages
     link = layout.link(zone.node, zone.index)
     low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
-    runs = chunk.runs()
+    runs = chunk.runs
     # Whole blocks of nothing but pages of the zone, as nearly every chunk is.
     if len(runs) == 1 and runs[0].link == link and runs[0].state != OFFLINE:
         first_block = max(low & -nr_pages, zone.start_pfn)

@@ -38,9 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
-from mminspect.layout.orders import release_version
-from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
-from mminspect.memmap.columns import Words, free_pages, page_addresses, word_column
+from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk, Words
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import FreeArea, Zone
@@ -77,15 +75,14 @@ class Lists:
         self._kept = 0
         self._unknown: set[int] = set()
         self._links = {memory.layout.link(z.node, z.index): z for z in memory.populated_zones}
-        # Since Linux 6.10, pages move to another list when their pageblock's type changes, without exception.
-        self._strict = release_version(memory.layout.release) >= (6, 10)
+        self._strict = memory.layout.free_lists_follow_pageblocks
 
     def count(self, chunk: Chunk) -> tuple[list[int], Links | None]:
         """Collect the free pages of a chunk, and the links of zones in it that can't be judged."""
         memory, layout = self._memory, self._memory.layout
-        free = free_pages(chunk, layout)
+        free = chunk.free_pages
         unknown = []
-        if free is None or any(run.state >= DEFERRED and run.state != OFFLINE for run in chunk.runs()):
+        if free is None or any(run.state >= DEFERRED and run.state != OFFLINE for run in chunk.runs):
             zones = memory.zones_spanning(chunk.start_pfn, chunk.end_pfn)
             unknown = [layout.link(zone.node, zone.index) for zone in zones]
         if free is None or not len(free.at):
@@ -94,15 +91,14 @@ class Lists:
         if int(order.max()) > layout.max_order:
             possible = order <= np.uint64(layout.max_order)
             at, order = at[possible], order[possible]
-        assert layout.page is not None
         lru, word = layout.page.lru_offset, layout.word_bits // 8
         return unknown, Links(
             chunk.link[at],
             order,
             at.astype(np.uint64) + np.uint64(chunk.start_pfn),
-            page_addresses(chunk, layout, at) + np.uint64(lru),
-            word_column(chunk, layout, lru)[at].astype(np.uint64),
-            word_column(chunk, layout, lru + word)[at].astype(np.uint64),
+            chunk.addresses(at) + np.uint64(lru),
+            chunk.column(lru)[at].astype(np.uint64),
+            chunk.column(lru + word)[at].astype(np.uint64),
         )
 
     def add(self, part: tuple[list[int], Links | None]) -> None:

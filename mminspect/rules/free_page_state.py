@@ -28,9 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mminspect.findings import ERROR, Finding
-from mminspect.memmap.chunk import INITIALIZED, Chunk
-from mminspect.memmap.columns import free_pages, int_column, uint_of_words, whole_blocks
-from mminspect.memorymap.layout import Layout, PageMembers
+from mminspect.memmap.chunk import INITIALIZED, Chunk, uint_of_words
+from mminspect.memorymap.layout import Layout, StructPage
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
@@ -38,20 +37,19 @@ from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find pages in free blocks that are not clean."""
     layout = memory.layout
-    free = free_pages(chunk, layout)
+    free = chunk.free_pages
     if free is None or not len(free.at):
         return
-    assert layout.page is not None
     if _nobody_has(chunk, layout, layout.page):
         return
-    whole = whole_blocks(chunk, layout, free)
+    whole = free.whole
     starts = free.at[whole]
     ends = np.minimum(starts + (1 << free.order[whole].astype(np.intp)), len(chunk.link))
     # Blocks inside others are the business of rule buddy-page.
     outer = np.ones(len(starts), np.bool_)
     outer[1:] = starts[1:] >= np.maximum.accumulate(ends)[:-1]
     starts, ends = starts[outer], ends[outer]
-    refcount = int_column(chunk, layout, layout.refcount_offset)
+    refcount = chunk.uints(layout.page.refcount_offset)
     if _all_clean(chunk, starts, ends, layout.page, refcount):
         return
     # Alternately, pages that are in no block and pages that are in one.
@@ -70,18 +68,18 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         yield Match(start, start + 1, key, int(chunk.flags[index]))
 
 
-def _nobody_has(chunk: Chunk, layout: Layout, page: PageMembers) -> bool:
+def _nobody_has(chunk: Chunk, layout: Layout, page: StructPage) -> bool:
     """Tell whether no page at all, free or not, has such a flag or a reference."""
-    common = chunk.digest()
-    flags = common.any_bits(layout.flags_offset)
-    return not flags & page.check_at_prep and not uint_of_words(common.any, layout, layout.refcount_offset).any()
+    common = chunk.digest
+    flags = common.any_bits(layout.page.flags_offset)
+    return not flags & page.check_at_prep and not uint_of_words(common.any, layout, layout.page.refcount_offset).any()
 
 
 def _all_clean(
     chunk: Chunk,
     starts: npt.NDArray[np.intp],
     ends: npt.NDArray[np.intp],
-    page: PageMembers,
+    page: StructPage,
     refcount: npt.NDArray[np.unsignedinteger],
 ) -> bool:
     """Tell whether no page of any block has a flag or a reference, as in nearly every chunk. One pass each."""
@@ -93,7 +91,7 @@ def _all_clean(
     return not flags.any() and not np.bitwise_or.reduceat(refcount, edges)[::2].any()
 
 
-def flag_names(page: PageMembers, flags: int) -> list[str]:
+def flag_names(page: StructPage, flags: int) -> list[str]:
     """Get the names of page flags."""
     return [name for bit, name in enumerate(page.flag_names) if flags >> bit & 1]
 
@@ -102,7 +100,6 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     """Name the flags."""
     flags, refcount, link, block = match.key
     page = memory.layout.page
-    assert page is not None
     node, index = memory.layout.node_zone(link)
     zone = memory.zone(node, index)
     names = flag_names(page, flags)

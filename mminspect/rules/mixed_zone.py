@@ -40,7 +40,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     # Runs of one link, whatever the state.
     runs: list[Run] = []
     blocks: list[int] = []
-    for run in chunk.runs():
+    for run in chunk.runs:
         if not run.judged:
             continue
         previous = runs[-1] if runs else None
@@ -84,7 +84,7 @@ def _grade(run: Run, chunk: Chunk, memory: MemoryMap) -> str:
         return ERROR if memory.zones_spanning(run.start, run.end) else WARNING
     result = NOTE
     for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
-        reserved = bool(chunk.reserved(memory.layout, start, end).all())
+        reserved = bool(chunk.reserved(start, end).all())
         result = worst(result, grade(memory, bool(memory.zones_spanning(start, end)), reserved))
     return result
 

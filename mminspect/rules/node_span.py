@@ -31,7 +31,7 @@ from mminspect.rules.zone_span import outside
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of runs that are inside their zone and outside their node."""
-    for run in chunk.runs():
+    for run in chunk.runs:
         if not run.judged:
             continue
         nid, index = memory.layout.node_zone(run.link)

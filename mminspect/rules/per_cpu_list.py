@@ -43,7 +43,6 @@ import numpy as np
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.memmap.chunk import Chunk
-from mminspect.memmap.columns import free_pages, whole_blocks
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuList, PerCpuPages, per_cpu_blocks
 from mminspect.memorymap.zones import Zone
@@ -133,12 +132,12 @@ class InFreeBlocks:
 
     def count(self, chunk: Chunk) -> list[tuple[int, int, int, int]]:
         """Find them in a chunk: (number of the list, pfn, first pfn of the free block, pfn behind its last)."""
-        blocks, layout = self._blocks, self._memory.layout
+        blocks = self._blocks
         low, high = np.searchsorted(blocks.start, np.array([chunk.start_pfn, chunk.end_pfn], np.uint64)).tolist()
-        free = free_pages(chunk, layout) if low < high else None
+        free = chunk.free_pages if low < high else None
         if free is None or not len(free.at):
             return []
-        whole = whole_blocks(chunk, layout, free)
+        whole = free.whole
         start = free.at[whole].astype(np.uint64) + np.uint64(chunk.start_pfn)
         end = start + (np.uint64(1) << free.order[whole])
         if not len(start):

@@ -52,7 +52,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     section = memory.layout.flags.section
     if not section.width:
         return
-    common, flags_offset = chunk.digest(), memory.layout.flags_offset
+    common, flags_offset = chunk.digest, memory.layout.page.flags_offset
     right = chunk.section.nr << section.shift
     wrong = (common.any_bits(flags_offset) ^ right) | (common.all_bits(flags_offset) ^ right)
     if not wrong & (section.mask << section.shift):

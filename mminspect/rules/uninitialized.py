@@ -36,7 +36,7 @@ from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs of one kind."""
-    for run in chunk.runs():
+    for run in chunk.runs:
         if run.state in UNINITIALIZED_KINDS:
             yield Match(run.start, run.end, run.state)
 

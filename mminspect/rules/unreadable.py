@@ -29,7 +29,7 @@ from mminspect.rules.base import Match, Rule, WhatIs, counted
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs of one reason."""
-    for run in chunk.runs():
+    for run in chunk.runs:
         if run.state in UNREADABLE_REASONS:
             yield Match(run.start, run.end, run.state)
 

@@ -25,12 +25,13 @@ from collections.abc import Iterator
 from mminspect.findings import ERROR, Finding
 from mminspect.memmap.chunk import STALE, Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import page_to_nid, page_zone_address, page_zonenum
 from mminspect.rules.base import Commit, Match, Rule, WhatIs
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs with one impossible link."""
-    for run in chunk.runs():
+    for run in chunk.runs:
         if run.judged and memory.zone(*memory.layout.node_zone(run.link)) is None:
             flags = int(chunk.flags[run.start - chunk.start_pfn])
             # Stale data has as many links as entries; they are one finding.
@@ -38,32 +39,11 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(run.start, run.end, (key, run.link if run.state != STALE else None), flags)
 
 
-def page_zone_address(memory: MemoryMap, node: int, index: int) -> tuple[int | None, str]:
-    """
-    Follow ``page_zone()`` out of the array.
-
-    :return: (address, name of the member of ``struct pglist_data`` there); the address is ``None`` where the
-        node has no pgdat.
-    """
-    layout = memory.layout
-    pgdat = memory.node(node)
-    if pgdat is None:
-        return None, ""
-    offset = layout.node_zones_offset + index * layout.zone_struct_size
-    member = ""
-    for name, member_offset in layout.pgdat_members:
-        if member_offset <= offset:
-            member = name
-    return pgdat.address + offset, member
-
-
 def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     """Say which memory ``page_zone()`` would use."""
     layout = memory.layout
     word = match.value
-    zone_field, node_field = layout.flags.zone, layout.flags.node
-    index = (word >> zone_field.shift) & zone_field.mask
-    node = (word >> node_field.shift) & node_field.mask
+    index, node = page_zonenum(layout, word), page_to_nid(layout, word)
     key = match.key[1]
     if key is not None:
         # NODE_NOT_IN_PAGE_FLAGS has the node in a table, not in the word.

@@ -91,7 +91,7 @@ class Counts:
         """Count a chunk; by link of the zone."""
         result = {}
         zones = self._memory.zones_spanning(chunk.start_pfn, chunk.end_pfn)
-        runs = chunk.runs()
+        runs = chunk.runs
         for zone in zones:
             low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
             if len(zones) == len(runs) == 1 and runs[0].state != OFFLINE:

@@ -38,14 +38,14 @@ from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of runs that lie outside the zone they link to."""
     layout = memory.layout
-    for run in chunk.runs():
+    for run in chunk.runs:
         if not run.judged:
             continue
         zone = memory.zone(*layout.node_zone(run.link))
         if zone is None:
             continue
         for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
-            yield Match(start, end, run.link, 0, bool(chunk.reserved(layout, start, end).all()))
+            yield Match(start, end, run.link, 0, bool(chunk.reserved(start, end).all()))
 
 
 def outside(start: int, end: int, low: int, high: int) -> Iterator[tuple[int, int]]:

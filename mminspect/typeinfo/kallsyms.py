@@ -18,7 +18,8 @@ import numpy.typing as npt
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
 
 from mminspect.errors import TypeInfoError
-from mminspect.program.vmcoreinfo import Vmcoreinfo, release_version
+from mminspect.program import since
+from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 TOKENS = 256
 # More than four times what the kernels of distributions have: 160,000 symbols in 3 MB of compressed names.
@@ -48,7 +49,7 @@ class Kallsyms:
     :param symbols: Addresses by name, as VMCOREINFO has them: where the tables are, and ``_stext``.
     :param order: ``<`` for little-endian, ``>`` for big-endian.
     :param word_bits: Bits of an ``unsigned long``.
-    :param long_names: Whether the length of a name can have two bytes. Since Linux 6.1; only the version tells.
+    :param long_names: Whether the length of a name can have two bytes.
     :raises TypeInfoError: if a table is missing or makes no sense.
     """
 
@@ -253,7 +254,7 @@ def read_kallsyms(prog: Program, vmcoreinfo: Vmcoreinfo) -> Kallsyms:
             vmcoreinfo.symbols,
             "<" if flags & PlatformFlags.IS_LITTLE_ENDIAN else ">",
             64 if flags & PlatformFlags.IS_64_BIT else 32,
-            release_version(vmcoreinfo.release) >= (6, 1),
+            since.kallsyms_has_long_names(vmcoreinfo.release),
         )
     except (FaultError, ValueError, OverflowError) as e:
         raise TypeInfoError(f"kallsyms can't be read: {e}") from None

@@ -145,7 +145,7 @@ class Scan:
     def check(self, chunk: Chunk) -> Checked:
         """Apply the rules to one chunk."""
         examined = unreadable = 0
-        for run in chunk.runs():
+        for run in chunk.runs:
             if run.state < EXCLUDED:
                 examined += run.end - run.start
             elif run.state != OFFLINE:
@@ -195,7 +195,7 @@ class Scan:
                 self.stopped = True
                 return
             if self._pace is not None:
-                self._pace((result.end_pfn - result.start_pfn) * self._memory.layout.page_struct_size)
+                self._pace((result.end_pfn - result.start_pfn) * self._memory.layout.page.size)
 
     @staticmethod
     def _gather(by_key: dict[Hashable, list[Match]], matches: Iterable[Match]) -> None:

@@ -66,7 +66,7 @@ def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dic
             "node_not_in_page_flags": flags.node_not_in_page_flags,
             "flags_type": "memdesc_flags_t" if flags.memdesc else "unsigned long",
         },
-        "struct_page_size": layout.page_struct_size,
+        "struct_page_size": layout.page.size,
     }
 
 

@@ -14,9 +14,9 @@ from typing import (
 from mminspect.consequences.attach import Judge, attach
 from mminspect.findings import Report
 from mminspect.kernel.identify import what_is
-from mminspect.layout.percpu import with_per_cpu_pages
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.calibrate import calibrate
+from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
 from mminspect.program.target import Target
 from mminspect.rules.base import Rule

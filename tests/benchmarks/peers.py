@@ -46,7 +46,7 @@ def scan(target: Target, memory: MemoryMap) -> int:
 
 def plain_read(target: Target, memory: MemoryMap) -> int:
     """Read all of the memmap and look at none of it."""
-    size = memory.layout.page_struct_size
+    size = memory.layout.page.size
     pages = 0
     for section in memory.sections:
         for start, end in section.ranges:
@@ -108,7 +108,7 @@ def main(way: str, path: str) -> None:
         start = time.process_time()
         for page in packed:
             inflate(page)
-        pages = len(packed) * memory.layout.page_size // memory.layout.page_struct_size
+        pages = len(packed) * memory.layout.page_size // memory.layout.page.size
     else:
         # Loaded before; that is part of the start.
         all_rules()

@@ -59,7 +59,7 @@ def entry(zone: int) -> bytes:
     """Make a struct page in use that links to a zone of node 0."""
     data = bytearray(STRUCT_PAGE)
     struct.pack_into("<Q", data, 0, handmade.page_flags(LAYOUT, 0, zone))
-    struct.pack_into("<ii", data, LAYOUT.mapcount_offset, -1, 1)
+    struct.pack_into("<ii", data, LAYOUT.page.mapcount_offset, -1, 1)
     return bytes(data)
 
 

@@ -117,7 +117,7 @@ def _behind_the_last_zone(finding: Finding, memory: MemoryMap) -> str:
     detail, layout = finding.detail, memory.layout
     if finding.rule != "zone-id" or detail.get("stale") or detail.get("zone_struct") is None:
         return ""
-    if detail.get("zone_id") != layout.max_nr_zones or not detail.get("flags", 0) >> layout.pg_reserved & 1:
+    if detail.get("zone_id") != layout.max_nr_zones or not detail.get("flags", 0) & layout.page.reserved:
         return ""
     if memory.zones_spanning(finding.start_pfn, finding.end_pfn):
         return ""

@@ -16,6 +16,7 @@ import numpy as np
 from drgn import FaultError, Object, Program, sizeof
 
 from mminspect.layout.zones import lock_is_held
+from mminspect.memmap.page import Page, decode_page, flags_link
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
 from mminspect.memorymap.structpages import StructPages
@@ -43,7 +44,7 @@ def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
     :return: The memory map with the lists that can be read.
     """
     layout = memory.layout
-    if layout.page is None:
+    if layout.page.buddy is None:
         return memory
     try:
         bases = _per_cpu_bases(target.prog)
@@ -54,7 +55,7 @@ def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
     found = []
     for zone, pageset in pagesets.items():
         for cpu, base in bases:
-            address = (pageset + base) & ((1 << layout.word_bits) - 1)
+            address = (pageset + base) & layout.address_mask
             try:
                 found.append(walker.per_cpu_pages(zone, cpu, address))
             except _ERRORS:
@@ -106,23 +107,16 @@ class Walker:
     """
     Follows lists.
 
-    :param memory: The kernel's memory map, whose ``layout.page`` is known.
+    :param memory: The kernel's memory map, which says what a free page looks like.
     """
 
     def __init__(self, prog: Program, memory: MemoryMap) -> None:
         layout = memory.layout
-        assert layout.page is not None
         self._prog = prog
         self._memory = memory
         self._layout = layout
         self._lru = layout.page.lru_offset
-        # Both as the kernel has them, in a signed int.
-        self._buddy = layout.page.buddy - (layout.page.buddy >> 31 << 32)
-        self._mask = (1 << layout.word_bits) - 1
-        order = "<" if layout.byteorder == "little" else ">"
-        self._two_words = struct.Struct(order + ("QQ" if layout.word_bits == 64 else "II"))
-        self._word = struct.Struct(order + ("Q" if layout.word_bits == 64 else "I"))
-        self._int = struct.Struct(order + "i")
+        self._two_words = struct.Struct(layout.order + ("QQ" if layout.word_bits == 64 else "II"))
         self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 3
         self._left = MAX_FOLLOWED
         self._struct_pages = StructPages(memory)
@@ -196,11 +190,12 @@ class Walker:
                 return pfns, faults, False
             self._left -= 1
             try:
-                entry = self._prog.read(following - self._lru, self._layout.page_struct_size)
+                entry = self._prog.read(following - self._lru, self._layout.page.size)
             except FaultError:
                 return pfns, faults, False
-            after, back = self._two_words.unpack_from(entry, self._lru)
-            fault = self._judge(zone, pfn, entry)
+            page = decode_page(self._layout, pfn, entry, 0)
+            after, back = page.lru_next, page.lru_prev
+            fault = self._wrong_because(zone, page)
             if fault is not None:
                 linked = back == here and self._back(after) == following
                 faults.append(fault._replace(linked=linked))
@@ -223,19 +218,11 @@ class Walker:
         except FaultError:
             return None
 
-    def _judge(self, zone: Zone, pfn: int, entry: bytes) -> ListFault | None:
+    def _wrong_because(self, zone: Zone, page: Page) -> ListFault | None:
         """Say why a page can't be on a list of a zone, if it can't."""
-        layout = self._layout
-        (mapcount,) = self._int.unpack_from(entry, layout.mapcount_offset)
-        if mapcount == self._buddy:
-            return ListFault("buddy", pfn, mapcount)
-        (refcount,) = self._int.unpack_from(entry, layout.refcount_offset)
-        if refcount:
-            return ListFault("references", pfn, refcount)
-        (flags,) = self._word.unpack_from(entry, layout.flags_offset)
-        fields = layout.flags
-        node = flags >> fields.node.shift & fields.node.mask
-        if fields.node_not_in_page_flags:
-            node = zone.node
-        link = int(layout.link(node, flags >> fields.zone.shift & fields.zone.mask))
-        return None if link == layout.link(zone.node, zone.index) else ListFault("zone", pfn, link)
+        if page.buddy:
+            return ListFault("buddy", page.pfn, page.mapcount)
+        if page.refcount:
+            return ListFault("references", page.pfn, page.refcount)
+        link = flags_link(self._layout, page.flags, zone.node)
+        return None if link == self._layout.link(zone.node, zone.index) else ListFault("zone", page.pfn, link)
