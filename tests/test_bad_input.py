@@ -207,7 +207,7 @@ def offsets(size: int, notes_at: int) -> list[int]:
 def test_core_that_is_cut_anywhere(name: str, cli: Cli, edited: Edited) -> None:
     core = edited(name)
     size = core.path.stat().st_size
-    for offset in reversed(offsets(size, core.headers[0].offset)):
+    for offset in reversed(offsets(size, core.segments[0].offset)):
         os.truncate(core.path, offset)
         message = complaint(cli("-c", core.path, "scan"))
         assert str(core.path) in message, offset
@@ -481,7 +481,8 @@ def test_file_that_would_block_or_never_end(option: str, cli: Cli, unpacked: Unp
 
 @pytest.mark.parametrize("option", ["-c", "-s", "--btf", "--system-map"])
 def test_empty_name(option: str, cli: Cli, unpacked: Unpacked) -> None:
-    assert "empty name" in complaint(cli("-c", unpacked(AMD64_HEALTHY), option, "", "scan"))
+    what = "vmcore" if option == "-c" else "file"
+    assert f"the name of the {what} is empty" in complaint(cli("-c", unpacked(AMD64_HEALTHY), option, "", "scan"))
 
 
 @pytest.mark.parametrize("option", ["-s", "--btf", "--system-map"])

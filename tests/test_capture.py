@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -129,12 +130,11 @@ def test_capture_holds_no_memory_that_nothing_read(cli: Cli, edited: Edited, tmp
     """A secret beside what is read stays behind: in a longer segment, and in one of its own."""
     core = edited(AMD64_HEALTHY)
     secret = b"correct horse battery staple"
-    data = core.path.read_bytes()
     # The last segment grows by a secret at the end of the file.
-    last = max(core.loads, key=lambda h: h.offset)
-    assert last.offset + last.filesz == len(data)
-    grown = core._load(last.offset, last.vaddr, last.filesz + len(secret), last.memsz + len(secret), 0)
-    core.path.write_bytes(data[: last.at] + grown + data[last.at + core.entry_size :] + secret)
+    last = max(core.loads, key=lambda load: load.offset)
+    assert last.offset + last.filesz == core.path.stat().st_size
+    grown = replace(last, filesz=last.filesz + len(secret), memsz=last.memsz + len(secret))
+    core.rewrite([grown if segment is last else segment for segment in core.segments], secret)
     assert CoreEditor(core.path).read(last.vaddr + last.filesz, len(secret)) == secret
     capture(cli, core.path, tmp_path / "core")
     assert secret not in (tmp_path / "core").read_bytes()

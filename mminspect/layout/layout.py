@@ -8,7 +8,7 @@ from drgn import FaultError, PlatformFlags, Program, sizeof
 from mminspect.errors import LayoutError
 from mminspect.layout import orders, pageflags
 from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, PageMembers
-from mminspect.program.arch import MACHINE_NAMES
+from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator, max_numnodes
 
@@ -122,8 +122,7 @@ def _machine(prog: Program) -> str:
         name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
     except (LookupError, AttributeError, FaultError):
         name = ""
-    assert prog.platform is not None
-    return str(name or MACHINE_NAMES.get(prog.platform.arch, prog.platform.arch.name.lower()))
+    return name or arch_of(prog.platform).uname
 
 
 def _bits_per_pageblock(prog: Program) -> int:

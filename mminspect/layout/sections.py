@@ -14,12 +14,13 @@ from functools import cached_property, lru_cache
 from typing import Callable
 
 import numpy as np
-from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, sizeof
+from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.layout.orders import release_version
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.memorymap.sections import Records, Section, SectionEntry
+from mminspect.program.arch import arch_of
 
 SUBSECTION_SHIFT = 21
 # Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
@@ -277,13 +278,12 @@ def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[
             f"max_mapnr is {max_mapnr}, mem_map {address:#x}: such a memmap can't be; the dump is damaged"
         )
     ranges = [(offset, offset + max_mapnr)]
-    assert prog.platform is not None
-    if prog.platform.arch == Architecture.ARM:
-        ranges = _arm_ranges(prog, release, pageblock_nr_pages)
+    if arch_of(prog.platform).pfn_valid_by_memblock:
+        ranges = _memblock_ranges(prog, release, pageblock_nr_pages)
     return [Section(0, tuple(ranges), address - offset * size, 0)]
 
 
-def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:
+def _memblock_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:
     """``pfn_valid()`` of 32-bit Arm, which frees the memmap of holes."""
     page_shift = prog["PAGE_SHIFT"].value_()
     memory = prog["memblock"].memory
