@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import pytest
 import zstandard
+from drgn import Architecture, Platform, PlatformFlags
 from drgn.helpers.linux.mm import (
     decode_page_flags,
     for_each_valid_page_range,
@@ -31,6 +32,7 @@ from drgn.helpers.linux.mmzone import (
 )
 
 from mminspect.commands import capture as capture_
+from mminspect.program.arch import arch_of
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.support import (
     AMD64_400M,
@@ -231,3 +233,13 @@ def test_capture_walks_its_target_once(cli: Cli, unpacked: Unpacked, tmp_path: P
     monkeypatch.setattr(capture_.Scan, "walk", lambda *arguments: walks.append(1) or original(*arguments))
     capture(cli, unpacked(AMD64_NUMA), tmp_path / "capture.elf")
     assert walks == [1]
+
+
+def test_capture_of_an_architecture_without_a_row_is_refused(
+    cli: Cli, unpacked: Unpacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(Architecture.S390, PlatformFlags(0))
+    monkeypatch.setattr(capture_, "arch_of", lambda _: arch_of(platform))
+    done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", tmp_path / "core")
+    assert (done.status, list(tmp_path.glob("core*"))) == (2, [])
+    assert "captures of s390 kernels can't be written" in done.err

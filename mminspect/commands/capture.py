@@ -276,7 +276,7 @@ def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded
     elf, arch = elf_of(prog.platform), arch_of(prog.platform)
     if not arch.elf_machine:
         raise MminspectError(
-            f"a capture of a {arch.name} kernel can't be written: mminspect doesn't know its ELF files"
+            f"captures of {arch.name} kernels can't be written: mminspect doesn't know their ELF machine"
         )
     ranges = recorder.ranges()
     loads: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
