@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 MAGIC = b"\x7fELF"
@@ -20,27 +20,28 @@ NT_PRSTATUS = 1
 NT_GNU_BUILD_ID = 3
 # The byte orders that EI_DATA counts from 1.
 _ORDERS = "<>"
-# Layouts by word size, 32 and 64 bits: the ELF header, a program header and a section header.
+# Layouts for 32 and 64 bits: of the ELF header, a program header, a section header and the header of a note.
 _EHDR = ("16sHHIIIIIHHHHHH", "16sHHIQQQIHHHHHH")
 _PHDR = ("IIIIIIII", "IIQQQQQQ")
 _SHDR = ("IIIIIIIIII", "IIQQQQIIQQ")
-_NHDR = "III"
+_NHDR = ("III", "III")
 _format = lru_cache(None)(struct.Struct)
 
 
 @dataclass(frozen=True)
 class Header:
-    """An ELF header, by the names of ``elf.h`` without their prefix ``e_``."""
+    """An ELF header behind its identification, by the names of ``elf.h`` without their prefix ``e_``."""
 
     type: int
     machine: int
-    phoff: int = 0
-    phnum: int = 0
     version: int = 1
     entry: int = 0
+    phoff: int = 0
     shoff: int = 0
     flags: int = 0
+    ehsize: int = 0
     phentsize: int = 0
+    phnum: int = 0
     shentsize: int = 0
     shnum: int = 0
     shstrndx: int = 0
@@ -107,8 +108,8 @@ class Elf:
             return None
         return Elf(ident[4] == 2, _ORDERS[ident[5] - 1])
 
-    def _struct(self, layout: str) -> struct.Struct:
-        return _format(self.order + layout)
+    def _struct(self, layouts: tuple[str, str]) -> struct.Struct:
+        return _format(self.order + layouts[self.is_64_bit])
 
     @property
     def word(self) -> str:
@@ -123,17 +124,17 @@ class Elf:
     @property
     def header_size(self) -> int:
         """Size of the ELF header."""
-        return self._struct(_EHDR[self.is_64_bit]).size
+        return self._struct(_EHDR).size
 
     @property
     def segment_size(self) -> int:
         """Size of a program header."""
-        return self._struct(_PHDR[self.is_64_bit]).size
+        return self._struct(_PHDR).size
 
     @property
     def section_size(self) -> int:
         """Size of a section header."""
-        return self._struct(_SHDR[self.is_64_bit]).size
+        return self._struct(_SHDR).size
 
     def header(self, data: bytes) -> Header:
         """
@@ -141,22 +142,18 @@ class Elf:
 
         :raises struct.error: if it is cut short.
         """
-        fields = self._struct(_EHDR[self.is_64_bit]).unpack_from(data)
-        _, kind, machine, version, entry, phoff, shoff, flags, _, phentsize, phnum, shentsize, shnum, shstrndx = fields
-        return Header(kind, machine, phoff, phnum, version, entry, shoff, flags, phentsize, shentsize, shnum, shstrndx)
+        _, *fields = self._struct(_EHDR).unpack_from(data)
+        return Header(*fields)
 
     def pack_header(self, header: Header) -> bytes:
-        """Encode an ELF header. The sizes in it are those of this codec."""
-        return self._struct(_EHDR[self.is_64_bit]).pack(
-            MAGIC + bytes((1 + self.is_64_bit, 1 + _ORDERS.index(self.order), 1)),
-            *(header.type, header.machine, header.version, header.entry, header.phoff, header.shoff, header.flags),
-            *(self.header_size, self.segment_size, header.phnum),
-            *(header.shentsize, header.shnum, header.shstrndx),
-        )
+        """Encode an ELF header. The sizes of that and of program headers are those of this codec."""
+        ident = MAGIC + bytes((1 + self.is_64_bit, 1 + _ORDERS.index(self.order), 1))
+        header = replace(header, ehsize=self.header_size, phentsize=self.segment_size)
+        return self._struct(_EHDR).pack(ident, *astuple(header))
 
     def segments(self, table: bytes) -> Iterator[Segment]:
         """Decode a program header table, which must be of whole headers."""
-        for fields in self._struct(_PHDR[self.is_64_bit]).iter_unpack(table):
+        for fields in self._struct(_PHDR).iter_unpack(table):
             if self.is_64_bit:
                 kind, flags, offset, vaddr, paddr, filesz, memsz, align = fields
             else:
@@ -168,11 +165,11 @@ class Elf:
         s = segment
         where = (s.offset, s.vaddr, s.paddr, s.filesz, s.memsz)
         fields = (s.type, s.flags, *where, s.align) if self.is_64_bit else (s.type, *where, s.flags, s.align)
-        return self._struct(_PHDR[self.is_64_bit]).pack(*fields)
+        return self._struct(_PHDR).pack(*fields)
 
     def sections(self, table: bytes) -> Iterator[Section]:
         """Decode a section header table, which must be of whole headers."""
-        for _, kind, _, _, offset, size, _, info, _, _ in self._struct(_SHDR[self.is_64_bit]).iter_unpack(table):
+        for _, kind, _, _, offset, size, _, info, _, _ in self._struct(_SHDR).iter_unpack(table):
             yield Section(kind, offset, size, info)
 
     def notes(self, data: bytes) -> Iterator[Note]:

@@ -61,14 +61,8 @@ def test_64_bit_little_endian_structures() -> None:
     assert (elf.header_size, elf.segment_size, elf.section_size) == (64, 56, 64)
     assert (elf.word, elf.max_address) == ("<Q", 0xFFFFFFFFFFFFFFFF)
     header = Header(
-        *(4, 62, 0x40, 5),
-        entry=0x11111111,
-        shoff=0x22222222,
-        flags=0x3333,
-        phentsize=56,
-        shentsize=64,
-        shnum=6,
-        shstrndx=7,
+        *(4, 62, 1, 0x11111111, 0x40, 0x22222222, 0x3333),
+        *(64, 56, 5, 64, 6, 7),
     )
     assert elf.header(EHDR_64) == header
     assert elf.pack_header(header) == EHDR_64
@@ -85,14 +79,8 @@ def test_32_bit_big_endian_structures() -> None:
     assert (elf.header_size, elf.segment_size, elf.section_size) == (52, 32, 40)
     assert (elf.word, elf.max_address) == (">I", 0xFFFFFFFF)
     header = Header(
-        *(4, 8, 0x34, 5),
-        entry=0x11111111,
-        shoff=0x22222222,
-        flags=0x3333,
-        phentsize=32,
-        shentsize=40,
-        shnum=6,
-        shstrndx=7,
+        *(4, 8, 1, 0x11111111, 0x34, 0x22222222, 0x3333),
+        *(52, 32, 5, 40, 6, 7),
     )
     assert elf.header(EHDR_32) == header
     assert elf.pack_header(header) == EHDR_32
@@ -139,9 +127,10 @@ halves = st.integers(0, 0xFFFF)
 def test_what_is_written_is_read_again(elf: Elf, data: st.DataObject) -> None:
     address = st.integers(0, elf.max_address)
     header = Header(
-        *(data.draw(halves), data.draw(halves), data.draw(address), data.draw(halves)),
-        *(data.draw(words), data.draw(address), data.draw(address), data.draw(words)),
-        *(elf.segment_size, data.draw(halves), data.draw(halves), data.draw(halves)),
+        *(data.draw(halves), data.draw(halves), data.draw(words)),
+        *(data.draw(address), data.draw(address), data.draw(address), data.draw(words)),
+        *(elf.header_size, elf.segment_size, data.draw(halves)),
+        *(data.draw(halves), data.draw(halves), data.draw(halves)),
     )
     assert elf.header(elf.pack_header(header)) == header
     assert Elf.of(elf.pack_header(header)) == elf
@@ -204,7 +193,7 @@ def test_headers_of_a_program_are_those_that_readelf_shows() -> None:
     elf = Elf.of(data)
     assert elf is not None
     header = elf.header(data)
-    assert header == replace(header, phentsize=elf.segment_size, shentsize=elf.section_size)
+    assert header == replace(header, ehsize=elf.header_size, phentsize=elf.segment_size, shentsize=elf.section_size)
     table = data[header.phoff : header.phoff + header.phnum * elf.segment_size]
     found = re.findall(r"^ +[A-Z]\w+ +(0x\w+) (0x\w+) (0x\w+) (0x\w+) (0x\w+)", readelf("-l", path), re.MULTILINE)
     assert [tuple(int(word, 16) for word in row) for row in found] == [
