@@ -55,8 +55,7 @@ class Arch:
 
     To support a new one:
 
-    1. Add a row to :data:`ARCHITECTURES`. Give all fields up to ``is_64_bit``, and of the others those whose default
-       is wrong for it.
+    1. Add a row to :data:`ARCHITECTURES`. Of the fields with a default, give those whose default is wrong for it.
     2. If ``pageblock_order`` is a constant, as nearly everywhere, give ``huge_page_order``: HUGETLB_PAGE_ORDER, as
        asm/page.h or asm/hugetlb.h define it.
     3. If drgn can't read its virtual memory out of a dump (``linux_kernel_pgtable_iterator_*`` in libdrgn's
@@ -67,7 +66,6 @@ class Arch:
     5. Add its numbers to ``tests/program/test_arch.py``, a machine to ``contrib/kernels/boot.py``, a row to
        ``contrib/kernels/matrix.py``, and a stored vmcore of it to ``tests/test_machines.py``.
 
-    :ivar name: drgn's name in lower case.
     :ivar drgn: What drgn calls it.
     :ivar elf_machine: ``e_machine`` of its ELF files, 0 if it isn't known.
     :ivar is_64_bit: Its word size, whatever class its cores have: kdump and QEMU write ELF64 for i386 with PAE.
@@ -92,7 +90,6 @@ class Arch:
     :ivar in_kernel: Tells by the registers whether a CPU was in the kernel.
     """
 
-    name: str
     drgn: Architecture
     elf_machine: int
     is_64_bit: bool
@@ -113,6 +110,11 @@ class Arch:
     in_kernel: Callable[[Registers], bool] = _upper_half("pc")
 
     @property
+    def name(self) -> str:
+        """drgn's name for it in lower case."""
+        return str(self.drgn.name.lower())
+
+    @property
     def is_walked(self) -> bool:
         """Whether page tables are walked, by drgn or here, so that physical memory is all that must be read."""
         return self.drgn_walks or self.page_tables is not _drgn_knows
@@ -129,7 +131,6 @@ class Arch:
 
 ARCHITECTURES = (
     Arch(
-        "i386",
         Architecture.I386,
         elf_machine=3,
         is_64_bit=False,
@@ -147,7 +148,6 @@ ARCHITECTURES = (
         in_kernel=_x86_in_kernel,
     ),
     Arch(
-        "x86_64",
         Architecture.X86_64,
         elf_machine=62,
         is_64_bit=True,
@@ -165,7 +165,6 @@ ARCHITECTURES = (
         in_kernel=_x86_in_kernel,
     ),
     Arch(
-        "arm",
         Architecture.ARM,
         elf_machine=40,
         is_64_bit=False,
@@ -181,7 +180,6 @@ ARCHITECTURES = (
         in_kernel=lambda registers: registers["cpsr"] & 0x1F != 0x10,
     ),
     Arch(
-        "aarch64",
         Architecture.AARCH64,
         elf_machine=183,
         is_64_bit=True,
@@ -195,7 +193,6 @@ ARCHITECTURES = (
         registers=(*_numbered("x", 0, 30), "sp", "pc"),
     ),
     Arch(
-        "ppc64",
         Architecture.PPC64,
         elf_machine=21,
         is_64_bit=True,
@@ -209,7 +206,6 @@ ARCHITECTURES = (
         in_kernel=_upper_half("nip"),
     ),
     Arch(
-        "s390x",
         Architecture.S390X,
         elf_machine=22,
         is_64_bit=True,
@@ -224,7 +220,6 @@ ARCHITECTURES = (
         in_kernel=lambda registers: not registers["mask"] >> 48 & 1,
     ),
     Arch(
-        "riscv64",
         Architecture.RISCV64,
         elf_machine=243,
         is_64_bit=True,
@@ -244,7 +239,6 @@ ARCHITECTURES = (
     ),
     # Its page tables (Sv32) are not known, so only captures of it can be read.
     Arch(
-        "riscv32",
         Architecture.RISCV32,
         elf_machine=243,
         is_64_bit=False,
@@ -261,9 +255,9 @@ _BY_DRGN = {arch.drgn: arch for arch in ARCHITECTURES}
 def arch_of(platform: Platform | None) -> Arch:
     """Get the row of a platform. Of one that has none, drgn's name is known and little else."""
     assert platform is not None
-    name = platform.arch.name.lower()
     is_64_bit = bool(platform.flags & PlatformFlags.IS_64_BIT)
-    return _BY_DRGN.get(platform.arch) or Arch(name, platform.arch, 0, is_64_bit, uname=name)
+    unknown = Arch(platform.arch, 0, is_64_bit, uname=platform.arch.name.lower())
+    return _BY_DRGN.get(platform.arch, unknown)
 
 
 def arch_of_core(core: CoreFile) -> Arch | None:
