@@ -32,6 +32,15 @@ class TargetError(MminspectError):
     """The vmcore or the running kernel can't be opened or read."""
 
 
+class TruncatedError(TargetError):
+    """The file of a vmcore is shorter than its headers say."""
+
+    def __init__(self, path: str, size: int, needed: int) -> None:
+        super().__init__(
+            f"{path}: truncated: the file has {size} bytes, its headers speak of {needed}; copy the dump again"
+        )
+
+
 class CutShortError(TargetError):
     """The file of a vmcore lost its end while it was read."""
 

@@ -106,3 +106,34 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
         return Done(status, out, err)
 
     return call
+
+
+def complaint(done: Done) -> str:
+    """Check that a command line failed as it should, and get what it says."""
+    assert done.status == 2, (done.status, done.err)
+    assert done.out == ""
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("mminspect: ")
+    assert "Traceback" not in done.err
+    # An exception's name in front means that nobody thought of this input.
+    assert "please report it" not in done.err, done.err
+    return lines[0][len("mminspect: ") :]
+
+
+@pytest.fixture
+def refused(cli: Cli) -> Callable[[object], str]:
+    """Scan a file that must be refused; give the complaint."""
+    return lambda path: complaint(cli("-c", path, "scan"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Write a file."""
+
+    def write(data: bytes) -> Path:
+        path = tmp_path / "input"
+        path.write_bytes(data)
+        return path
+
+    return write

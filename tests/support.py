@@ -20,6 +20,7 @@ from drgn import FaultError, Program
 from mminspect.cli.run import run
 from mminspect.findings import Finding, Report
 from mminspect.program import open as target
+from mminspect.program.elf import ET_CORE, PT_LOAD, PT_NOTE, Elf, Header, Note, Segment
 from mminspect.program.pagetable import LARGE_PAGE, PageTables
 from mminspect.program.target import Target
 from mminspect.signals import SIGNALS
@@ -39,9 +40,6 @@ AMD64_LOW_RAM = "amd64-6.12-low-ram"
 ARM64 = "arm64-6.12"
 S390X = "s390x-6.12"
 NAMES = (I386_HOLE, AMD64_400M, AMD64_NUMA, AMD64_HEALTHY, AMD64_HOTPLUG, AMD64_LOW_RAM, ARM64, S390X)
-
-PT_LOAD = 1
-PT_NOTE = 4
 
 # Where FakeTables map memory.
 VIRTUAL = 0xFFFF_EA00_0000_0000
@@ -131,18 +129,6 @@ def without_consequences(finding: Finding) -> Finding:
     return replace(finding, detail=detail)
 
 
-@dataclass(frozen=True)
-class Header:
-    """A program header and where it is in the file."""
-
-    at: int
-    kind: int
-    offset: int
-    vaddr: int
-    filesz: int
-    memsz: int
-
-
 class CoreEditor:
     """
     Changes the memory of an ELF core in place.
@@ -153,48 +139,44 @@ class CoreEditor:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
-            ident = file.read(64)
-            self.wide = ident[4] == 2
-            self.order = "<" if ident[5] == 1 else ">"
-            phoff = struct.unpack_from(self.order + ("Q" if self.wide else "I"), ident, 32 if self.wide else 28)[0]
-            self.entry_size, count = struct.unpack_from(self.order + "HH", ident, 54 if self.wide else 42)
-            file.seek(phoff)
-            table = file.read(self.entry_size * count)
-        self.headers = [self._header(table, phoff, i) for i in range(count)]
-        self.loads = [h for h in self.headers if h.kind == PT_LOAD]
+            start = file.read(64)
+            elf = Elf.of(start)
+            assert elf is not None
+            self.elf = elf
+            self.header = self.elf.header(start)
+            file.seek(self.header.phoff)
+            self.segments = list(self.elf.segments(file.read(self.elf.segment_size * self.header.phnum)))
+        self.loads = [s for s in self.segments if s.type == PT_LOAD]
 
-    def _header(self, table: bytes, phoff: int, index: int) -> Header:
-        at = index * self.entry_size
-        if self.wide:
-            kind, _, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from(self.order + "IIQQQQQQ", table, at)
-        else:
-            kind, offset, vaddr, _, filesz, memsz, _, _ = struct.unpack_from(self.order + "IIIIIIII", table, at)
-        return Header(phoff + at, kind, offset, vaddr, filesz, memsz)
+    @property
+    def order(self) -> str:
+        """The byte order: ``<`` or ``>``."""
+        return self.elf.order
 
-    def load_at(self, address: int, size: int = 1) -> Header:
+    def load_at(self, address: int, size: int = 1) -> Segment:
         """Find the segment that holds an address range."""
-        for header in self.loads:
-            if header.vaddr <= address and address + size <= header.vaddr + header.filesz:
-                return header
+        for load in self.loads:
+            if load.vaddr <= address and address + size <= load.vaddr + load.filesz:
+                return load
         raise AssertionError(f"{self.path.name} holds no {size} bytes at {address:#x}")
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory."""
-        header = self.load_at(address, size)
+        load = self.load_at(address, size)
         with self.path.open("rb") as file:
-            file.seek(header.offset + address - header.vaddr)
+            file.seek(load.offset + address - load.vaddr)
             return file.read(size)
 
     def write(self, address: int, data: bytes) -> None:
         """Write memory."""
-        header = self.load_at(address, len(data))
+        load = self.load_at(address, len(data))
         with self.path.open("r+b") as file:
-            file.seek(header.offset + address - header.vaddr)
+            file.seek(load.offset + address - load.vaddr)
             file.write(data)
 
     def word(self, value: int) -> bytes:
         """Encode an ``unsigned long``."""
-        return struct.pack(self.order + ("Q" if self.wide else "I"), value)
+        return struct.pack(self.elf.word, value)
 
     def write_word(self, address: int, value: int) -> None:
         """Write an ``unsigned long``."""
@@ -203,12 +185,12 @@ class CoreEditor:
     def replace_in_notes(self, old: bytes, new: bytes) -> None:
         """Replace text in the notes by text of the same length."""
         assert len(old) == len(new)
-        header = next(h for h in self.headers if h.kind == PT_NOTE)
+        segment = next(s for s in self.segments if s.type == PT_NOTE)
         with self.path.open("r+b") as file:
-            file.seek(header.offset)
-            notes = file.read(header.filesz)
+            file.seek(segment.offset)
+            notes = file.read(segment.filesz)
             assert notes.count(old) >= 1, old
-            file.seek(header.offset)
+            file.seek(segment.offset)
             file.write(notes.replace(old, new))
 
     def exclude(self, start: int, end: int) -> None:
@@ -218,58 +200,38 @@ class CoreEditor:
         The file is rewritten with one program header more where something follows what is taken out.
         """
         old = self.load_at(start, end - start)
-        parts = [(old.offset, old.vaddr, start - old.vaddr, end - old.vaddr)]
+        parts = [replace(old, filesz=start - old.vaddr, memsz=end - old.vaddr)]
         rest = old.vaddr + old.filesz - end
         if rest:
-            parts.append((old.offset + end - old.vaddr, end, rest, rest))
-        data = bytearray(self.path.read_bytes())
-        first = self.headers[0].at
-        shift = (len(parts) - 1) * self.entry_size
-        entries = []
-        for header in self.headers:
-            entry = bytes(data[header.at : header.at + self.entry_size])
-            if header is old:
-                entries += [self._load(*part, shift) for part in parts]
-            else:
-                entries.append(self._moved(entry, shift))
-        count = len(entries)
-        body = data[self.headers[-1].at + self.entry_size :]
-        struct.pack_into(self.order + "H", data, 56 if self.wide else 44, count)
-        self.path.write_bytes(bytes(data[:first]) + b"".join(entries) + bytes(body))
+            parts.append(replace(old, offset=old.offset + end - old.vaddr, vaddr=end, filesz=rest, memsz=rest))
+        at = self.segments.index(old)
+        self.rewrite([*self.segments[:at], *parts, *self.segments[at + 1 :]])
 
-    def _load(self, offset: int, vaddr: int, filesz: int, memsz: int, shift: int) -> bytes:
-        if self.wide:
-            fields = (PT_LOAD, 0, offset + shift, vaddr, (1 << 64) - 1, filesz, memsz, 0)
-            return struct.pack(self.order + "IIQQQQQQ", *fields)
-        fields = (PT_LOAD, offset + shift, vaddr, (1 << 32) - 1, filesz, memsz, 0, 0)
-        return struct.pack(self.order + "IIIIIIII", *fields)
+    def rewrite(self, segments: Sequence[Segment], more: bytes = b"") -> None:
+        """
+        Write the file anew with other program headers.
 
-    def _moved(self, entry: bytes, shift: int) -> bytes:
-        layout, place = (self.order + "Q", 8) if self.wide else (self.order + "I", 4)
-        moved = bytearray(entry)
-        struct.pack_into(layout, moved, place, struct.unpack_from(layout, entry, place)[0] + shift)
-        return bytes(moved)
+        :param segments: With offsets as in the old file; what follows the headers moves if there are more of them.
+        :param more: Appended to the file.
+        """
+        start = self.header.phoff + self.elf.segment_size * len(self.segments)
+        shift = self.elf.segment_size * (len(segments) - len(self.segments))
+        moved = [self.elf.pack_segment(replace(s, offset=s.offset + shift)) for s in segments]
+        header = self.elf.pack_header(replace(self.header, phnum=len(segments)))
+        self.path.write_bytes(header + b"".join(moved) + self.path.read_bytes()[start:] + more)
 
 
 def elf_core(notes: Sequence[tuple[str, bytes]], loads: Sequence[tuple[int, bytes]], machine: int = 62) -> bytes:
     """Make a little-endian ELF64 core of (name, description) notes and (address, bytes) segments."""
-    note_data = b"".join(_note(name, data) for name, data in notes)
-    offset = 64 + 56 * (1 + len(loads))
-    table = struct.pack("<IIQQQQQQ", PT_NOTE, 0, offset, 0, 0, len(note_data), len(note_data), 0)
-    body = note_data
+    elf = Elf(True, "<")
+    body = b"".join(elf.pack_note(Note(name, 1, data)) for name, data in notes)
+    offset = elf.header_size + elf.segment_size * (1 + len(loads))
+    segments = [Segment(offset, 0, 0, len(body), len(body), PT_NOTE)]
     for address, data in loads:
-        place = (PT_LOAD, 0, offset + len(body), address, 0, len(data), len(data), 0)
-        table += struct.pack("<IIQQQQQQ", *place)
+        segments.append(Segment(offset + len(body), address, 0, len(data), len(data)))
         body += data
-    ident = b"\x7fELF\2\1\1" + bytes(9)
-    header = struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, 0, 64, 56, 1 + len(loads), 0, 0, 0)
-    return ident + header + table + body
-
-
-def _note(name: str, data: bytes) -> bytes:
-    encoded = name.encode() + b"\0"
-    header = struct.pack("<III", len(encoded), len(data), 1)
-    return header + encoded + bytes(-len(encoded) % 4) + data + bytes(-len(data) % 4)
+    header = elf.pack_header(Header(ET_CORE, machine, phoff=elf.header_size, phnum=len(segments)))
+    return header + b"".join(map(elf.pack_segment, segments)) + body
 
 
 @contextlib.contextmanager

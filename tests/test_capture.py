@@ -6,11 +6,13 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 import zstandard
+from drgn import Architecture, Platform, PlatformFlags
 from drgn.helpers.linux.mm import (
     decode_page_flags,
     for_each_valid_page_range,
@@ -30,6 +32,7 @@ from drgn.helpers.linux.mmzone import (
 )
 
 from mminspect.commands import capture as capture_
+from mminspect.program.arch import arch_of
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.support import (
     AMD64_400M,
@@ -129,12 +132,11 @@ def test_capture_holds_no_memory_that_nothing_read(cli: Cli, edited: Edited, tmp
     """A secret beside what is read stays behind: in a longer segment, and in one of its own."""
     core = edited(AMD64_HEALTHY)
     secret = b"correct horse battery staple"
-    data = core.path.read_bytes()
     # The last segment grows by a secret at the end of the file.
-    last = max(core.loads, key=lambda h: h.offset)
-    assert last.offset + last.filesz == len(data)
-    grown = core._load(last.offset, last.vaddr, last.filesz + len(secret), last.memsz + len(secret), 0)
-    core.path.write_bytes(data[: last.at] + grown + data[last.at + core.entry_size :] + secret)
+    last = max(core.loads, key=lambda load: load.offset)
+    assert last.offset + last.filesz == core.path.stat().st_size
+    grown = replace(last, filesz=last.filesz + len(secret), memsz=last.memsz + len(secret))
+    core.rewrite([grown if segment is last else segment for segment in core.segments], secret)
     assert CoreEditor(core.path).read(last.vaddr + last.filesz, len(secret)) == secret
     capture(cli, core.path, tmp_path / "core")
     assert secret not in (tmp_path / "core").read_bytes()
@@ -231,3 +233,13 @@ def test_capture_walks_its_target_once(cli: Cli, unpacked: Unpacked, tmp_path: P
     monkeypatch.setattr(capture_.Scan, "walk", lambda *arguments: walks.append(1) or original(*arguments))
     capture(cli, unpacked(AMD64_NUMA), tmp_path / "capture.elf")
     assert walks == [1]
+
+
+def test_capture_of_an_architecture_without_a_row_is_refused(
+    cli: Cli, unpacked: Unpacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(Architecture.S390, PlatformFlags(0))
+    monkeypatch.setattr(capture_, "arch_of", lambda _: arch_of(platform))
+    done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", tmp_path / "core")
+    assert (done.status, list(tmp_path.glob("core*"))) == (2, [])
+    assert "captures of s390 kernels can't be written" in done.err

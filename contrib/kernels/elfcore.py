@@ -3,95 +3,36 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Callable
 
 from contrib.kernels.errors import HarnessError
+from mminspect.program.elf import IDENT_SIZE, PT_LOAD, PT_NOTE, Elf, Header, Segment, align_note
 
-PT_LOAD = 1
-PT_NOTE = 4
-ELFCLASS32 = 1
-ELFCLASS64 = 2
-ELFDATA2LSB = 1
-ELFDATA2MSB = 2
-EI_CLASS = 4
-EI_DATA = 5
-IDENT_SIZE = 16
-NOTE_HEAD = 12
-NOTE_ALIGN = 4
 ADDRESS_LIMIT_32 = 1 << 32
-VMCOREINFO = b"VMCOREINFO\0"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A program header."""
-
-    type: int
-    flags: int
-    offset: int
-    vaddr: int
-    paddr: int
-    filesz: int
-    memsz: int
-    align: int
+VMCOREINFO = "VMCOREINFO"
 
 
 @dataclass(frozen=True)
 class Headers:
     """An ELF header and its program headers."""
 
-    ident: bytes
-    type: int
-    machine: int
-    version: int
-    entry: int
-    flags: int
+    elf: Elf
+    header: Header
     segments: tuple[Segment, ...]
-
-    @property
-    def order(self) -> str:
-        """Return the byte order as struct spells it."""
-        return "<" if self.ident[EI_DATA] == ELFDATA2LSB else ">"
-
-    @property
-    def wide(self) -> bool:
-        """Return whether this is a 64-bit ELF file."""
-        return self.ident[EI_CLASS] == ELFCLASS64
-
-
-def file_format(wide: bool) -> str:
-    """Return the layout of the ELF header after its identification."""
-    return "HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"
-
-
-def segment_format(wide: bool) -> str:
-    """Return the layout of a program header."""
-    return "IIQQQQQQ" if wide else "IIIIIIII"
 
 
 def read_headers(core: BinaryIO) -> Headers:
     """Read the headers of an ELF core."""
     core.seek(0)
-    ident = core.read(IDENT_SIZE)
-    if len(ident) < IDENT_SIZE or ident[:4] != b"\x7fELF":
+    elf = Elf.of(core.read(IDENT_SIZE))
+    if elf is None:
         raise HarnessError("the dump is not an ELF file")
-    empty = Headers(ident, 0, 0, 0, 0, 0, ())
-    order, wide = empty.order, empty.wide
-    layout = order + file_format(wide)
-    values = struct.unpack(layout, core.read(struct.calcsize(layout)))
-    kind, machine, version, entry, phoff, _, flags, _, phentsize, phnum = values[:10]
-    segments = []
-    for index in range(phnum):
-        core.seek(phoff + index * phentsize)
-        layout = order + segment_format(wide)
-        fields = struct.unpack(layout, core.read(struct.calcsize(layout)))
-        if not wide:  # the flags come late in the 32-bit layout
-            fields = (fields[0], fields[6], *fields[1:6], fields[7])
-        segments.append(Segment(*fields))
-    return Headers(ident, kind, machine, version, entry, flags, tuple(segments))
+    core.seek(0)
+    header = elf.header(core.read(elf.header_size))
+    core.seek(header.phoff)
+    return Headers(elf, header, tuple(elf.segments(core.read(elf.segment_size * header.phnum))))
 
 
 def write_headers(core: BinaryIO, headers: Headers) -> None:
@@ -99,24 +40,14 @@ def write_headers(core: BinaryIO, headers: Headers) -> None:
 
     QEMU puts a section header in between. makedumpfile then finds no PT_LOAD.
     """
-    order, wide = headers.order, headers.wide
-    size = IDENT_SIZE + struct.calcsize(order + file_format(wide))
-    entry_size = struct.calcsize(order + segment_format(wide))
-    end = size + entry_size * len(headers.segments)
-    if end > min((s.offset for s in headers.segments if s.filesz), default=end):
+    elf, segments = headers.elf, headers.segments
+    end = elf.header_size + elf.segment_size * len(segments)
+    if end > min((s.offset for s in segments if s.filesz), default=end):
         raise HarnessError("no room for the program headers at the start of the dump")
-    data = headers.ident + struct.pack(
-        order + file_format(wide),
-        *(headers.type, headers.machine, headers.version, headers.entry, size, 0),
-        *(headers.flags, size, entry_size, len(headers.segments), 0, 0, 0),
-    )
-    for s in headers.segments:
-        fields = (s.type, s.flags, s.offset, s.vaddr, s.paddr, s.filesz, s.memsz, s.align)
-        if not wide:
-            fields = (*fields[:1], *fields[2:7], s.flags, s.align)
-        data += struct.pack(order + segment_format(wide), *fields)
+    new = {"phoff": elf.header_size, "phnum": len(segments), "shoff": 0, "shentsize": 0, "shnum": 0, "shstrndx": 0}
     core.seek(0)
-    core.write(data)
+    core.write(elf.pack_header(replace(headers.header, **new)))
+    core.write(b"".join(map(elf.pack_segment, segments)))
 
 
 def little_endian(headers: Headers) -> Headers:
@@ -125,9 +56,7 @@ def little_endian(headers: Headers) -> Headers:
     QEMU takes the byte order of a ppc64 guest from the hypervisor's register, which a pseries guest
     does not set. Memory is a plain copy and needs nothing.
     """
-    ident = bytearray(headers.ident)
-    ident[EI_DATA] = ELFDATA2LSB
-    return replace(headers, ident=bytes(ident))
+    return replace(headers, elf=replace(headers.elf, order="<"))
 
 
 def linear_map(headers: Headers, physical: int, virtual: int) -> Headers:
@@ -154,19 +83,12 @@ def read_physical(core: BinaryIO, headers: Headers, address: int, size: int) -> 
     raise HarnessError(f"the dump has no memory at physical address {address:#x}")
 
 
-def padded_size(size: int) -> int:
-    """Return a size rounded up to the alignment of notes."""
-    return -(-size // NOTE_ALIGN) * NOTE_ALIGN
-
-
-def vmcoreinfo_note(place: bytes, order: str) -> bytes:
+def vmcoreinfo_note(place: bytes, elf: Elf) -> bytes:
     """Return the VMCOREINFO note out of the larger place that the kernel keeps for it."""
-    namesz, descsz, _ = struct.unpack_from(order + "III", place)
-    name = place[NOTE_HEAD : NOTE_HEAD + namesz]
-    size = NOTE_HEAD + padded_size(namesz) + padded_size(descsz)
-    if name != VMCOREINFO or size > len(place):
+    note = next(elf.notes(place), None)
+    if note is None or note.name != VMCOREINFO:
         raise HarnessError("guest memory holds no VMCOREINFO note where the guest says it is")
-    return place[:size]
+    return elf.pack_note(note)
 
 
 def note_segment(headers: Headers) -> Segment:
@@ -179,15 +101,16 @@ def note_segment(headers: Headers) -> Segment:
 
 def has_vmcoreinfo(core: BinaryIO) -> bool:
     """Return whether a core carries the VMCOREINFO note."""
-    segment = note_segment(read_headers(core))
+    headers = read_headers(core)
+    segment = note_segment(headers)
     core.seek(segment.offset)
-    return VMCOREINFO in core.read(segment.filesz)
+    return any(note.name == VMCOREINFO for note in headers.elf.notes(core.read(segment.filesz)))
 
 
 def put_notes(core: BinaryIO, headers: Headers, notes: bytes) -> Headers:
     """Write notes at the end of a core and let the segment of notes point there."""
     old = note_segment(headers)
-    offset = padded_size(core.seek(0, 2))
+    offset = align_note(core.seek(0, 2))
     core.seek(offset)
     core.write(notes)
     new = replace(old, offset=offset, filesz=len(notes), memsz=len(notes) if old.memsz else 0)
@@ -197,11 +120,11 @@ def put_notes(core: BinaryIO, headers: Headers, notes: bytes) -> Headers:
 
 def add_vmcoreinfo(core: BinaryIO, headers: Headers, place: tuple[int, int]) -> Headers:
     """Add the VMCOREINFO note that lies in guest memory at (physical address, size)."""
-    note = vmcoreinfo_note(read_physical(core, headers, *place), headers.order)
+    note = vmcoreinfo_note(read_physical(core, headers, *place), headers.elf)
     old = note_segment(headers)
     core.seek(old.offset)
     notes = core.read(old.filesz)
-    return put_notes(core, headers, notes + bytes(-len(notes) % NOTE_ALIGN) + note)
+    return put_notes(core, headers, notes.ljust(align_note(len(notes)), b"\0") + note)
 
 
 def drop_notes(headers: Headers) -> Headers:

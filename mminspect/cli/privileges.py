@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import pwd
 
 from mminspect.errors import MminspectError
+from mminspect.program.arch import host
 
 PR_SET_NO_NEW_PRIVS = 38
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -21,16 +21,6 @@ NICENESS = 10
 IOPRIO_WHO_PROCESS = 1
 IOPRIO_CLASS_IDLE = 3
 IOPRIO_CLASS_SHIFT = 13
-_IOPRIO_SET = {
-    "x86_64": 251,
-    "i686": 289,
-    "aarch64": 30,
-    "riscv64": 30,
-    "armv7l": 314,
-    "ppc64le": 273,
-    "s390x": 282,
-}
-_CAPSET = {"x86_64": 126, "i686": 185, "aarch64": 91, "riscv64": 91, "armv7l": 185, "ppc64le": 184, "s390x": 185}
 
 
 class _CapHeader(ctypes.Structure):
@@ -44,7 +34,7 @@ class _CapData(ctypes.Structure):
 def lower_priority() -> None:
     """Run when nothing else wants to: low CPU priority, idle I/O class."""
     os.nice(NICENESS)
-    number = _IOPRIO_SET.get(platform.machine())
+    number = host().ioprio_set
     if number is not None:
         # The idle class is a wish; a kernel without it refuses.
         ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
@@ -78,7 +68,7 @@ def drop(user: pwd.struct_passwd | None) -> None:
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
     except OSError as e:
         raise MminspectError(f"can't become user {user.pw_name if user else ''}: {e.strerror}") from None
-    number = _CAPSET.get(platform.machine())
+    number = host().capset
     if number is not None:
         header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, 0)
         data = (_CapData * 2)()

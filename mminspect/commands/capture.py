@@ -17,12 +17,11 @@ import contextlib
 import gzip
 import lzma
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 import zstandard
-from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind, sizeof
+from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
 
@@ -44,7 +43,8 @@ from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.program import corefile
 from mminspect.program import open as targets
-from mminspect.program.arch import ELF_MACHINE_NUMBERS
+from mminspect.program.arch import arch_of, elf_of
+from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
 from mminspect.program.target import Target
 from mminspect.rules.base import WhatIs
 from mminspect.rules.registry import select_rules
@@ -83,12 +83,9 @@ class Recorder:
         self._read: list[Range] = []
         self._excluded: list[Range] = []
         self._limit = MAX_RECORDED
-        platform = source.platform
-        assert platform is not None
-        self.prog = Program(platform)
+        self.prog = Program(source.platform)
         self.prog.set_linux_kernel_custom(vmcoreinfo, False)
-        top = (1 << 64 if platform.flags & PlatformFlags.IS_64_BIT else 1 << 32) - 1
-        self.prog.add_memory_segment(0, top, self._on_read)
+        self.prog.add_memory_segment(0, elf_of(source.platform).max_address, self._on_read)
 
     def _on_read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         try:
@@ -273,45 +270,33 @@ def _compressed(file: IO[bytes], path: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _note(name: str, data: bytes, order: str) -> bytes:
-    encoded = name.encode() + b"\0"
-    header = struct.pack(order + "III", len(encoded), len(data), _NT_VMCOREINFO)
-    return header + encoded + bytes(-len(encoded) % 4) + data + bytes(-len(data) % 4)
-
-
 def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:
     """Write the ELF core."""
     prog = target.prog
-    platform = prog.platform
-    assert platform is not None
-    machine = ELF_MACHINE_NUMBERS[platform.arch]
-    wide = sizeof(prog.type("unsigned long")) == 8
-    order = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    elf, arch = elf_of(prog.platform), arch_of(prog.platform)
+    if not arch.elf_machine:
+        raise MminspectError(
+            f"captures of {arch.name} kernels can't be written: mminspect doesn't know their ELF machine"
+        )
     ranges = recorder.ranges()
-    segments: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
-    segments += [(start, 0, end - start) for start, end in recorder.excluded()]
+    loads: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
+    loads += [(start, 0, end - start) for start, end in recorder.excluded()]
     if embedded:
-        segments.insert(0, (BTF_ADDRESS, len(embedded), len(embedded)))
-    if len(segments) + 1 >= corefile.PN_XNUM:
-        raise MminspectError(f"the analysis reads {len(segments)} separate ranges, too many for a capture")
-    note_data = b"".join(_note(name, data, order) for name, data in notes.items())
-    header_size, entry_size = (64, 56) if wide else (52, 32)
-    offset = header_size + entry_size * (len(segments) + 1)
-    ident = b"\x7fELF" + bytes((2 if wide else 1, 1 if order == "<" else 2, 1)) + bytes(9)
-    words = "HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"
-    # e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum.
-    fields = (corefile.ET_CORE, machine, 1, 0, header_size, 0, 0, header_size, entry_size, len(segments) + 1)
-    header = struct.pack(order + words, *fields, 0, 0, 0)
-    out.write(ident + header)
-    no_paddr = (1 << (64 if wide else 32)) - 1
-    out.write(_program_header(wide, order, corefile.PT_NOTE, offset, 0, 0, len(note_data), len(note_data)))
+        loads.insert(0, (BTF_ADDRESS, len(embedded), len(embedded)))
+    count = len(loads) + 1
+    if count >= PN_XNUM:
+        raise MminspectError(f"the analysis reads {len(loads)} separate ranges, too many for a capture")
+    note_data = b"".join(elf.pack_note(Note(name, _NT_VMCOREINFO, data)) for name, data in notes.items())
+    offset = elf.header_size + elf.segment_size * count
+    out.write(elf.pack_header(Header(ET_CORE, arch.elf_machine, phoff=elf.header_size, phnum=count)))
+    out.write(elf.pack_segment(Segment(offset, 0, 0, len(note_data), len(note_data), PT_NOTE)))
     offset += len(note_data)
     gaps: dict[int, int] = {}
-    for address, filesz, memsz in segments:
+    for address, filesz, memsz in loads:
         alignment = next((alignment for size, alignment in ALIGNMENTS if filesz >= size), 1)
         gaps[address] = (address - offset) % alignment
         offset += gaps[address]
-        out.write(_program_header(wide, order, corefile.PT_LOAD, offset, address, no_paddr, filesz, memsz))
+        out.write(elf.pack_segment(Segment(offset, address, elf.max_address, filesz, memsz)))
         offset += filesz
     out.write(note_data)
     if embedded:
@@ -324,11 +309,3 @@ def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded
             out.write(prog.read(start, stop - start))
             start = stop
     return offset
-
-
-def _program_header(
-    wide: bool, order: str, kind: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int
-) -> bytes:
-    if wide:
-        return struct.pack(order + "IIQQQQQQ", kind, 0, offset, vaddr, paddr, filesz, memsz, 0)
-    return struct.pack(order + "IIIIIIII", kind, offset, vaddr, paddr, filesz, memsz, 0, 0)

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from typing import Callable
 
-from drgn import Architecture, FaultError, Object, Program
+from drgn import FaultError, Object, Program
 
-from mminspect.errors import TargetError
 from mminspect.memorymap.map import MemoryMap
-from mminspect.program import riscv, x86_64
-from mminspect.program.overlay import i386_page_offset
-from mminspect.program.pagetable import PAGE_SHIFT, PageTables
+from mminspect.program.arch import arch_of
+from mminspect.program.pagetable import PAGE_SHIFT
 from mminspect.program.target import Target
 from mminspect.typeinfo.symbols import best_symbol
 
@@ -59,7 +57,7 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | Non
     for translate in (_direct_mapping_to_pfn, _follow_pfn):
         try:
             pfn = translate(target, memory, address)
-        except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
+        except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError):
             continue
         except Exception as e:
             # drgn has no narrower one for a kernel that doesn't tell where its direct mapping is, as 5.10.
@@ -76,10 +74,9 @@ def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> i
     from drgn.helpers.linux.mm import virt_to_pfn
 
     prog = target.prog
-    assert prog.platform is not None
-    if prog.platform.arch == Architecture.I386:
-        # drgn can't translate i386 addresses; the direct mapping is linear.
-        pfn = (address - i386_page_offset(target.vmcoreinfo)) >> 12
+    page_offset = arch_of(prog.platform).page_offset
+    if page_offset is not None:
+        pfn = (address - page_offset(target.vmcoreinfo)) >> PAGE_SHIFT
     else:
         pfn = int(virt_to_pfn(prog, address).value_())
     # The direct mapping ends where high memory begins; other mappings follow.
@@ -90,12 +87,7 @@ def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> i
 def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
     """Walk the kernel's page tables."""
     prog = target.prog
-    arch = None if prog.platform is None else prog.platform.arch
-    tables: PageTables | None = None
-    if arch == Architecture.RISCV64:
-        tables, _ = riscv.kernel_page_tables(prog, target.vmcoreinfo)
-    elif arch == Architecture.X86_64:
-        tables = x86_64.kernel_page_tables(prog, target.vmcoreinfo)
+    tables = arch_of(prog.platform).page_tables(prog, target.vmcoreinfo)
     if tables is not None:
         return tables.translate(address)[0] >> PAGE_SHIFT
     root = target.vmcoreinfo.symbols.get("swapper_pg_dir")

@@ -9,7 +9,7 @@ from mminspect.errors import LayoutError
 from mminspect.layout import orders, pageflags
 from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
 from mminspect.program import since
-from mminspect.program.arch import MACHINE_NAMES
+from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator, max_numnodes
 
@@ -126,8 +126,7 @@ def _machine(prog: Program) -> str:
         name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
     except (LookupError, AttributeError, FaultError):
         name = ""
-    assert prog.platform is not None
-    return str(name or MACHINE_NAMES.get(prog.platform.arch, prog.platform.arch.name.lower()))
+    return name or arch_of(prog.platform).uname
 
 
 def _bits_per_pageblock(prog: Program) -> int:

@@ -7,10 +7,11 @@ import re
 import zlib
 from collections.abc import Mapping
 
-from drgn import Architecture, FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from mminspect.errors import LayoutError
 from mminspect.program import since
+from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator
 
@@ -33,31 +34,6 @@ def max_order(prog: Program) -> int:
         raise LayoutError("struct zone has no sensible free_area; the type information is not usable")
     order: int = length - 1
     return order
-
-
-def hugepage_order(prog: Program, page_shift: int) -> int | None:
-    """
-    Get ``HUGETLB_PAGE_ORDER``, which is ``HPAGE_PMD_ORDER`` too where both exist.
-
-    :return: Order, or ``None`` on architectures unknown here.
-    """
-    assert prog.platform is not None
-    arch = prog.platform.arch
-    if arch in (Architecture.X86_64, Architecture.RISCV64):
-        return 21 - page_shift
-    if arch == Architecture.I386:
-        # PMD_SHIFT is 21 with PAE, else PGDIR_SHIFT, 22.
-        return (21 if sizeof(prog.type("pte_t")) == 8 else 22) - page_shift
-    if arch == Architecture.ARM:
-        return 21 - page_shift
-    if arch == Architecture.AARCH64:
-        # One level of page tables: a page of 8-byte entries.
-        return page_shift - 3
-    if arch == Architecture.S390X:
-        return 20 - page_shift
-    if arch == Architecture.RISCV32:
-        return 22 - page_shift
-    return None
 
 
 def formula(
@@ -127,9 +103,8 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
     prog = target.prog
     if option is not None:
         return option, "option"
-    assert prog.platform is not None
-    if prog.platform.arch == Architecture.PPC64:
-        # With CONFIG_HUGETLB_PAGE_SIZE_VARIABLE, which powerpc alone has, it is a variable.
+    arch = arch_of(prog.platform)
+    if arch.variable_pageblock_order:
         try:
             return int(prog.variable("pageblock_order").value_()), "variable"
         except (LookupError, FaultError):
@@ -143,7 +118,7 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
         if order is not None:
             return order, "pagetypeinfo"
     release = target.vmcoreinfo.release
-    huge_order = hugepage_order(prog, page_shift)
+    huge_order = arch.huge_page_order(prog, page_shift)
     # The types tell all but CONFIG_PAGE_BLOCK_MAX_ORDER.
     if since.config_decides_pageblock_order(release):
         config = _kconfig(prog)

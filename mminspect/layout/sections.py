@@ -15,13 +15,14 @@ from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
-from drgn import Architecture, FaultError, Object, PlatformFlags, Program, Type, TypeKind, sizeof
+from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.memorymap.sections import LazySequence, Section, SectionEntry
 from mminspect.program import since
+from mminspect.program.arch import arch_of, elf_of
 
 SUBSECTION_SHIFT = 21
 # Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
@@ -77,9 +78,7 @@ def section_flags(prog: Program) -> SectionFlags:
 
 
 def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
-    assert prog.platform is not None
-    order = "<" if prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
-    return np.dtype(f"{order}u{sizeof(prog.type('unsigned long'))}")
+    return np.dtype(f"{elf_of(prog.platform).order}u{sizeof(prog.type('unsigned long'))}")
 
 
 def _read(prog: Program, address: int, size: int, what: str) -> bytes:
@@ -279,13 +278,12 @@ def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[
             f"max_mapnr is {max_mapnr}, mem_map {address:#x}: such a memmap can't be; the dump is damaged"
         )
     ranges = [(offset, offset + max_mapnr)]
-    assert prog.platform is not None
-    if prog.platform.arch == Architecture.ARM:
-        ranges = _arm_ranges(prog, release, pageblock_nr_pages)
+    if arch_of(prog.platform).pfn_valid_by_memblock:
+        ranges = _memblock_ranges(prog, release, pageblock_nr_pages)
     return [Section(0, tuple(ranges), address - offset * size, 0)]
 
 
-def _arm_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:
+def _memblock_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:
     """``pfn_valid()`` of 32-bit Arm, which frees the memmap of holes."""
     page_shift = prog["PAGE_SHIFT"].value_()
     memory = prog["memblock"].memory

@@ -25,8 +25,10 @@ import numpy.typing as npt
 import zstandard
 from drgn import FaultError, Program
 
-from mminspect.program.corefile import BITMAP_BLOCK, CoreFile, KdumpHeader, Records, count_bits, page_descriptor
+from mminspect.program.corefile import CoreFile
 from mminspect.program.direct import Bytes, DirectMemory
+from mminspect.program.flattened import FlattenedRecords
+from mminspect.program.kdump_header import BITMAP_BLOCK, KdumpHeader, count_bits
 from mminspect.program.overlay import DAMAGED, EXCLUDED
 from mminspect.program.pagetable import PageTables
 
@@ -55,7 +57,7 @@ class _Unusual(Exception):
     """Something that is left to libkdumpfile."""
 
 
-class Pages:
+class DumpPages:
     """
     The pages of a dump.
 
@@ -65,13 +67,13 @@ class Pages:
     :param fallback: Opens the dump's file with libkdumpfile.
     """
 
-    def __init__(self, fd: int, header: KdumpHeader, records: Records | None, fallback: Fallback) -> None:
+    def __init__(self, fd: int, header: KdumpHeader, records: FlattenedRecords | None, fallback: Fallback) -> None:
         self._fd = os.dup(fd)
         weakref.finalize(self, os.close, self._fd)
         self._header = header
         self._records = records
         self._fallback = lru_cache(1)(fallback)
-        self._descriptor = page_descriptor(header)
+        self._descriptor = header.descriptor
         self._size = header.block_size
         self._page = lru_cache(max(16, CACHED_BYTES // self._size))(self._read_page)
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
@@ -173,7 +175,8 @@ class Pages:
         """Read and decompress the pages from ``start`` to ``end``."""
         table = self._descriptors(start, end)
         offsets = table["offset"].astype(np.int64)
-        # Nobody keeps a page in more bytes than it has. What is compressed tells its own end all the same.
+        # No dump stores a page in more bytes than the page has; compressed data ends where it says, whatever the size
+        # field says.
         too_large = table["size"] > self._size
         sizes = np.minimum(table["size"], self._size).astype(np.int64)
         nowhere = sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end
@@ -224,7 +227,7 @@ class PackedMemory(DirectMemory):
     """
     The memory of a dump, put together out of its pages at once.
 
-    :param prog: As for :class:`~mminspect.program.direct.DirectMemory`; likewise ``fd``.
+    :param prog: As for :class:`~mminspect.program.direct.DirectMemory`, and so is ``fd``.
     :param pages: The dump's pages.
     :param tables: The kernel's page tables.
     """
@@ -232,7 +235,7 @@ class PackedMemory(DirectMemory):
     # More of it brings little, and is in memory twice.
     at_once = 4 << 20
 
-    def __init__(self, prog: Program, fd: int, pages: Pages, tables: PageTables) -> None:
+    def __init__(self, prog: Program, fd: int, pages: DumpPages, tables: PageTables) -> None:
         super().__init__(prog, fd)
         self._pages = pages
         self._tables = tables

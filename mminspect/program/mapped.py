@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from drgn import Program
 
-from mminspect.program.corefile import Segment
 from mminspect.program.direct import Bytes, DirectMemory
+from mminspect.program.elf import Segment
 from mminspect.program.overlay import NO_PADDR
 from mminspect.program.pagetable import PageTables
 
@@ -42,7 +42,7 @@ class _Index:
 
 
 def _separate(segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
-    """Get the segments at virtual addresses that overlap no other. Which one drgn reads is its business."""
+    """Get the segments at virtual addresses that overlap no other. If some overlap, drgn decides which one it reads."""
     # Without virtual addresses, QEMU writes zero or the physical address.
     known = sorted((s for s in segments if s.vaddr and s.vaddr != s.paddr), key=lambda s: s.vaddr)
     end = 0
@@ -69,7 +69,7 @@ class MappedFile(DirectMemory):
     A mapping goes with the array that :meth:`read` returns. What the file loses later, or its disk can't read, is
     SIGBUS at the first access; see :func:`mminspect.signals.quit_on_bus_error`.
 
-    :param prog: As for :class:`~mminspect.program.direct.DirectMemory`; likewise ``fd``.
+    :param prog: As for :class:`~mminspect.program.direct.DirectMemory`, and so is ``fd``.
     :param segments: Its segments.
     :param tables: The kernel's page tables, for addresses that no segment has.
     """

@@ -13,15 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
+from drgn import Platform, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.program import corefile, kdump, overlay, riscv, unpack, x86_64
-from mminspect.program.arch import _ARCHITECTURES, WALKED
+from mminspect.program import corefile, kdump, overlay, unpack
+from mminspect.program.arch import Arch, arch_of, arch_of_core
 from mminspect.program.direct import DirectMemory
 from mminspect.program.mapped import MappedFile
 from mminspect.program.target import KCORE, Target, _or_cut_short, read_vmcoreinfo
-from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 # libkdumpfile looks through the records of a flattened dump one by one for every page that it reads. With this many it
 # is faster to put them in order first, unless the pages are read here.
@@ -105,36 +104,21 @@ def opened(path: str | None) -> Iterator[Target]:
 
     :param path: Path of the vmcore, ``None`` for the running kernel.
     """
-    target = open_vmcore(path) if path is not None else open_kernel()
+    target = open_vmcore(path) if path is not None else open_live()
     with target.kept_whole():
         yield target
 
 
-def _elf_platform(core: corefile.CoreFile) -> Platform | None:
-    """Get the platform of an ELF core where drgn would find a wrong one."""
-    if core.format == "elf" and core.machine == "i386":
-        # QEMU and kdump write i386 cores with PAE as ELF64, which drgn takes for the word size.
-        return Platform(Architecture.I386, PlatformFlags.IS_LITTLE_ENDIAN)
-    return None
-
-
-def _kdump_platform(core: corefile.CoreFile) -> Platform | None:
+def _platform(core: corefile.CoreFile, arch: Arch | None) -> Platform | None:
     """
-    Get the platform of a kdump file, as its VMCOREINFO tells.
+    Get the platform of a vmcore where drgn would find a wrong one.
 
-    The headers of QEMU's don't name it well enough for drgn, which takes its time to find that out.
+    It takes the class of an ELF core for the word size. The headers of QEMU's kdump files don't name the platform well
+    enough for drgn, which takes its time to find that out.
     """
-    if core.format == "elf" or not core.vmcoreinfo:
+    if arch is None or (core.format == "elf" and core.is_64_bit == arch.is_64_bit):
         return None
-    machine = Vmcoreinfo(core.vmcoreinfo.decode("ascii", "replace")).machine()
-    if machine not in _ARCHITECTURES:
-        return None
-    flags = PlatformFlags(0)
-    if machine not in ("i386", "arm"):
-        flags |= PlatformFlags.IS_64_BIT
-    if core.is_little_endian:
-        flags |= PlatformFlags.IS_LITTLE_ENDIAN
-    return Platform(_ARCHITECTURES[machine], flags)
+    return arch.platform(core.order)
 
 
 @contextlib.contextmanager
@@ -162,27 +146,22 @@ def _set_core_dump(fd: int, platform: Platform | None, core: corefile.CoreFile) 
     return prog
 
 
-def _pages_are_read_here(core: corefile.CoreFile) -> bool:
-    """Tell whether virtual memory can be read by way of :mod:`mminspect.program.kdump`."""
-    vmcoreinfo = Vmcoreinfo((core.vmcoreinfo or b"").decode("ascii", "replace"))
-    return kdump.can_read(core) and vmcoreinfo.machine() in WALKED
-
-
-def _open_pages(fd: int, platform: Platform | None, core: corefile.CoreFile) -> tuple[Program, kdump.Pages]:
+def _open_pages(fd: int, platform: Platform | None, core: corefile.CoreFile) -> tuple[Program, kdump.DumpPages]:
     """Open a kdump file whose pages are read here. libkdumpfile takes a second to open one that is flattened."""
     assert core.kdump is not None and core.vmcoreinfo is not None
     prog = Program(platform)
     prog.set_linux_kernel_custom(core.vmcoreinfo, False)
-    pages = kdump.Pages(fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
+    pages = kdump.DumpPages(fd, core.kdump, core.records, lambda fd: _set_core_dump(fd, platform, core))
     prog.add_memory_segment(0, pages.end, pages.read, physical=True)
     return prog, pages
 
 
 def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
-    platform = _elf_platform(core) or _kdump_platform(core)
+    named = arch_of_core(core)
+    platform = _platform(core, named)
     pages = None
     try:
-        if _pages_are_read_here(core):
+        if kdump.can_read(core) and named is not None and named.is_walked:
             prog, pages = _open_pages(fd, platform, core)
         else:
             prog = _set_core_dump(fd, platform, core)
@@ -192,19 +171,16 @@ def _open_core(fd: int, path: str, core: corefile.CoreFile) -> Target:
         raise TargetError(f"{path}: not the dump of a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
     overlay.fault_on_excluded(prog, core.segments)
-    arch = prog.platform.arch if prog.platform is not None else None
-    if arch == Architecture.I386:
-        overlay.map_i386_lowmem(prog, vmcoreinfo, core.segments)
-    elif arch in (Architecture.RISCV64, Architecture.RISCV32):
-        riscv.map_kernel(prog, vmcoreinfo, core.segments)
-    tables = x86_64.kernel_page_tables(prog, vmcoreinfo) if arch == Architecture.X86_64 else None
+    arch = arch_of(prog.platform)
+    arch.lay_over(prog, vmcoreinfo, core)
+    tables = arch.page_tables(prog, vmcoreinfo)
     direct: DirectMemory = MappedFile(prog, fd, core.segments, tables)
     if pages is not None and tables is not None:
         direct = kdump.PackedMemory(prog, fd, pages, tables)
     return Target(prog, "vmcore", path, vmcoreinfo, core, direct)
 
 
-def open_kernel() -> Target:
+def open_live() -> Target:
     """
     Open the running kernel.
 

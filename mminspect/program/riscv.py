@@ -8,12 +8,10 @@ space is walked here and laid over the dump as one segment, read by physical add
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from drgn import Program
 
 from mminspect.errors import TargetError
-from mminspect.program.corefile import Segment
+from mminspect.program.corefile import CoreFile
 from mminspect.program.overlay import NO_PADDR
 from mminspect.program.pagetable import LEVEL_BITS, PAGE_SHIFT, PageTables
 from mminspect.program.vmcoreinfo import Vmcoreinfo
@@ -50,37 +48,41 @@ def page_tables(prog: Program, root: int, va_bits: int) -> PageTables:
     return PageTables(prog, root, (va_bits - PAGE_SHIFT) // LEVEL_BITS, _entry)
 
 
-def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> tuple[PageTables, int]:
+def _va_bits(vmcoreinfo: Vmcoreinfo) -> int | None:
+    # It is 39, 48 or 57 by satp's mode, and 32 for Sv32.
+    return vmcoreinfo.number("NUMBER(VA_BITS)")
+
+
+def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> PageTables | None:
     """
     Get the kernel's page tables.
 
-    :return: They, and VA_BITS.
-    :raises TargetError: if VMCOREINFO doesn't say where they are or what they look like.
+    :return: ``None`` if VMCOREINFO doesn't say where they are or what they look like.
     """
-    # NUMBER(VA_BITS) is 39, 48 or 57 by satp's mode, and 32 for Sv32.
-    va_bits = vmcoreinfo.number("NUMBER(VA_BITS)")
+    va_bits = _va_bits(vmcoreinfo)
     # swapper_pg_dir is in the kernel image, whose offset this is; the linear mapping has another.
     offset = vmcoreinfo.number("NUMBER(va_kernel_pa_offset)")
     root = vmcoreinfo.symbols.get("swapper_pg_dir")
     if va_bits not in (39, 48, 57) or offset is None or root is None:
-        raise TargetError(
-            f"RISC-V page tables with VA_BITS {va_bits} can't be read: mminspect knows Sv39, Sv48 and Sv57 of kernels "
-            "whose VMCOREINFO has swapper_pg_dir and va_kernel_pa_offset"
-        )
-    return page_tables(prog, root - offset, va_bits), va_bits
+        return None
+    return page_tables(prog, root - offset, va_bits)
 
 
-def map_kernel(prog: Program, vmcoreinfo: Vmcoreinfo, segments: Iterable[Segment]) -> None:
+def lay_over(prog: Program, vmcoreinfo: Vmcoreinfo, core: CoreFile) -> None:
     """
     Map the kernel's half of the address space.
 
     A dump that has virtual addresses only, such as a capture, is left as it is.
 
-    :param segments: The segments of an ELF dump.
     :raises TargetError: if the page tables can't be found.
     """
-    if any(segment.paddr in NO_PADDR for segment in segments):
+    if any(segment.paddr in NO_PADDR for segment in core.segments):
         return
-    tables, va_bits = kernel_page_tables(prog, vmcoreinfo)
+    tables, va_bits = kernel_page_tables(prog, vmcoreinfo), _va_bits(vmcoreinfo)
+    if tables is None or va_bits is None:
+        raise TargetError(
+            f"RISC-V page tables with VA_BITS {va_bits} can't be read: mminspect knows Sv39, Sv48 and Sv57 of kernels "
+            "whose VMCOREINFO has swapper_pg_dir and va_kernel_pa_offset"
+        )
     start = (1 << 64) - (1 << (va_bits - 1))
     prog.add_memory_segment(start, (1 << 64) - start, tables.read)

@@ -14,7 +14,7 @@ from typing import IO, Callable, cast
 import zstandard
 
 from mminspect.errors import TargetError
-from mminspect.program import corefile
+from mminspect.program.flattened import read_records
 
 PIECE = 1 << 20
 
@@ -100,7 +100,7 @@ def rearrange(fd: int, path: str) -> int:
     :raises OSError: if there is no room for it.
     """
     with tempfile.TemporaryFile(prefix="mminspect-") as target:
-        for offset, pos, length in corefile.flattened_records(fd, path):
+        for offset, pos, length in read_records(fd, path):
             for done in range(0, length, PIECE):
                 piece = os.pread(fd, min(PIECE, length - done), pos + done)
                 if os.pwrite(target.fileno(), piece, offset + done) < len(piece):

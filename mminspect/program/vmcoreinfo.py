@@ -77,27 +77,3 @@ class Vmcoreinfo:
         value = self.number("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
         # It is an int of 32 bits.
         return None if value is None else (value + (1 << 31)) % (1 << 32) - (1 << 31)
-
-    def machine(self) -> str | None:
-        """
-        Tell the architecture from the lines that only that architecture writes.
-
-        Needed for QEMU's kdump files, whose header doesn't name it.
-
-        :return: A name in :data:`~mminspect.program.corefile.ELF_MACHINES`, or ``None``.
-        """
-        # Each of these is appended by arch_crash_save_vmcoreinfo() of its architecture.
-        marks = (
-            ("NUMBER(kimage_voffset)", "aarch64"),
-            ("NUMBER(va_kernel_pa_offset)", "riscv"),
-            ("SYMBOL(lowcore_ptr)", "s390x"),
-            ("SIZE(vmemmap_backing)", "ppc64"),
-            ("CONFIG_ARM_LPAE", "arm"),
-            ("SYMBOL(init_top_pgt)", "x86_64"),
-            ("SYMBOL(init_level4_pgt)", "x86_64"),
-            ("CONFIG_X86_PAE", "i386"),
-        )
-        for key, machine in marks:
-            if key in self.lines:
-                return machine
-        return None

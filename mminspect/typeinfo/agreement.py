@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from drgn import Architecture, Program, Type, offsetof, sizeof
+from drgn import Program, Type, offsetof, sizeof
 
 from mminspect.errors import TypeInfoError
+from mminspect.program.arch import arch_of
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 _KEY = re.compile(r"(SIZE|OFFSET|LENGTH|NUMBER)\((\w+)(?:\.(\w+))?\)")
@@ -61,9 +62,7 @@ def _compare(prog: Program, vmcoreinfo: Vmcoreinfo) -> Iterator[tuple[str, int, 
         value = _value(prog, *match.groups())
         if value is not None:
             yield key, told, value
-    # The kernel names these options where they are set. They give a page table entry 8 bytes.
-    assert prog.platform is not None
-    option = {Architecture.I386: "CONFIG_X86_PAE", Architecture.ARM: "CONFIG_ARM_LPAE"}.get(prog.platform.arch)
+    option = arch_of(prog.platform).pae_option
     if option is not None:
         entry = _find_type(prog, "pte_t")
         if entry is not None:

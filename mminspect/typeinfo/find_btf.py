@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import struct
 
-from drgn import (
-    Architecture,
-    FaultError,
-    PlatformFlags,
-    Program,
-)
+from drgn import FaultError, Program
 
 from mminspect.errors import TypeInfoError
+from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.target import Target
-from mminspect.typeinfo.btf import HEADER_SIZE, btf_size
+from mminspect.typeinfo.btf import BTF_MAGIC, HEADER_SIZE, btf_size
 from mminspect.typeinfo.inputs import open_input
 from mminspect.typeinfo.symbols import SymbolTable
 
@@ -73,11 +69,9 @@ def _search_btf(target: Target) -> int | None:
     """
     prog = target.prog
     start = target.vmcoreinfo.symbols.get("_stext")
-    platform = prog.platform
-    if start is None or platform is None or platform.arch == Architecture.I386:
+    if start is None or not arch_of(prog.platform).search_btf:
         return None
-    order: Literal["little", "big"] = "little" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else "big"
-    magic = b"".join(v.to_bytes(n, order) for v, n in ((0xEB9F, 2), (1, 1), (0, 1), (HEADER_SIZE, 4), (0, 4)))
+    magic = struct.pack(elf_of(prog.platform).order + "HBBII", BTF_MAGIC, 1, 0, HEADER_SIZE, 0)
     # It follows the read-only data, at whose end kallsyms is. To begin there finds it at once.
     tables = [at for name, at in target.vmcoreinfo.symbols.items() if name.startswith("kallsyms_")]
     middle = min(max([start, *tables]), start + MAX_IMAGE_SIZE)

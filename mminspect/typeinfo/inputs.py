@@ -21,7 +21,7 @@ def open_input(path: str, what: str) -> Iterator[IO[bytes]]:
     :raises TypeInfoError: if it can't be opened, or is something else.
     """
     if not path:
-        raise TypeInfoError(f"an empty name is no file; give {what}")
+        raise TypeInfoError(f"the name of the file is empty; give {what}")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

@@ -15,10 +15,11 @@ from typing import Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
-from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
+from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 
 from mminspect.errors import TypeInfoError
 from mminspect.program import since
+from mminspect.program.arch import elf_of
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 TOKENS = 256
@@ -112,7 +113,7 @@ class Kallsyms:
         Read the addresses of all symbols.
 
         There are four ways to store them, see ``kallsyms_sym_address()``. ``_stext``, whose address VMCOREINFO tells,
-        shows which of them it is.
+        tells which one is in use.
         """
         count = len(self._starts)
         word = np.dtype(f"{order}u{word_bits // 8}")
@@ -246,14 +247,13 @@ def read_kallsyms(prog: Program, vmcoreinfo: Vmcoreinfo) -> Kallsyms:
 
     :raises TypeInfoError: if they are missing or make no sense.
     """
-    assert prog.platform is not None
-    flags = prog.platform.flags
+    elf = elf_of(prog.platform)
     try:
         return Kallsyms(
             prog.read,
             vmcoreinfo.symbols,
-            "<" if flags & PlatformFlags.IS_LITTLE_ENDIAN else ">",
-            64 if flags & PlatformFlags.IS_64_BIT else 32,
+            elf.order,
+            64 if elf.is_64_bit else 32,
             since.kallsyms_has_long_names(vmcoreinfo.release),
         )
     except (FaultError, ValueError, OverflowError) as e:

@@ -196,9 +196,9 @@ def test_init_script() -> None:
 def make_core(order: str, wide: bool, gap: int = 64) -> bytearray:
     """Return a core as QEMU writes it: a section header lies before the program headers."""
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
-    layout = order + elfcore.file_format(wide)
-    size = 16 + struct.calcsize(layout)
-    entry = struct.calcsize(order + elfcore.segment_format(wide))
+    layout = order + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH")
+    segment = order + ("IIQQQQQQ" if wide else "IIIIIIII")
+    size, entry = (64, 56) if wide else (52, 32)
     phoff = size + gap
     head = struct.pack(layout, 4, 8, 1, 0, phoff, size, 0, size, entry, 2, gap, 1, 0)
     start = phoff + 2 * entry
@@ -209,7 +209,7 @@ def make_core(order: str, wide: bool, gap: int = 64) -> bytearray:
     for fields in (note_fields, load_fields):
         if not wide:
             fields = [fields[0], *fields[2:7], fields[1], fields[7]]
-        headers += struct.pack(order + elfcore.segment_format(wide), *fields)
+        headers += struct.pack(segment, *fields)
     place = struct.pack(order + "III", 11, 5, 0) + b"VMCOREINFO\0\0" + b"A=B\nC\0\0\0"
     return bytearray(ident + head + bytes(gap) + headers + note + place.ljust(64, b"\0"))
 
@@ -242,7 +242,7 @@ def test_repair_of_the_byte_order(tmp_path: Path) -> None:
     path.write_bytes(core)
     elfcore.repair(path, (0x1000, 64), (elfcore.little_endian, elfcore.drop_notes))
     with open(path, "rb") as stream:
-        assert elfcore.read_headers(stream).order == "<"
+        assert elfcore.read_headers(stream).elf.order == "<"
         assert elfcore.has_vmcoreinfo(stream)
     assert b"regs" not in path.read_bytes()[-40:]
 

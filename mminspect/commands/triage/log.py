@@ -12,8 +12,10 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from drgn import FaultError, Object, PlatformFlags, Program, sizeof
+from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.printk import get_printk_records
+
+from mminspect.program.arch import elf_of
 
 # Bits of a descriptor counter's sizes beyond which the buffer is damaged.
 MAX_BITS = 24
@@ -73,8 +75,7 @@ def _read_ringbuffer(prog: Program, prb: Object, wanted: set[int] | None) -> lis
     if not (0 < count_bits <= MAX_BITS and 0 < size_bits <= 8 + MAX_BITS):
         raise ValueError("the log buffer's sizes can't be")
     word = sizeof(prog.type("unsigned long"))
-    assert prog.platform is not None
-    order = "<" if prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    order = elf_of(prog.platform).order
     desc_type = prog.type("struct prb_desc")
     size = sizeof(desc_type)
     descs = prog.read(ring.descs.value_(), size << count_bits)

@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mminspect.errors import TargetError
-from mminspect.program import corefile, kdump
+from mminspect.program import corefile, kdump, kdump_header
 from mminspect.program import open as target
 from mminspect.program.pagetable import LARGE_PAGE
 from tests.support import VIRTUAL, FakeTables
@@ -110,14 +110,14 @@ def no_fallback(fd: int) -> Program:
 
 
 @contextlib.contextmanager
-def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[tuple[kdump.Pages, int]]:
+def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[tuple[kdump.DumpPages, int]]:
     """Open a dump, and give its file too."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
         core = corefile.parse(file.fileno(), "dump")
         assert kdump.can_read(core) and core.kdump is not None
-        yield kdump.Pages(file.fileno(), core.kdump, core.records, fallback), file.fileno()
+        yield kdump.DumpPages(file.fileno(), core.kdump, core.records, fallback), file.fileno()
 
 
 def outcome(read: Callable[[], bytes]) -> Any:
@@ -284,7 +284,7 @@ def test_dump_that_is_cut_is_truncated_and_one_whose_descriptors_are_damaged_is_
     cut: int, zeros: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the pages of zeros share is far from what the last pages have, as in a large dump.
-    monkeypatch.setattr(corefile, "MAX_GAP", 2 * BLOCK)
+    monkeypatch.setattr(kdump_header, "MAX_GAP", 2 * BLOCK)
     numbers = [*range(1, 60), *range(100 + zeros, 120 + zeros)]
     pages = {pfn: (bytes((pfn * n) % 251 for n in range(BLOCK)), RAW) for pfn in numbers}
     pages.update((pfn, (bytes(BLOCK), RAW)) for pfn in (0, *range(100, 100 + zeros)))
@@ -349,7 +349,7 @@ def test_records_that_overlap_are_not_read_here() -> None:
 def test_opened_dump_reads_pages_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dump"
     path.write_bytes(make(some_pages(), 64).data)
-    monkeypatch.setattr(kdump.Pages, "read", lambda self, address, count, offset, physical: b"x" * count)
+    monkeypatch.setattr(kdump.DumpPages, "read", lambda self, address, count, offset, physical: b"x" * count)
     prog = target.open_vmcore(str(path)).prog
     assert prog.read(BLOCK, 3, physical=True) == b"xxx"
     with pytest.raises(FaultError):

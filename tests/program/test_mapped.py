@@ -17,7 +17,7 @@ from mminspect.errors import CutShortError, LostError
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap import reader as memmap_
 from mminspect.memmap.reader import Memmap
-from mminspect.program.corefile import Segment
+from mminspect.program.elf import Segment
 from mminspect.program.mapped import MappedFile
 from mminspect.program.pagetable import LARGE_PAGE
 from mminspect.program.target import Target
