@@ -18,7 +18,7 @@ import zstandard
 from mminspect.program import open as targets
 from mminspect.typeinfo.btf import Btf
 from tests.conftest import Cli, Edited, Opened, Unpacked
-from tests.support import (
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_LOW_RAM,

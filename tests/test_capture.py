@@ -31,7 +31,7 @@ from drgn.helpers.linux.mmzone import (
 
 from mminspect.commands import capture as capture_
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
-from tests.support import (
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_HOTPLUG,

@@ -15,10 +15,10 @@ from mminspect.consequences.guards import Kernel
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, UNINITIALIZED_KINDS
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import page_zone as follow
+from mminspect.memorymap.mmzone import page_zone_address
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.bitmap_bounds import page_zone as follow
-from mminspect.rules.zone_id import page_zone_address
 
 SAFE = "safe"
 REFUSES = "refuses"

@@ -77,6 +77,8 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
         migratetypes=_migratetypes(prog),
         isolate_bit=enumerator(prog, "enum pageblock_bits", "PB_migrate_isolate") is not None,
         page=_page_members(target),
+        # Since Linux 6.10, pages move to another list when their pageblock's type changes, without exception.
+        free_lists_follow_pageblocks=orders.release_version(target.vmcoreinfo.release) >= (6, 10),
     )
 
 

@@ -99,6 +99,7 @@ class Layout:
     :ivar pgdat_members: (name, offset) of the members of ``struct pglist_data``, ascending.
     :ivar migratetypes: Names of the migratetypes by value.
     :ivar isolate_bit: Whether isolation is a bit of its own in the pageblock bitmap (``PB_migrate_isolate``).
+    :ivar free_lists_follow_pageblocks: Whether pages always move to the list of their pageblock's migratetype.
     :ivar page: More of ``struct page``, ``None`` if the types don't tell.
     """
 
@@ -127,6 +128,7 @@ class Layout:
     migratetypes: tuple[str, ...] = ()
     isolate_bit: bool = False
     page: PageMembers | None = None
+    free_lists_follow_pageblocks: bool = False
 
     @property
     def pageblock_nr_pages(self) -> int:
