@@ -15,8 +15,15 @@ NOTE = "note"
 SEVERITIES = (NOTE, WARNING, ERROR)
 
 
-# Rules whose findings are about a zone as a whole, unless they name pages (``detail.pfns``).
-OF_A_ZONE = ("compaction-cursor", "free-list", "node-link", "per-cpu-list", "zone-pages")
+# What a finding is about: pages; a zone or node as a whole, unless it names pages of it; or the target as it was found,
+# and not what the kernel did.
+PAGES = "pages"
+ZONE = "zone"
+TARGET = "target"
+
+Range = tuple[int, int]
+# What the JSON contract has of a finding.
+KEYS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail")
 
 
 def worst(*severities: str) -> str:
@@ -38,6 +45,10 @@ class Finding:
     :ivar zone: Name of the zone likewise.
     :ivar message: One sentence: what is wrong and why it matters.
     :ivar detail: What the rule's documentation names.
+    :ivar about: ``PAGES``, ``ZONE`` or ``TARGET``.
+    :ivar named: Ranges of the pages that it is about, where these aren't all of ``[start_pfn, end_pfn)``. Ascending.
+    :ivar wrong: Ranges of those pages among them that are wrong, where it is about right ones too. Ascending.
+    :ivar judged_by: The page that shows best what the kernel does with them, where it isn't the first online one.
     """
 
     rule: str
@@ -48,11 +59,27 @@ class Finding:
     zone: str | None
     message: str
     detail: dict[str, Any] = field(default_factory=dict)
+    about: str = PAGES
+    named: tuple[Range, ...] = ()
+    wrong: tuple[Range, ...] = ()
+    judged_by: int | None = None
 
     @property
     def of_zone(self) -> bool:
         """Whether the finding is about a zone as a whole, and about no page of it in particular."""
-        return self.rule in OF_A_ZONE and not self.detail.get("pfns")
+        return self.about == ZONE and not self.named
+
+    def covers(self, pfn: int) -> bool:
+        """Tell whether the finding is about a page, or about the zone as a whole that spans it."""
+        return _inside(pfn, self.named or ((self.start_pfn, self.end_pfn),))
+
+    def is_wrong_at(self, pfn: int) -> bool:
+        """Tell whether it says of this very page that it is wrong."""
+        return not self.of_zone and self.covers(pfn) and (not self.wrong or _inside(pfn, self.wrong))
+
+    def begins_at(self, pfn: int) -> bool:
+        """Tell whether the finding, or a part of the pages that it names, begins at a page."""
+        return not self.of_zone and (pfn == self.start_pfn or any(pfn == start for start, _ in self.named))
 
     @property
     def pages(self) -> int:
@@ -61,7 +88,11 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Get the finding as the JSON contract has it."""
-        return dict(vars(self))
+        return {key: getattr(self, key) for key in KEYS}
+
+
+def _inside(pfn: int, ranges: tuple[Range, ...]) -> bool:
+    return any(start <= pfn < end for start, end in ranges)
 
 
 def sort_key(finding: Finding) -> tuple[int, int, str, int, str]:

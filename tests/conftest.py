@@ -16,7 +16,8 @@ from mminspect.findings import Report
 from mminspect.program.target import Target
 from mminspect.typeinfo.load import TypeSource
 from mminspect.walk.scan import scan_target
-from tests.support import VMCORES, CoreEditor, Done, open_core, run_here
+from tests.kit.planted import Fault
+from tests.kit.support import VMCORES, CoreEditor, Done, open_core, run_here
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
@@ -31,6 +32,7 @@ Unpacked = Callable[[str], Path]
 Opened = Callable[[str], tuple[Target, TypeSource]]
 Scanned = Callable[[str], Report]
 Edited = Callable[[str], CoreEditor]
+Plant = Callable[[str], Fault]
 Cli = Callable[..., Done]
 
 
@@ -84,6 +86,12 @@ def edited(unpacked: Unpacked, tmp_path: Path) -> Edited:
         return CoreEditor(path)
 
     return get
+
+
+@pytest.fixture
+def plant(edited: Edited, opened: Opened, scanned: Scanned) -> Plant:
+    """Give a copy of a stored vmcore to plant faults in."""
+    return lambda name: Fault(name, edited(name), opened(name)[0].prog, scanned(name))
 
 
 @pytest.fixture

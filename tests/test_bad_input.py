@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli, Edited, Opened, Unpacked, complaint
-from tests.support import AMD64_HEALTHY, AMD64_LOW_RAM, I386_HOLE, python
+from tests.kit.support import AMD64_HEALTHY, AMD64_LOW_RAM, I386_HOLE, python
 
 
 def test_zone_that_spans_too_much(cli: Cli, edited: Edited, opened: Opened) -> None:

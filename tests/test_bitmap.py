@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
-from tests.handmade import FLAT, SPARSE, zone
+from tests.kit.handmade import FLAT, SPARSE, zone
 
 # Migratetypes take three bits, PB_migrate_skip the fourth.
 PB_migrate_end = 2

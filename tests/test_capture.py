@@ -34,7 +34,7 @@ from drgn.helpers.linux.mmzone import (
 from mminspect.commands import capture as capture_
 from mminspect.program.arch import arch_of
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
-from tests.support import (
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_HOTPLUG,

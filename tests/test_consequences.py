@@ -14,7 +14,7 @@ from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Judge, attach
 from mminspect.consequences.guards import Guards, read_guards
 from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
-from mminspect.findings import OF_A_ZONE, Finding
+from mminspect.findings import TARGET, ZONE, Finding
 from mminspect.kernel.identify import what_is
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED
@@ -23,8 +23,8 @@ from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.render.table import write_consequences
 from tests.conftest import Cli, Opened, Scanned
-from tests.handmade import FLAT, SPARSE, memory_map, zone
-from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X
+from tests.kit.handmade import FLAT, SPARSE, memory_map, zone
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X
 
 # Of 8 pages each: blocks [0, 8), [8, 16), ...; Normal begins inside block 1.
 SPARSE_MAP = memory_map(zone(1, 0, 12), zone(2, 12, 20))
@@ -343,12 +343,19 @@ def test_findings_of_a_zone_have_none(opened: Opened) -> None:
     memory = read_memory_map(target)
     judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
     deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(judge.outcomes(pfn), judge.guards))
-    for rule in OF_A_ZONE:
-        finding = Finding(rule, "warning", deadly, 0xA300, 0, "Normal", "m", {"pfns": []})
-        (judged_finding,) = attach([finding], judge)
-        assert (judged_finding.severity, judged_finding.detail) == ("warning", {"pfns": [], "consequences": []})
-        named = dataclasses.replace(finding, detail={"pfns": [deadly]})
-        assert [f.severity for f in attach([named], judge)] == ["error"]
+    finding = Finding("free-list", "warning", deadly, 0xA300, 0, "Normal", "m", {"pfns": []}, about=ZONE)
+    (judged_finding,) = attach([finding], judge)
+    assert (judged_finding.severity, judged_finding.detail) == ("warning", {"pfns": [], "consequences": []})
+    named = dataclasses.replace(finding, named=((deadly, deadly + 1),))
+    assert [f.severity for f in attach([named], judge)] == ["error"]
+
+
+def test_findings_about_the_target_have_none(opened: Opened) -> None:
+    target, _ = opened(I386_HOLE)
+    memory = read_memory_map(target)
+    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    finding = Finding("unreadable", "note", 0xA17B, 0xA217, 0, "Normal", "m", {"why": "unmapped"}, about=TARGET)
+    assert list(attach([finding], judge)) == [finding]
 
 
 def test_findings_beyond_the_limit_have_the_same_severity(opened: Opened, monkeypatch: Any) -> None:

@@ -9,7 +9,7 @@ from mminspect.memmap.reader import Memmap
 from mminspect.rules.registry import all_rules
 from mminspect.walk.engine import Scan
 from tests.benchmarks.synthetic import SECTION_PAGES, Size, make
-from tests.handmade import nothing_known
+from tests.kit.handmade import nothing_known
 
 
 @pytest.mark.parametrize(

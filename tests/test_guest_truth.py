@@ -13,7 +13,7 @@ import re
 import pytest
 
 from tests.conftest import Scanned
-from tests.support import DATA, NAMES
+from tests.kit.support import DATA, NAMES
 
 # Pages may be given back between the guest's print and the dump.
 MANAGED_SLACK = 64

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import Cli, Unpacked
-from tests.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, VMCORES, python
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, VMCORES, python
 
 
 def by_rule(report: dict[str, Any], rule: str) -> list[dict[str, Any]]:

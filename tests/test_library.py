@@ -12,7 +12,7 @@ import mminspect
 from mminspect import scan
 from mminspect.errors import MminspectError
 from tests.conftest import Scanned, Unpacked
-from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, S390X, summary, without_times
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, S390X, summary, without_times
 
 
 def plain(path: object) -> Program:

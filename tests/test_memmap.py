@@ -25,7 +25,7 @@ from mminspect.memorymap.sections import LazySequence, Section
 from mminspect.memorymap.structpages import stretches
 from mminspect.memorymap.zones import Node, Zone
 from mminspect.program.direct import Bytes, DirectMemory
-from tests.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
+from tests.kit.handmade import PGDAT, SPARSE, memory_map, page_flags, zone
 
 BASE = 0x1000000
 SIZE = 64

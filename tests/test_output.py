@@ -13,7 +13,7 @@ import pytest
 
 from mminspect.cli.output import open_output
 from tests.conftest import Cli, Unpacked
-from tests.support import AMD64_HEALTHY
+from tests.kit.support import AMD64_HEALTHY
 
 
 def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:

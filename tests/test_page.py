@@ -23,7 +23,7 @@ from mminspect.memmap.reader import Memmap
 from mminspect.program.target import Target
 from mminspect.render.table import write_pages
 from tests.conftest import Cli, Opened, Scanned, Unpacked
-from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
 
 Inspect = Callable[[str, int], dict[str, Any]]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Cli, Unpacked
-from tests.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE
+from tests.kit.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE
 
 # The first is the memmap of the amd64 fixture, which has no KASLR.
 VMEMMAP = 0xFFFFEA0000000000

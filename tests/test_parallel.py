@@ -20,7 +20,7 @@ import pytest
 from mminspect.errors import LayoutError, MminspectError
 from mminspect.walk import parallel
 from tests.conftest import Cli, Unpacked
-from tests.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
+from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
 
 
 def children() -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests import reference
 from tests.conftest import Opened, Scanned
-from tests.support import NAMES
+from tests.kit import reference
+from tests.kit.support import NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,7 @@ import pytest
 from mminspect.findings import Finding, Report
 from mminspect.render.formats import REPORT_FORMATS, Style
 from tests.conftest import Cli, Scanned, Unpacked
-from tests.support import (
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_LOW_RAM,

@@ -15,14 +15,14 @@ from mminspect.findings import Report
 from mminspect.kernel.identify import what_is
 from mminspect.layout.read import read_memory_map
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import WhatIs
+from mminspect.memorymap.proc import ProcFiles
+from mminspect.rules.base import Identify
 from mminspect.rules.registry import select_rules
 from mminspect.walk import live as rescan
 from mminspect.walk.live import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
-from mminspect.walk.proc import ProcFiles
 from mminspect.walk.scan import scan_target
 from tests.conftest import Opened, Scanned
-from tests.support import AMD64_400M, I386_HOLE, without_consequences
+from tests.kit.support import AMD64_400M, I386_HOLE, without_consequences
 
 GONE = FaultError("could not find memory segment", 0xFFFF888000000000)
 ODD = LayoutError("a section has no memmap")
@@ -69,8 +69,8 @@ def rescanned(
     target = opened(AMD64_400M)[0]
     reader = Reader(memory, *outcomes)
     monkeypatch.setattr(rescan, "read_memory_map", reader)
-    prepared = Prepared(memory, ProcFiles("", "", ""))
-    rules = [rule for rule in select_rules() if rule.id != rescan.RULE_ID]
+    prepared = Prepared(memory, ProcFiles())
+    rules = select_rules()
     return reader, scan_live(target, prepared, rules, lambda m: what_is(target, m), None, None, None)
 
 
@@ -139,8 +139,8 @@ def test_the_running_kernel_is_scanned_so(
     target, types = opened(AMD64_400M)
     monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None, GONE, GONE, None))
     live = dataclasses.replace(target, kind="live")
-    rules = [rule for rule in select_rules() if rule.id != rescan.RULE_ID]
-    report = scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles("", "", "")))
+    rules = select_rules()
+    report = scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles()))
     assert report.findings == scanned(AMD64_400M).findings
     assert report.summary["transient"] == 0
 
@@ -151,11 +151,11 @@ def test_what_lives_at_an_address_may_change(opened: Opened, scanned: Scanned, m
     monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None))
     calls = count()
 
-    def make_look(_: MemoryMap) -> WhatIs:
+    def make_look(_: MemoryMap) -> Identify:
         return lambda address: {"kind": "slab", "text": f"slab object {next(calls)}"}
 
     rules = select_rules(["bitmap-bounds"])
-    result = scan_live(target, Prepared(memory, ProcFiles("", "", "")), rules, make_look, None, None, None)
+    result = scan_live(target, Prepared(memory, ProcFiles()), rules, make_look, None, None, None)
     expected = [f for f in scanned(I386_HOLE).findings if f.rule == "bitmap-bounds"]
     assert [(f.start_pfn, f.end_pfn) for f in result.findings] == [(f.start_pfn, f.end_pfn) for f in expected]
     assert result.transient == 0

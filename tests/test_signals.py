@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Unpacked
-from tests.support import AMD64_HEALTHY, VMCORES, Done
+from tests.kit.support import AMD64_HEALTHY, VMCORES, Done
 
 # Runs the command line in a process that sends itself a signal in the middle of the work.
 SCRIPT = """

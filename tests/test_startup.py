@@ -13,7 +13,7 @@ import pytest
 
 from mminspect.cli.run import SESSION_PLUGINS, _installed_plugins, _start_fast
 from tests.conftest import Unpacked
-from tests.support import AMD64_HEALTHY
+from tests.kit.support import AMD64_HEALTHY
 
 SCRIPT = """
 import sys

@@ -20,9 +20,10 @@ from mminspect.layout.read import read_memory_map
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.program import corefile
+from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Edited, Opened, Unpacked
-from tests.handmade import SPARSE, zone
-from tests.support import AMD64_400M, I386_HOLE, elf_core
+from tests.kit.handmade import SPARSE, zone
+from tests.kit.support import AMD64_400M, I386_HOLE, elf_core
 
 BUG = "amd64-5.10-bug"
 DAMAGED = "amd64-6.12-damaged"
@@ -50,9 +51,13 @@ def crash_of(text: str) -> Crash:
     return crash
 
 
-def finding(rule: str, start: int, end: int, severity: str = "error", **detail: Any) -> Finding:
-    """Make a finding."""
-    return Finding(rule, severity, start, end, 0, "DMA", "message", detail)
+def finding(
+    rule: str, start: int, end: int, severity: str = "error", wrong: tuple[tuple[int, int], ...] = (), **detail: Any
+) -> Finding:
+    """Make a finding, about blocks of ``order`` at ``pfns`` if it has these."""
+    named = tuple((pfn, pfn + (1 << detail["order"])) for pfn in detail.get("pfns", ()))
+    about = all_rules()[rule].about
+    return Finding(rule, severity, start, end, 0, "DMA", "message", detail, about, named, wrong)
 
 
 # What kernels of other versions and architectures print, as their sources have it.
@@ -272,10 +277,10 @@ def test_notes_are_shown_with_the_pages_that_they_name() -> None:
 
 def test_right_page_of_a_mixed_block_explains_nothing() -> None:
     runs = [[0x28, 0x2F, 0, 1], [0x2F, 0x30, 0, 2]]
-    mixed = finding("mixed-zone", 0x28, 0x30, runs=runs, hidden=False)
+    mixed = finding("mixed-zone", 0x28, 0x30, wrong=((0x2F, 0x30),), runs=runs, hidden=False)
     assert judge(crash_of(BAD_PAGE), [mixed], MEMORY).verdict == "unexplained"
     runs = [[0x28, 0x2A, 0, 1], [0x2A, 0x2B, 0, 2], [0x2B, 0x30, 0, 1]]
-    mixed = finding("mixed-zone", 0x28, 0x30, runs=runs, hidden=True)
+    mixed = finding("mixed-zone", 0x28, 0x30, wrong=((0x2A, 0x2B),), runs=runs, hidden=True)
     assert judge(crash_of(BAD_PAGE), [mixed], MEMORY).verdict == "explained"
 
 

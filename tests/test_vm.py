@@ -16,7 +16,7 @@ from contrib.kernels.row import boot_row
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.reader import Memmap
 from tests.conftest import Cli
-from tests.support import open_core
+from tests.kit.support import open_core
 
 
 @pytest.mark.vm

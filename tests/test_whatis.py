@@ -12,7 +12,7 @@ from mminspect.kernel.identify import virtual_to_pfn, what_is
 from mminspect.layout.read import read_memory_map
 from mminspect.typeinfo.symbols import best_symbol
 from tests.conftest import Opened
-from tests.support import AMD64_HOTPLUG, I386_HOLE
+from tests.kit.support import AMD64_HOTPLUG, I386_HOLE
 
 
 def test_checksum_is_no_address() -> None:

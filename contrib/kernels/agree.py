@@ -256,7 +256,7 @@ def reference_module() -> Any:
     if root not in sys.path:
         sys.path.insert(0, root)
     try:
-        return importlib.import_module("tests.reference")
+        return importlib.import_module("tests.kit.reference")
     except ImportError:
         return None
 
@@ -308,9 +308,7 @@ def compare_reference(kernel: Kernel, truth: Truth, report: Mapping[str, Any], m
     world = reference.read_world(kernel.prog, machine_of(reference, kernel.prog, truth))
     expected = reference.findings(world)
     found = [
-        reference.from_report(
-            Finding(**{name: finding[name] for name in Finding.__dataclass_fields__})  # type: ignore[arg-type]
-        )
+        reference.from_report(Finding(**finding))
         for finding in report["findings"]
         if finding["rule"] in reference.RULE_IDS
     ]

@@ -331,7 +331,7 @@ CHECKS = {
     "ram": "System RAM in `/proc/iomem`: online, and in a zone",
     "blocks": "pageblocks of each migratetype in `/proc/pagetypeinfo`",
     "pages": "`/proc/kpageflags` of every page: online or not, PG_reserved or not",
-    "reference": "`tests/reference.py`, which reads one drgn object per page",
+    "reference": "`tests/kit/reference.py`, which reads one drgn object per page",
     "last words": "the pfns that the kernel named when it panicked",
 }
 

@@ -46,7 +46,7 @@ from mminspect.program import open as targets
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
 from mminspect.program.target import Target
-from mminspect.rules.base import WhatIs
+from mminspect.rules.base import Identify
 from mminspect.rules.registry import select_rules
 from mminspect.typeinfo import declarations
 from mminspect.typeinfo import load as typeinfo
@@ -176,7 +176,7 @@ def _symbols(target: Target, btf_address: int | None, embedded: int) -> dict[str
     return found
 
 
-def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: dict[str, Symbol]) -> WhatIs:
+def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: dict[str, Symbol]) -> Identify:
     """
     Make a function that says what lives at an address, and keeps the symbols that it names.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Callable
 
 import numpy as np
@@ -36,7 +35,7 @@ from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.structpages import StructPages
 from mminspect.program.target import Target
-from mminspect.rules.base import Rule, WhatIs
+from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, TallyCheck
 from mminspect.rules.registry import select_rules
 from mminspect.typeinfo.symbols import CAPTURE_NOTE
 from mminspect.walk.engine import Progress, Scan, check_map
@@ -53,17 +52,6 @@ def _number(text: str) -> int:
     return int(text, 16 if text[:2].lower() == "0x" else 10)
 
 
-def _covers(finding: Finding, pfn: int) -> bool:
-    """Tell whether a finding is about a page: one that it names, else any in its range."""
-    if "blocks" in finding.detail:
-        return any(start <= pfn < end for start, end in finding.detail["blocks"])
-    pfns = finding.detail.get("pfns")
-    if pfns:
-        size = 1 << (finding.detail["order"] or 0)
-        return any(first <= pfn < first + size for first in pfns)
-    return finding.start_pfn <= pfn < finding.end_pfn
-
-
 class PageInspector:
     """
     Looks at single pages.
@@ -74,7 +62,7 @@ class PageInspector:
     :param look: Says what lives at an address.
     """
 
-    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: WhatIs) -> None:
+    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: Identify) -> None:
         self._target = target
         self._memory = memory
         self._memmap = memmap
@@ -180,24 +168,23 @@ class PageInspector:
 
     def _findings(self, start: int, end: int, progress: Callable[[int], Progress] | None) -> list[Finding]:
         """Find what a scan finds in the pages. In the running kernel, nothing is found that takes a whole walk."""
-        rules = select_rules()
-        found = self._findings_around(start, end, [rule for rule in rules if rule.describe_all is None])
-        whole = [rule for rule in rules if rule.describe_all is not None or rule.tally is not None]
+        found = self._findings_around(start, end)
         if self._target.kind == "live":
-            found += check_map(self._memory, rules)
+            found += check_map(self._memory, select_rules())
         else:
-            found += check_map(self._memory, [rule for rule in rules if rule not in whole])
             total = sum(high - low for low, high, _ in self._memmap.ranges())
             jobs = helpful_jobs(self._target, total)
             advance = progress(total) if progress is not None else None
-            with contextlib.closing(Scan(self._lists, self._memmap, whole, self._look).walk(advance, jobs)) as walk:
+            kinds = (MapCheck, KeyCheck, TallyCheck)
+            scan = Scan(self._lists, self._memmap, select_rules(), self._look, kinds=kinds)
+            with contextlib.closing(scan.walk(advance, jobs)) as walk:
                 found += walk
-        found = [finding for finding in found if any(_covers(finding, pfn) for pfn in range(start, end))]
+        found = [finding for finding in found if any(finding.covers(pfn) for pfn in range(start, end))]
         return list(attach(sorted(found, key=sort_key), self._judge))
 
-    def _findings_around(self, start: int, end: int, rules: list[Rule]) -> list[Finding]:
+    def _findings_around(self, start: int, end: int) -> list[Finding]:
         """
-        Apply rules to the chunks that the pages are in, as a scan cuts them.
+        Check the pages of the chunks that the pages are in, as a scan cuts them.
 
         More chunks are looked at as long as a finding of the pages reaches their edge.
         """
@@ -205,7 +192,7 @@ class PageInspector:
         near = [index for index, (low, high, _) in enumerate(parts) if low < end and start < high]
         first, last = near[0], near[-1]
         for _ in range(MAX_CHUNKS_AROUND):
-            scan = Scan(self._memory, self._memmap, rules, self._look)
+            scan = Scan(self._memory, self._memmap, select_rules(), self._look, kinds=(PageCheck,))
             found = scan.findings_in(self._memmap.chunk(*part) for part in parts[first : last + 1])
             found = [finding for finding in found if finding.start_pfn < end and start < finding.end_pfn]
             before = first > 0 and any(f.start_pfn == parts[first][0] == parts[first - 1][1] for f in found)
@@ -237,10 +224,10 @@ class PageInspector:
             "resources": resource_path(self._resources(), pfn * layout.page_size),
             "memblock": memblock_regions(self._target.prog, pfn * layout.page_size),
         }
-        covering = [finding for finding in findings if _covers(finding, pfn)]
+        covering = [finding for finding in findings if finding.covers(pfn)]
         found = {
-            "findings": [asdict(finding) for finding in covering if not finding.of_zone],
-            "zone_findings": [asdict(finding) for finding in covering if finding.of_zone],
+            "findings": [finding.as_dict() for finding in covering if not finding.of_zone],
+            "zone_findings": [finding.as_dict() for finding in covering if finding.of_zone],
         }
         if state in UNREADABLE_REASONS:
             info["state"] = f"unreadable: {UNREADABLE_REASONS[state]}"

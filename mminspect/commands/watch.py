@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mminspect.findings import Finding
@@ -41,7 +41,7 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """Get it as plain data: the finding and ``event``."""
-        return {"event": self.event, **asdict(self.finding)}
+        return {"event": self.event, **self.finding.as_dict()}
 
 
 def _key(finding: Finding) -> tuple[str, str, int, int]:

@@ -3,7 +3,7 @@
 Add consequences to findings.
 
 Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
-Of the many findings of a rule, those that are alike in what decides are judged once.
+Findings of one rule that agree in every input of the model are evaluated once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from drgn import FaultError
 
 from mminspect.consequences.guards import Guards, read_guards
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Place, consequences, fatal, walked_zone
-from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.findings import ERROR, TARGET, WARNING, Finding
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.program.target import Target
-from mminspect.rules.base import WhatIs
+from mminspect.rules.base import Identify
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -33,9 +33,6 @@ WINDOW = 512
 MAX_WINDOWS = 128
 # Cases of which the outcomes are kept.
 MAX_CASES = 4096
-
-# Rules whose findings are about no page.
-PAGELESS = ("proc-disagrees", "unreadable")
 
 
 class Brief(NamedTuple):
@@ -59,7 +56,7 @@ class Judge:
     :param look: Says what lives at an address.
     """
 
-    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: WhatIs) -> None:
+    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: Identify) -> None:
         self.guards: Guards = read_guards(target)
         self._memory = memory
         self._prog = target.prog
@@ -220,17 +217,11 @@ class Judge:
 
     def wrong_page(self, finding: Finding) -> int:
         """Choose the page by which a finding is judged."""
-        if "blocks" in finding.detail:
-            return int(finding.detail["blocks"][0][0])
-        layout, memory = self._memory.layout, self._memory
-        for start, end, node, index in finding.detail.get("runs", ()):
-            zone = memory.zone(node, index)
-            if zone is None or zone.start_pfn >= zone.end_pfn or not zone.spans(start):
-                return int(start)
-            if zone.end_pfn < end:
-                return int(zone.end_pfn)
+        if finding.judged_by is not None:
+            return finding.judged_by
         pfn = finding.start_pfn
-        while memory.section(pfn) is None and pfn < min(finding.end_pfn, finding.start_pfn + layout.pageblock_nr_pages):
+        end = min(finding.end_pfn, pfn + self._memory.layout.pageblock_nr_pages)
+        while self._memory.section(pfn) is None and pfn < end:
             pfn += 1
         return pfn
 
@@ -246,7 +237,7 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
     done: Counter[str] = Counter()
     known: dict[int, list[Outcome]] = {}
     for finding in findings:
-        if finding.rule in PAGELESS:
+        if finding.about == TARGET:
             yield finding
             continue
         if finding.of_zone:
@@ -272,13 +263,4 @@ def _with_consequences(finding: Finding, more: dict[str, Any], deadly: Outcome |
     if deadly is not None and severity == WARNING:
         more["severity_by_rule"], severity = severity, ERROR
         message = f"{message}; but {deadly.function}() {deadly.outcome}{why}"
-    return Finding(
-        finding.rule,
-        severity,
-        finding.start_pfn,
-        finding.end_pfn,
-        finding.node,
-        finding.zone,
-        message,
-        {**finding.detail, **more},
-    )
+    return replace(finding, severity=severity, message=message, detail={**finding.detail, **more})

@@ -15,7 +15,7 @@ class ListFault(NamedTuple):
     """
     What is wrong with a per-CPU list.
 
-    :ivar problem: As ``detail.problem`` of the rule ``per-cpu-list``.
+    :ivar problem: As ``detail.problem`` of the rule on per-CPU lists.
     :ivar pfn: Of the page that is wrong, ``None`` for the list's head.
     :ivar value: Address or number that shows it.
     :ivar linked: Whether the page is linked to its neighbours both ways.

@@ -102,3 +102,8 @@ class Node:
     first_deferred_pfn: int | None = None
     online: bool = True
     node_id: int | None = None
+
+    @property
+    def end_pfn(self) -> int:
+        """``pgdat_end_pfn()``."""
+        return self.start_pfn + self.spanned

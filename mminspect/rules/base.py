@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The rules. Each is one file here; the docstring of the file is the rule's documentation.
+What rules are made of: kinds of checks, and what these yield.
 
-A rule is a pure function of a chunk of the memmap. It yields *matches*: pfn ranges with a key. Matches of
-the same key that touch are joined, also across chunks, and each joined match becomes one finding.
+Each rule is one file of this package. Its docstring is the rule's documentation, and its ``RULE`` has checks:
+
+- :class:`PageCheck` looks at the pages of one chunk of the memmap and yields *matches*: pfn ranges with a key. Matches
+  of equal keys that touch are joined, also across chunks, and each joined match becomes one finding.
+- :class:`KeyCheck` does too, but all matches of a key make one finding, wherever they are.
+- :class:`MapCheck` needs no struct page.
+- :class:`TallyCheck` counts over a whole walk.
+- :class:`ProcCheck` compares with what the running kernel says.
+
+A rule yields :class:`Violation` objects; its ID, range, node and zone are filled in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol, Union
 
-from mminspect.findings import Finding
+from mminspect.findings import PAGES, Finding
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.proc import ProcFiles
+from mminspect.memorymap.ranges import Range
+from mminspect.memorymap.zones import Node, Zone
+from mminspect.rules.commits import Commit
 
 # Says what lives at a kernel address. A function so that rules stay free of drgn.
-WhatIs = Callable[[int], dict[str, object]]
+Identify = Callable[[int], dict[str, object]]
 
 
 class Match(NamedTuple):
@@ -26,16 +38,46 @@ class Match(NamedTuple):
 
     :ivar start: First pfn.
     :ivar end: Pfn behind the last.
-    :ivar key: Matches that touch and have equal keys are one.
+    :ivar key: Matches that touch and have equal keys are one; without a key, those with equal links.
+    :ivar link: Link of the pages, ``None`` for rules that follow no link.
     :ivar value: The ``page->flags`` of the first page, where a rule wants it.
     :ivar reserved: Whether all the pages are PG_reserved.
     """
 
     start: int
     end: int
-    key: Any
+    key: Any = None
+    link: int | None = None
     value: int = 0
     reserved: bool = True
+
+    @property
+    def pages(self) -> int:
+        """Number of pages."""
+        return self.end - self.start
+
+
+class Violation(NamedTuple):
+    """
+    What a rule says of a place where it is broken.
+
+    :ivar severity: ``error``, ``warning`` or ``note``.
+    :ivar message: One sentence: what is wrong and why it matters.
+    :ivar detail: What the rule's documentation names.
+    :ivar of: What it is about, where that isn't the zone that the match's pages link to, or the first one that spans
+        the pages. The memory map stands for the whole machine: no node and no zone.
+    :ivar pages: Half-open range of pfns, where it isn't that of the match or of the zone or node.
+    :ivar named: As in :class:`mminspect.findings.Finding`; ``wrong`` and ``judged_by`` too.
+    """
+
+    severity: str
+    message: str
+    detail: dict[str, Any]
+    of: Zone | Node | MemoryMap | None = None
+    pages: Range | None = None
+    named: tuple[Range, ...] = ()
+    wrong: tuple[Range, ...] = ()
+    judged_by: int | None = None
 
 
 class Tally(Protocol):
@@ -47,21 +89,66 @@ class Tally(Protocol):
     def add(self, part: Any) -> None:
         """Add what was counted in a chunk. Chunks come ascending, each once."""
 
-    def findings(self) -> Iterable[Finding]:
+    def violations(self) -> Iterable[Violation]:
         """Judge the counts when all chunks were counted."""
 
 
-Check = Callable[[Chunk, MemoryMap], Iterable[Match]]
-Describe = Callable[[Match, MemoryMap, WhatIs], Finding]
+@dataclass(frozen=True)
+class PageCheck:
+    """
+    A check of the pages of a chunk.
+
+    :ivar check: Finds matches in one chunk, ascending.
+    :ivar describe: Says what is wrong with a joined match.
+    :ivar join: Whether touching matches are joined.
+    """
+
+    check: Callable[[Chunk, MemoryMap], Iterable[Match]]
+    describe: Callable[[Match, MemoryMap, Identify], Violation]
+    join: bool = True
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A kernel commit that belongs to a rule; only verified hashes are listed."""
+class KeyCheck:
+    """
+    A check that makes one finding of all matches of a key.
 
-    hash: str
-    title: str
-    what: str
+    :ivar check: Finds matches in one chunk.
+    :ivar check_gap: Finds matches in pfns none of which is online.
+    :ivar describe: Says what is wrong with the matches of a key.
+    """
+
+    check: Callable[[Chunk, MemoryMap], Iterable[Match]]
+    check_gap: Callable[[int, int, MemoryMap], Iterable[Match]]
+    describe: Callable[[Any, Sequence[Match], MemoryMap], Violation]
+
+
+@dataclass(frozen=True)
+class MapCheck:
+    """A check that needs no struct page."""
+
+    check: Callable[[MemoryMap], Iterable[Violation]]
+
+
+@dataclass(frozen=True)
+class TallyCheck:
+    """
+    A check of counts over all chunks. They mean nothing where the kernel runs meanwhile.
+
+    :ivar tally: Makes a counter for one walk.
+    """
+
+    tally: Callable[[MemoryMap], Tally]
+
+
+@dataclass(frozen=True)
+class ProcCheck:
+    """A check of the running kernel's memory map against its files in ``/proc``. It takes no part in walks."""
+
+    check: Callable[[MemoryMap, ProcFiles], Iterable[Violation]]
+
+
+Check = Union[PageCheck, KeyCheck, MapCheck, TallyCheck, ProcCheck]
 
 
 @dataclass(frozen=True)
@@ -69,67 +156,62 @@ class Rule:
     """
     A rule of the catalogue.
 
-    :ivar id: Name in reports and on the command line.
     :ivar summary: One line.
+    :ivar checks: What finds where it is broken.
     :ivar functions: Kernel functions that rely on what the rule checks.
     :ivar commits: Known commits.
-    :ivar check: Finds matches in one chunk.
-    :ivar describe: Makes a finding of a joined match.
-    :ivar join: Whether touching matches are joined.
-    :ivar per_key: Whether all matches of a key make one finding, wherever they are; ``describe_all``
-        makes it.
-    :ivar check_map: Finds what needs no struct page.
-    :ivar tally: Makes a counter for a walk over all chunks. Not used where the kernel runs meanwhile.
+    :ivar about: What its findings are about: ``PAGES``, ``ZONE`` or ``TARGET`` (:mod:`mminspect.findings`).
+    :ivar explains: How well a finding explains a crash, compared with others: the smaller the better. ``None`` if it
+        says nothing of any page's struct page.
     :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
+    :ivar id: Name in reports and on the command line: that of the file. :mod:`mminspect.rules.registry` fills it in.
+    :ivar documentation: The file's docstring, filled in likewise.
     """
 
-    id: str
     summary: str
-    functions: tuple[str, ...]
-    commits: tuple[Commit, ...]
-    check: Check
-    describe: Describe
-    join: bool = True
-    describe_all: Callable[[Hashable, Sequence[Match], MemoryMap], Finding] | None = None
-    check_gap: Callable[[int, int, MemoryMap], Iterable[Match]] | None = None
-    check_map: Callable[[MemoryMap], Iterable[Finding]] | None = None
-    tally: Callable[[MemoryMap], Tally] | None = None
+    checks: tuple[Check, ...]
+    functions: tuple[str, ...] = ()
+    commits: tuple[Commit, ...] = ()
+    about: str = PAGES
+    explains: int | None = 5
     per_cpu: bool = False
-    documentation: str | None = ""
+    id: str = ""
+    documentation: str = ""
+
+    def finding(self, violation: Violation, memory: MemoryMap, match: Match | None = None) -> Finding:
+        """
+        Make a finding.
+
+        :param match: What the violation is said of, if it is pages.
+        """
+        severity, message, detail, of, pages, named, wrong, judged_by = violation
+        node: int | None = None
+        zone: Zone | None = None
+        if isinstance(of, Zone):
+            node, zone = of.node, of
+        elif isinstance(of, Node):
+            node = of.nid
+        if pages is None and match is not None:
+            pages = match[:2]
+        elif pages is None:
+            assert isinstance(of, (Zone, Node))
+            pages = of.start_pfn, of.end_pfn
+        start, end = pages
+        if of is None and match is not None and match.link is not None:
+            node, index = memory.layout.node_zone(match.link)
+            zone = memory.zone(node, index)
+        elif of is None:
+            zone = next(iter(memory.zones_spanning(start, end)), None)
+            node = zone.node if zone is not None else None
+        name = zone.name if zone is not None else None
+        subject = (self.about, named, wrong, judged_by)
+        return Finding(self.id, severity, start, end, node, name, message, detail, *subject)
+
+    def findings(self, violations: Iterable[Violation], memory: MemoryMap) -> Iterator[Finding]:
+        """Make findings of what isn't said of a match."""
+        return (self.finding(violation, memory) for violation in violations)
 
 
 def counted(number: int, name: str) -> str:
     """Put a number of things, one at least, into words."""
     return f"{number} {name}{'s' if number > 1 else ''}"
-
-
-def no_matches(chunk: Chunk, memory: MemoryMap) -> Iterable[Match]:
-    """Be the ``check`` of a rule that looks at no single page."""
-    return ()
-
-
-def never_described(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
-    """Be the ``describe`` of such a rule."""
-    raise AssertionError("the rule has no matches")
-
-
-def join_matches(matches: Iterable[Match], pending: dict[Hashable, Match], start: int = 0) -> Iterator[Match]:
-    """
-    Join matches of equal key that touch.
-
-    :param matches: Matches of one chunk, ascending.
-    :param pending: The last match of each key so far; kept between calls.
-    :param start: First pfn of the chunk. A pending match that ends before it is complete.
-    :return: Iterator of matches that nothing can be joined to any more.
-    """
-    for key in [key for key, match in pending.items() if match.end < start]:
-        yield pending.pop(key)
-    for match in matches:
-        last = pending.get(match.key)
-        if last is not None and last.end == match.start:
-            reserved = last.reserved and match.reserved
-            pending[match.key] = Match(last.start, match.end, last.key, last.value, reserved)
-            continue
-        if last is not None:
-            yield last
-        pending[match.key] = match

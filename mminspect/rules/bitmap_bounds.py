@@ -30,13 +30,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import page_zone
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -71,20 +72,13 @@ def _out_of_bounds(memory: MemoryMap, zone: Zone, start: int, end: int) -> Itera
         yield max(start, beyond), end
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Compute the address that a write would hit."""
     kind, value = match.key
-    pages = match.end - match.start
-    these = counted(pages, "page")
+    these = counted(match.pages, "page")
     if kind == "section":
-        zones = memory.zones_spanning(match.start, match.end)
-        return Finding(
-            RULE.id,
+        return Violation(
             ERROR,
-            match.start,
-            match.end,
-            zones[0].node if zones else None,
-            zones[0].name if zones else None,
             f"section {value} is valid and online but has no pageblock bitmap: reading or setting the migratetype of "
             f"these {these} follows a NULL pointer",
             {"missing": True, "section": value},
@@ -92,21 +86,17 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     zone = page_zone(memory, value)
     assert zone is not None
     if kind == "missing":
-        return Finding(
-            RULE.id,
+        return Violation(
             ERROR,
-            match.start,
-            match.end,
-            zone.node,
-            zone.name,
             f"{these} linked to {zone}, which has no pageblock bitmap: reading or setting their migratetype follows a "
             "NULL pointer",
             {"missing": True, "linked": [zone.node, zone.index]},
+            of=zone,
         )
-    return _describe_outside(match, memory, zone, these, what_is)
+    return _describe_outside(match, memory, zone, these, identify)
 
 
-def _describe_outside(match: Match, memory: MemoryMap, zone: Zone, these: str, what_is: WhatIs) -> Finding:
+def _describe_outside(match: Match, memory: MemoryMap, zone: Zone, these: str, identify: Identify) -> Violation:
     layout = memory.layout
     assert zone.bitmap is not None
     limit = bitmap.usemap_size(layout, zone)
@@ -116,16 +106,12 @@ def _describe_outside(match: Match, memory: MemoryMap, zone: Zone, these: str, w
     end = zone.bitmap + limit // 8
     distance = address - end if address >= end else zone.bitmap - address
     where = "behind its end" if address >= end else "before its start"
-    there: dict[str, object] = what_is(address)
-    return Finding(
-        RULE.id,
+    there = identify(address)
+    return Violation(
         ERROR,
-        match.start,
-        match.end,
-        zone.node,
-        zone.name,
-        f"{these} linked to {zone}: pageblock index {first} of limit {limit}; set_pfnblock_flags_mask() would change "
-        f"the word at {address:#x}, {distance} bytes {where}: {there.get('text', 'unknown')}",
+        f"{these} linked to {zone}: pageblock index {first} is outside the bitmap of {limit} bits; "
+        f"set_pfnblock_flags_mask() would change the word at {address:#x}, {distance} bytes {where}: "
+        f"{there.get('text', 'unknown')}",
         {
             "missing": False,
             "linked": [zone.node, zone.index],
@@ -138,13 +124,13 @@ def _describe_outside(match: Match, memory: MemoryMap, zone: Zone, these: str, w
             "outside": distance if address >= end else -distance,
             "there": there,
         },
+        of=zone,
     )
 
 
 RULE = Rule(
-    "bitmap-bounds",
-    "pfns whose pageblock bitmap index is outside the bitmap",
-    (
+    summary="pfns whose pageblock bitmap index is outside the bitmap",
+    functions=(
         "pfn_to_bitidx",
         "set_pfnblock_flags_mask",
         "__get_pfnblock_flags_mask",
@@ -152,24 +138,11 @@ RULE = Rule(
         "set_pageblock_skip",
         "set_pageblock_migratetype",
     ),
-    (
-        Commit(
-            "0740a50b9baa",
-            "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-            "holes no longer link to a zone far below them (v5.12)",
-        ),
-        Commit(
-            "b943f045a9af",
-            "mm/sparse: fix kernel crash with pfn_section_valid check",
-            "a section without usage after hot removal (v5.7)",
-        ),
-        Commit(
-            "5ec8e8ea8b77",
-            "mm/sparsemem: fix race in accessing memory_section->usage",
-            "usage freed while it was read (v6.8)",
-        ),
+    commits=(
+        commit("0740a50b9baa", "holes no longer link to a zone far below them"),
+        commit("b943f045a9af", "a section without usage after hot removal"),
+        commit("5ec8e8ea8b77", "usage freed while it was read"),
     ),
-    check,
-    describe,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe),),
+    explains=2,
 )

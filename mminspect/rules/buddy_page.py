@@ -15,8 +15,6 @@ blocks by these, and ``__rmqueue_smallest()`` hands out ``1 << order`` pages by 
 
 Always an error.
 
-Kernel facts: bugs 4, 5, 11, 25, 26 and 29; invariant I8.
-
 Example: a dump of amd64 6.1 in which ``page->private`` of a free page was set to 99.
 """
 
@@ -26,10 +24,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR
 from mminspect.memmap.chunk import INITIALIZED, Chunk
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
+from mminspect.rules.commits import commit
 
 MESSAGES = {
     "order": "beyond the largest, {max_order}",
@@ -75,48 +74,26 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
 
 def _match(chunk: Chunk, index: int, problem: str, order: int) -> Match:
     start = chunk.start_pfn + index
-    return Match(start, start + 1, (problem, order, int(chunk.link[index])))
+    return Match(start, start + 1, (problem, order), int(chunk.link[index]))
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Say what is wrong with the block."""
-    problem, order, link = match.key
-    node, index = memory.layout.node_zone(link)
-    zone = memory.zone(node, index)
+    problem, order = match.key
+    assert match.link is not None
     detail = {"problem": problem, "order": order}
     if problem != "order":
         detail["block"] = [match.start, match.start + (1 << order)]
     why = MESSAGES[problem].format(max_order=memory.layout.max_order)
-    return Finding(
-        RULE.id,
-        ERROR,
-        match.start,
-        match.end,
-        node,
-        zone.name if zone else None,
-        f"free page of {memory.link_name(link)} with order {order}, {why}",
-        detail,
-    )
+    return Violation(ERROR, f"free page of {memory.link_name(match.link)} with order {order}, {why}", detail)
 
 
 RULE = Rule(
-    "buddy-page",
-    "free pages whose block can't be",
-    ("__free_one_page", "page_is_buddy", "__rmqueue_smallest", "expand", "isolate_freepages_block"),
-    (
-        Commit(
-            "787af64d05cd",
-            "mm: page_alloc: validate buddy before check its migratetype.",
-            "a page below the memory was taken for a buddy (v5.18)",
-        ),
-        Commit(
-            "b3d40a2b6d10",
-            "mm: enforce pageblock_order < MAX_ORDER",
-            "free blocks merged beyond their pageblock (v5.18)",
-        ),
+    summary="free pages whose block can't be",
+    functions=("__free_one_page", "page_is_buddy", "__rmqueue_smallest", "expand", "isolate_freepages_block"),
+    commits=(
+        commit("787af64d05cd", "a page below the memory was taken for a buddy"),
+        commit("b3d40a2b6d10", "free blocks merged beyond their pageblock"),
     ),
-    check,
-    describe,
-    join=False,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe, join=False),),
 )

@@ -20,8 +20,6 @@ tell of damage nearby or of memory that was removed.
 
 ``detail`` has the ``member`` and its ``value``.
 
-Kernel facts: bugs 10, 11 and 12 (scanners that left their zone); section 8.
-
 Example: a dump of amd64 6.12 in which ``compact_cached_free_pfn`` of DMA32 was overwritten with an address.
 """
 
@@ -29,12 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import NOTE, WARNING, Finding
+from mminspect.findings import NOTE, WARNING, ZONE
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, Violation
+from mminspect.rules.commits import commit
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Compare each cursor with its zone."""
     slack = memory.layout.pageblock_nr_pages
     for zone in memory.populated_zones:
@@ -42,38 +41,29 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
             if value == 0 or zone.start_pfn - slack <= value <= zone.end_pfn + slack:
                 continue
             no_pfn = bool(memory.pfn_limit) and value > memory.pfn_limit + slack
-            yield Finding(
-                RULE.id,
+            yield Violation(
                 WARNING if no_pfn else NOTE,
-                zone.start_pfn,
-                zone.end_pfn,
-                zone.node,
-                zone.name,
                 f"{zone} [{zone.start_pfn:#x}, {zone.end_pfn:#x}) has {member} {value:#x}"
                 + (", which is no pfn" if no_pfn else "")
                 + ": outside the zone; compact_zone() resets it before it uses it",
                 {"member": member, "value": value},
+                of=zone,
             )
 
 
 RULE = Rule(
-    "compaction-cursor",
-    "compaction's cached pfns outside their zone",
-    ("compact_zone", "isolate_migratepages", "isolate_freepages", "fast_isolate_freepages", "reset_isolation_suitable"),
-    (
-        Commit(
-            "6b0868c820ff",
-            "mm/compaction.c: correct zone boundary handling when resetting pageblock skip hints",
-            "the reset of skip hints left the zone (v5.1)",
-        ),
-        Commit(
-            "6e2b7044c199",
-            "mm, compaction: make fast_isolate_freepages() stay within zone",
-            "the fast search for free pages left the zone (v5.12)",
-        ),
+    summary="compaction's cached pfns outside their zone",
+    functions=(
+        "compact_zone",
+        "isolate_migratepages",
+        "isolate_freepages",
+        "fast_isolate_freepages",
+        "reset_isolation_suitable",
     ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    documentation=__doc__,
+    commits=(
+        commit("6b0868c820ff", "the reset of skip hints left the zone"),
+        commit("6e2b7044c199", "the fast search for free pages left the zone"),
+    ),
+    about=ZONE,
+    checks=(MapCheck(check),),
 )

@@ -22,8 +22,6 @@ whether its tails lead to a page that could be their head.
 
 Errors. Where the head isn't referenced it may be in the making, or being freed; that is a warning.
 
-Kernel facts: section 2, struct pages under HVO.
-
 Example: a dump of amd64 6.1 in which the third page of a slab was made a tail of another page.
 """
 
@@ -35,11 +33,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.findings import ERROR, WARNING
 from mminspect.memmap.chunk import INITIALIZED, Chunk
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 # The largest compound page of any kernel: 16 GiB huge pages of powerpc, of 4 KiB each.
 MAX_COMPOUND_ORDER = 22
@@ -83,9 +82,7 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Compound | None:
     head_flag = chunk.flags.dtype.type(page.flag("head"))
     # Many chunks have no compound page at all.
     common = chunk.digest
-    if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(layout.page.flags_offset) & int(
-        head_flag
-    ):
+    if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(page.flags_offset) & int(head_flag):
         return None
     tails = np.flatnonzero(info & info.dtype.type(1))
     tails = tails[chunk.state[tails] == INITIALIZED]
@@ -198,42 +195,26 @@ def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Lay
         referenced = bool(chunk.uints(layout.page.refcount_offset)[head])
         if head + 1 < len(chunk.link):
             order = int(chunk.bytes_at(layout.page.order_offset)[head + 1])
-    key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, int(chunk.link[index]))
-    return Match(chunk.start_pfn + index, chunk.start_pfn + index + 1, key)
+    link = int(chunk.link[index])
+    key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, link)
+    return Match(chunk.start_pfn + index, chunk.start_pfn + index + 1, key, link)
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the head."""
     problem, head, order, referenced, link = match.key
-    node, index = memory.layout.node_zone(link)
-    zone = memory.zone(node, index)
-    pages = match.end - match.start
     whose = f" ({head:#x}, order {order})" if head is not None else ""
     making = "" if referenced else "; the head isn't referenced, so it may be in the making or being freed"
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR if referenced else WARNING,
-        match.start,
-        match.end,
-        node,
-        zone.name if zone else None,
-        f"{counted(pages, 'page')} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
+        f"{counted(match.pages, 'page')} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
         {"problem": problem, "head": head, "order": order},
     )
 
 
 RULE = Rule(
-    "compound-page",
-    "compound pages whose tails disagree with their head",
-    ("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
-    (
-        Commit(
-            "907ec5fca3dc",
-            "mm: zero remaining unavailable struct pages",
-            "struct pages that nobody initialised look like tails (v4.20)",
-        ),
-    ),
-    check,
-    describe,
-    documentation=__doc__,
+    summary="compound pages whose tails disagree with their head",
+    functions=("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
+    commits=(commit("907ec5fca3dc", "struct pages that nobody initialised look like tails"),),
+    checks=(PageCheck(check, describe),),
 )

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Match, Rule, WhatIs
+from mminspect.rules.base import KeyCheck, Match, Rule, Violation
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -87,50 +88,34 @@ def _blocks(matches: Sequence[Match], nr_pages: int) -> Iterator[tuple[int, int]
             start = end
 
 
-def describe_all(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Finding:
-    """Make one finding of a zone."""
-    node, index = key
-    zone = memory.zone(node, index)
+def describe(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Violation:
+    """List the refused blocks of a zone."""
+    zone = memory.zone(*key)
     assert zone is not None
     blocks = sorted(set(_blocks(matches, memory.layout.pageblock_nr_pages)))
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR,
-        zone.start_pfn,
-        zone.end_pfn,
-        zone.node,
-        zone.name,
         f"{zone} is marked contiguous, but __pageblock_pfn_to_page() would refuse {len(blocks)} of its pageblocks, "
         f"the first at {blocks[0][0]:#x}: compaction walks them unchecked",
         {"blocks": [list(block) for block in blocks]},
+        of=zone,
+        named=tuple(blocks),
+        judged_by=blocks[0][0],
     )
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
-    """Make a finding of a single match."""
-    return describe_all(match.key, [match], memory)
-
-
 RULE = Rule(
-    "contiguous",
-    "zones marked contiguous that are not",
-    (
+    summary="zones marked contiguous that are not",
+    functions=(
         "pageblock_pfn_to_page",
         "__pageblock_pfn_to_page",
         "set_zone_contiguous",
         "isolate_migratepages",
         "isolate_freepages",
     ),
-    (
-        Commit(
-            "859a85ddf90e",
-            "mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE",
-            "from then on a block is valid as a whole (v5.15)",
-        ),
-    ),
-    check,
-    describe,
-    describe_all=describe_all,
-    check_gap=check_gap,
-    documentation=__doc__,
+    commits=(commit("859a85ddf90e", "from then on a block is valid as a whole"),),
+    about=ZONE,
+    checks=(KeyCheck(check, check_gap, describe),),
+    # The flag is wrong. What is wrong with the pages themselves, other rules say.
+    explains=None,
 )

@@ -24,8 +24,6 @@ lists are not ``PageBuddy()``; rule ``per-cpu-list`` is about them.
 ``count`` the ``nr_free`` and ``counted``; for ``migratetype`` the ``list`` that the first page is on and its
 ``pageblock``'s.
 
-Kernel facts: bugs 26, 27 and 28; invariant I8.
-
 Example: a dump of amd64 6.1 in which ``nr_free`` of an order of DMA32 was raised by one.
 """
 
@@ -37,12 +35,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk, Words
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import MIGRATETYPE_MASK, PB_MIGRATE_ISOLATE
 from mminspect.memorymap.zones import FreeArea, Zone
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import Rule, TallyCheck, Violation
+from mminspect.rules.commits import commit
 
 # Free blocks that are kept for a comparison of the lists, at 44 bytes each.
 MAX_FOLLOWED = 1 << 20
@@ -75,7 +75,6 @@ class Lists:
         self._kept = 0
         self._unknown: set[int] = set()
         self._links = {memory.layout.link(z.node, z.index): z for z in memory.populated_zones}
-        self._strict = memory.layout.free_lists_follow_pageblocks
 
     def count(self, chunk: Chunk) -> tuple[list[int], Links | None]:
         """Collect the free pages of a chunk, and the links of zones in it that can't be judged."""
@@ -128,7 +127,7 @@ class Lists:
         """
         layout = self._memory.layout
         result = np.full(len(parts.pfn), NO_LIST, np.int64)
-        if not self._strict:
+        if not layout.free_lists_follow_pageblocks:
             return result
         if layout.pfn_section_shift is None:
             for link, zone in self._links.items():
@@ -157,12 +156,12 @@ class Lists:
         # A page below its zone has no such block.
         inside = block < len(bits)
         found = bits[np.where(inside, block, np.uint64(0)).astype(np.intp)]
-        kind = (found & 7).astype(np.int64)
+        kind = (found & MIGRATETYPE_MASK).astype(np.int64)
         if layout.isolate_bit and "ISOLATE" in layout.migratetypes:
-            kind[found & 16 != 0] = layout.migratetypes.index("ISOLATE")
+            kind[found & PB_MIGRATE_ISOLATE != 0] = layout.migratetypes.index("ISOLATE")
         result[where] = np.where(inside, kind, NO_LIST)
 
-    def findings(self) -> Iterator[Finding]:
+    def violations(self) -> Iterator[Violation]:
         """Compare the free pages with the lists."""
         if self._kept > MAX_FOLLOWED:
             yield self._not_followed()
@@ -179,7 +178,7 @@ class Lists:
             for order, area in enumerate(zone.state.free_areas):
                 counted = self._counts.get((link, order), 0)
                 if counted != area.nr_free:
-                    yield self._finding(
+                    yield _violation(
                         zone,
                         order,
                         "count",
@@ -190,22 +189,19 @@ class Lists:
                 if self._kept <= MAX_FOLLOWED and (of_zone is not None or area.nr_free):
                     yield from self._follow(zone, order, area, of_zone)
 
-    def _not_followed(self) -> Finding:
+    def _not_followed(self) -> Violation:
         zones = self._memory.populated_zones
-        return Finding(
-            RULE.id,
+        return Violation(
             NOTE,
-            min(zone.start_pfn for zone in zones),
-            max(zone.end_pfn for zone in zones),
-            None,
-            None,
             f"{self._kept} free blocks: their numbers were compared with nr_free, the lists themselves were not",
             {"problem": "not followed", "pages": self._kept},
+            of=self._memory,
+            pages=(min(zone.start_pfn for zone in zones), max(zone.end_pfn for zone in zones)),
         )
 
     def _follow(
         self, zone: Zone, order: int, area: FreeArea, of_zone: list[npt.NDArray[Any]] | None
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Violation]:
         """
         Judge the lists of one order.
 
@@ -231,7 +227,7 @@ class Lists:
         lists = ends_of_chains(np.where(broken, np.arange(len(address)), next_index), kinds)
         lost = np.flatnonzero(lists[kinds:] == NO_LIST)
         if len(lost) and not bool(broken.any()):
-            yield self._finding(
+            yield _violation(
                 zone, order, "cycle", "free pages are linked to each other and to no list", pages.pfn[lost].tolist(), {}
             )
         wrong = np.flatnonzero((lists[kinds:] != NO_LIST) & (kind != NO_LIST) & (lists[kinds:] != kind))
@@ -240,7 +236,7 @@ class Lists:
             first = int(wrong[0])
             detail = {"list": name(int(lists[kinds + first])), "pageblock": name(int(kind[first]))}
             what = f"free pages are on the list of {detail['list']}, but their pageblocks are {detail['pageblock']}"
-            yield self._finding(zone, order, "migratetype", what, pages.pfn[wrong].tolist(), detail)
+            yield _violation(zone, order, "migratetype", what, pages.pfn[wrong].tolist(), detail)
 
     def _kind_name(self, number: int) -> str:
         names = self._memory.layout.migratetypes
@@ -254,7 +250,7 @@ class Lists:
         pages: Links,
         where: npt.NDArray[np.intp],
         following: Words,
-    ) -> Finding:
+    ) -> Violation:
         first = int(where[0])
         kinds = len(heads)
         if first < kinds:
@@ -264,7 +260,7 @@ class Lists:
         pfns = pages.pfn[where[where >= kinds] - kinds].tolist()
         target = int(following[first])
         what = f"{who} is followed by {target:#x}, {self._place(target)}"
-        return self._finding(zone, order, "link", what, pfns, {"next": target})
+        return _violation(zone, order, "link", what, pfns, {"next": target})
 
     def _place(self, address: int) -> str:
         for zone in self._links.values():
@@ -273,23 +269,20 @@ class Lists:
                     return f"the head of a list of {zone}, order {order}"
         return "which isn't a free page of this zone and order that leads back"
 
-    def _finding(
-        self, zone: Zone, order: int, problem: str, what: str, pfns: Sequence[int], more: dict[str, Any]
-    ) -> Finding:
-        locked = zone.state is not None and zone.state.locked
-        severity = WARNING if problem == "migratetype" else ERROR
-        start = min(pfns) if pfns else zone.start_pfn
-        end = min(pfns) + (1 << order) if pfns else zone.end_pfn
-        return Finding(
-            RULE.id,
-            NOTE if locked else severity,
-            start,
-            end,
-            zone.node,
-            zone.name,
-            f"{zone}, order {order}: {what}" + ("; zone->lock is held, the list was being changed" if locked else ""),
-            {"problem": problem, "order": order, "pages": len(pfns), "pfns": sorted(pfns)[:SHOWN], **more},
-        )
+
+def _violation(zone: Zone, order: int, problem: str, what: str, pfns: Sequence[int], more: dict[str, Any]) -> Violation:
+    locked = zone.state is not None and zone.state.locked
+    severity = WARNING if problem == "migratetype" else ERROR
+    shown = sorted(pfns)[:SHOWN]
+    named = tuple((pfn, pfn + (1 << order)) for pfn in shown)
+    return Violation(
+        NOTE if locked else severity,
+        f"{zone}, order {order}: {what}" + ("; zone->lock is held, the list was being changed" if locked else ""),
+        {"problem": problem, "order": order, "pages": len(pfns), "pfns": shown, **more},
+        of=zone,
+        pages=named[0] if named else None,
+        named=named,
+    )
 
 
 def ends_of_chains(next_index: npt.NDArray[np.intp], heads: int) -> npt.NDArray[np.intp]:
@@ -311,23 +304,18 @@ def ends_of_chains(next_index: npt.NDArray[np.intp], heads: int) -> npt.NDArray[
 
 
 RULE = Rule(
-    "free-list",
-    "free lists that disagree with the free pages",
-    ("__add_to_free_list", "__del_page_from_free_list", "__rmqueue_smallest", "__free_one_page", "move_freepages"),
-    (
-        Commit(
-            "7b086755fb8c",
-            "mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list",
-            "pages on the list of another migratetype (v6.6)",
-        ),
-        Commit(
-            "787af64d05cd",
-            "mm: page_alloc: validate buddy before check its migratetype.",
-            "a page below the memory was taken for a buddy (v5.18)",
-        ),
+    summary="free lists that disagree with the free pages",
+    functions=(
+        "__add_to_free_list",
+        "__del_page_from_free_list",
+        "__rmqueue_smallest",
+        "__free_one_page",
+        "move_freepages",
     ),
-    no_matches,
-    never_described,
-    tally=Lists,
-    documentation=__doc__,
+    commits=(
+        commit("7b086755fb8c", "pages on the list of another migratetype"),
+        commit("787af64d05cd", "a page below the memory was taken for a buddy"),
+    ),
+    about=ZONE,
+    checks=(TallyCheck(Lists),),
 )

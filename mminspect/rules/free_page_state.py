@@ -15,8 +15,6 @@ page, and the free ``block`` that it is in, ``[start, end]``.
 
 Always an error.
 
-Kernel facts: bugs 6 and 8 (struct pages that nobody initialised); invariant I2.
-
 Example: a dump of amd64 6.1 in which PG_locked was set on the second page of a free block.
 """
 
@@ -27,11 +25,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR
 from mminspect.memmap.chunk import INITIALIZED, Chunk, uint_of_words
 from mminspect.memorymap.layout import Layout, StructPage
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -64,8 +63,9 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         position = int(np.searchsorted(starts, index, "right")) - 1
         start = chunk.start_pfn + index
         block = (chunk.start_pfn + int(starts[position]), chunk.start_pfn + int(ends[position]))
-        key = (int(bad_flags[index]), int(refcount[index]), int(chunk.link[index]), block)
-        yield Match(start, start + 1, key, int(chunk.flags[index]))
+        link = int(chunk.link[index])
+        key = (int(bad_flags[index]), int(refcount[index]), link, block)
+        yield Match(start, start + 1, key, link, int(chunk.flags[index]))
 
 
 def _nobody_has(chunk: Chunk, layout: Layout, page: StructPage) -> bool:
@@ -96,42 +96,25 @@ def flag_names(page: StructPage, flags: int) -> list[str]:
     return [name for bit, name in enumerate(page.flag_names) if flags >> bit & 1]
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the flags."""
     flags, refcount, link, block = match.key
     page = memory.layout.page
-    node, index = memory.layout.node_zone(link)
-    zone = memory.zone(node, index)
     names = flag_names(page, flags)
     count = refcount - (1 << 32) if refcount >> 31 else refcount
     what = [f"flags {', '.join(names)}"] if names else []
     what += [f"{count} references"] if count else []
-    pages = match.end - match.start
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR,
-        match.start,
-        match.end,
-        node,
-        zone.name if zone else None,
-        f"{counted(pages, 'page')} in the free block [{block[0]:#x}, {block[1]:#x}) of "
+        f"{counted(match.pages, 'page')} in the free block [{block[0]:#x}, {block[1]:#x}) of "
         f"{memory.link_name(link)} with {' and '.join(what)}: bad page state as soon as it is allocated",
         {"flags": names, "raw": match.value, "refcount": count, "block": list(block)},
     )
 
 
 RULE = Rule(
-    "free-page-state",
-    "pages in free blocks with page flags or references",
-    ("free_pages_prepare", "check_new_page", "bad_page", "__free_one_page"),
-    (
-        Commit(
-            "907ec5fca3dc",
-            "mm: zero remaining unavailable struct pages",
-            "struct pages that nobody initialised (v4.20)",
-        ),
-    ),
-    check,
-    describe,
-    documentation=__doc__,
+    summary="pages in free blocks with page flags or references",
+    functions=("free_pages_prepare", "check_new_page", "bad_page", "__free_one_page"),
+    commits=(commit("907ec5fca3dc", "struct pages that nobody initialised"),),
+    checks=(PageCheck(check, describe),),
 )

@@ -16,8 +16,6 @@ Pageblocks that no zone spans are not judged, nor are those without online memor
 
 ``detail`` has ``value`` (the bits as stored, migratetype lowest), ``migratetype`` and ``migrate_types``, the limit.
 
-Kernel facts: section 4.3 (pageblock bitmap); bug 1 wrote into a foreign bitmap.
-
 Example: a dump of amd64 6.12 in which a word of a section's bitmap was overwritten with ones: its 16 pageblocks have
 migratetype 7, and MIGRATE_TYPES is 6.
 """
@@ -29,22 +27,22 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.findings import ERROR, WARNING
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import MIGRATETYPE_MASK
 from mminspect.memorymap.ranges import Range
 from mminspect.memorymap.sections import Section
-from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Rule, counted, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
-MIGRATETYPE_MASK = 7
 # Migratetype, skip and, where there is room for it, isolate.
 KNOWN_BITS = {4: 0xF, 8: 0x1F}
 SECTIONS_AT_ONCE = 4096
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Look at every bitmap."""
     layout = memory.layout
     if layout.flatmem:
@@ -94,7 +92,7 @@ def _section_start(memory: MemoryMap, section: Section) -> int:
 
 def _judge(
     memory: MemoryMap, data: bytes, base: int, spans: list[Range], online: list[Range] | tuple[Range, ...]
-) -> Iterator[Finding]:
+) -> Iterator[Violation]:
     """Find the bad pageblocks of one bitmap, whose first is at ``base``."""
     layout = memory.layout
     bits = bitmap.all_pageblock_bits(layout, data)
@@ -113,18 +111,16 @@ def _judge(
         else:
             runs.append((start, start + nr_pages, value))
     for start, end, value in runs:
-        yield _finding(memory, start, end, value)
+        yield _violation(layout, start, end, value)
 
 
 def _touches(start: int, end: int, ranges: list[Range] | tuple[Range, ...]) -> bool:
     return any(low < end and start < high for low, high in ranges)
 
 
-def _finding(memory: MemoryMap, start: int, end: int, value: int) -> Finding:
-    layout = memory.layout
+def _violation(layout: Layout, start: int, end: int, value: int) -> Violation:
     kinds = len(layout.migratetypes)
     number = value & MIGRATETYPE_MASK
-    zones: list[Zone] = memory.zones_spanning(start, end)
     blocks = (end - start) >> layout.pageblock_order
     these = counted(blocks, "pageblock")
     severity = ERROR
@@ -140,37 +136,19 @@ def _finding(memory: MemoryMap, start: int, end: int, value: int) -> Finding:
         what = (
             f"{these} with pageblock bits {value:#x}: bits without a meaning are set, something wrote into the bitmap"
         )
-    return Finding(
-        RULE.id,
-        severity,
-        start,
-        end,
-        zones[0].node if zones else None,
-        zones[0].name if zones else None,
-        what,
-        {"value": value, "migratetype": number, "migrate_types": kinds},
-    )
+    detail = {"value": value, "migratetype": number, "migrate_types": kinds}
+    return Violation(severity, what, detail, pages=(start, end))
 
 
 RULE = Rule(
-    "migratetype",
-    "pageblocks with a migratetype that the kernel doesn't have",
-    (
+    summary="pageblocks with a migratetype that the kernel doesn't have",
+    functions=(
         "get_pfnblock_flags_mask",
         "get_pfnblock_migratetype",
         "__free_one_page",
         "move_freepages_block",
         "__rmqueue_smallest",
     ),
-    (
-        Commit(
-            "0740a50b9baa",
-            "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-            "wrong zone links no longer let one zone write into another's bitmap (v5.12)",
-        ),
-    ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    documentation=__doc__,
+    commits=(commit("0740a50b9baa", "wrong zone links no longer let one zone write into another's bitmap"),),
+    checks=(MapCheck(check),),
 )

@@ -22,16 +22,21 @@ Example: Debian 5.10 on i386 with 1200 MiB: pageblock 0x36e00 holds the end of N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from mminspect.findings import ERROR, NOTE, WARNING, Finding, worst
+from mminspect.findings import ERROR, NOTE, WARNING, worst
 from mminspect.memmap.chunk import INITIALIZED, Chunk, Run
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs
+from mminspect.memorymap.ranges import Range, merge, subtract
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
+from mminspect.rules.commits import commit
 from mminspect.rules.zone_span import grade, outside
 
 # Zones that a message names. Garbage links to as many as there are pages.
 MAX_NAMED = 8
+# Start, end and link of a part of a pageblock.
+LinkedRange = tuple[int, int, int]
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -61,10 +66,10 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
                 break
             inner.append(Run(max(run.start, start), min(run.end, end), run.link, run.state))
         severity = worst(NOTE, *(_grade(run, chunk, memory) for run in inner))
-        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity))
+        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity), inner[0].link)
 
 
-def _join(runs: list[Run]) -> Iterator[tuple[int, int, int]]:
+def _join(runs: list[Run]) -> Iterator[LinkedRange]:
     """Join runs that differ in state only; yield (start, end, link)."""
     start, end, link = runs[0][:3]
     for run in runs[1:]:
@@ -89,7 +94,35 @@ def _grade(run: Run, chunk: Chunk, memory: MemoryMap) -> str:
     return result
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def _minority(runs: Sequence[LinkedRange], start: int, end: int) -> tuple[Range, ...]:
+    """
+    Get the pages that don't have the link that most of the block has. Unreadable pages count with the first ones.
+
+    :return: Empty, which stands for all pages, where no link has more than half of the block.
+    """
+    pages: Counter[int] = Counter()
+    for low, high, link in runs:
+        pages[link] += high - low
+    common, number = pages.most_common(1)[0]
+    if number <= (end - start) // 2:
+        return ()
+    if runs[0][2] == common:
+        return tuple(merge((low, high) for low, high, link in runs if link != common))
+    return tuple(subtract([(start, end)], [(low, high) for low, high, link in runs if link == common]))
+
+
+def _first_unspanned(runs: Sequence[LinkedRange], memory: MemoryMap) -> int | None:
+    """Find the first page that the zone it links to doesn't span."""
+    for start, end, link in runs:
+        zone = memory.zone(*memory.layout.node_zone(link))
+        if zone is None or not zone.spans(start):
+            return start
+        if zone.end_pfn < end:
+            return zone.end_pfn
+    return None
+
+
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """List the block's runs."""
     layout = memory.layout
     runs, severity = match.key
@@ -111,25 +144,21 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
         others = [(start, end) for start, end, link in runs if link != runs[0][2]]
         if zone is not None and all(end <= zone.start_pfn or zone.end_pfn <= start for start, end in others):
             hides = f"; hidden: its first and last page agree; the others are outside {zone}, where no walk of it comes"
-    return Finding(
-        RULE.id,
+    return Violation(
         severity,
-        match.start,
-        match.end,
-        node,
-        zone.name if zone else None,
         f"pageblock links to {names}: {why}{hides}",
         {
             "runs": [[start, end, *layout.node_zone(link)] for start, end, link in runs],
             "hidden": hidden,
         },
+        wrong=_minority(runs, match.start, match.end),
+        judged_by=_first_unspanned(runs, memory),
     )
 
 
 RULE = Rule(
-    "mixed-zone",
-    "pageblocks whose pages link to more than one zone",
-    (
+    summary="pageblocks whose pages link to more than one zone",
+    functions=(
         "__pageblock_pfn_to_page",
         "pageblock_pfn_to_page",
         "isolate_migratepages_block",
@@ -138,25 +167,12 @@ RULE = Rule(
         "fast_isolate_freepages",
         "move_freepages_block",
     ),
-    (
-        Commit(
-            "6e2b7044c199",
-            "mm, compaction: make fast_isolate_freepages() stay within zone",
-            "left the zone where it starts inside a pageblock (v5.12)",
-        ),
-        Commit(
-            "be21b32afe47",
-            "mm, compaction: fix fast_isolate_around() to stay within boundaries",
-            "panic with several zones in one pageblock (v6.2)",
-        ),
-        Commit(
-            "6b0868c820ff",
-            "mm/compaction.c: correct zone boundary handling when resetting pageblock skip hints",
-            "skip hints across a zone boundary (v5.1)",
-        ),
+    commits=(
+        commit("6e2b7044c199", "left the zone where it starts inside a pageblock"),
+        commit("be21b32afe47", "panic with several zones in one pageblock"),
+        commit("6b0868c820ff", "skip hints across a zone boundary"),
     ),
-    check,
-    describe,
-    join=False,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe, join=False),),
+    # Another finding says which of the pages are wrong, and how.
+    explains=9,
 )

@@ -13,8 +13,6 @@ Zones that span nothing are not judged.
 
 Always an error.
 
-Kernel facts: bugs 3, 13 and 18 (wrong node IDs); invariant I3.
-
 Example: a dump of two NUMA nodes in which ``zone->node`` of node 1's DMA32 was set to 0.
 """
 
@@ -22,27 +20,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR, ZONE
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, Violation
+from mminspect.rules.commits import commit
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Compare the links of every populated zone and its node."""
     for node in memory.nodes:
         zones = [zone for zone in memory.populated_zones if zone.node == node.nid]
         if not zones:
             continue
         if node.node_id not in (None, node.nid):
-            yield Finding(
-                RULE.id,
+            yield Violation(
                 ERROR,
-                node.start_pfn,
-                node.start_pfn + node.spanned,
-                node.nid,
-                None,
                 f"node {node.nid} has node_id {node.node_id} in its pgdat",
                 {"member": "node_id", "value": node.node_id, "expected": node.nid},
+                of=node,
             )
         for zone in zones:
             if zone.state is None:
@@ -54,31 +49,18 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
                 if value in (None, expected):
                     continue
                 shown = (f"{value:#x}", f"{expected:#x}") if member == "zone_pgdat" else (value, expected)
-                yield Finding(
-                    RULE.id,
+                yield Violation(
                     ERROR,
-                    zone.start_pfn,
-                    zone.end_pfn,
-                    node.nid,
-                    zone.name,
                     f"{zone} has {member} {shown[0]}, not {shown[1]}: reclaim and statistics go to another node",
                     {"member": member, "value": value, "expected": expected},
+                    of=zone,
                 )
 
 
 RULE = Rule(
-    "node-link",
-    "zones whose links to their node are wrong",
-    ("zone_to_nid", "page_pgdat", "page_to_nid", "lruvec_pgdat"),
-    (
-        Commit(
-            "f85086f95fa3",
-            "mm: don't rely on system state to detect hot-plug operations",
-            "memory got a wrong node after hotplug (v5.9)",
-        ),
-    ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    documentation=__doc__,
+    summary="zones whose links to their node are wrong",
+    functions=("zone_to_nid", "page_pgdat", "page_to_nid", "lruvec_pgdat"),
+    commits=(commit("f85086f95fa3", "memory got a wrong node after hotplug"),),
+    about=ZONE,
+    checks=(MapCheck(check),),
 )

@@ -12,8 +12,6 @@ Pages that their zone doesn't span are the business of rule zone-span; pages out
 
 Always an error.
 
-Kernel facts: bugs 2, 9, 13 and 14 (spans extended or shrunk wrongly); invariant I3.
-
 Example: a dump of two NUMA nodes in which ``node_spanned_pages`` of node 1 was made smaller by a pageblock: the last
 512 pages of its zone are outside their node.
 """
@@ -22,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 from mminspect.rules.zone_span import outside
 
 
@@ -40,42 +39,27 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             continue
         low, high = max(run.start, zone.start_pfn), min(run.end, zone.end_pfn)
         if low < high:
-            for start, end in outside(low, high, node.start_pfn, node.start_pfn + node.spanned):
-                yield Match(start, end, run.link)
+            for start, end in outside(low, high, node.start_pfn, node.end_pfn):
+                yield Match(start, end, link=run.link)
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the node's span."""
-    nid, index = memory.layout.node_zone(match.key)
+    assert match.link is not None
+    nid, index = memory.layout.node_zone(match.link)
     zone, node = memory.zone(nid, index), memory.node(nid)
     assert zone is not None and node is not None
-    pages = match.end - match.start
-    node_end = node.start_pfn + node.spanned
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR,
-        match.start,
-        match.end,
-        nid,
-        zone.name,
-        f"{counted(pages, 'page')} of {zone} outside node {nid}, which spans [{node.start_pfn:#x}, "
-        f"{node_end:#x}): walkers of the node never see them",
-        {"linked": [nid, index], "node_span": [node.start_pfn, node_end]},
+        f"{counted(match.pages, 'page')} of {zone} outside node {nid}, which spans [{node.start_pfn:#x}, "
+        f"{node.end_pfn:#x}): walkers of the node never see them",
+        {"linked": [nid, index], "node_span": [node.start_pfn, node.end_pfn]},
     )
 
 
 RULE = Rule(
-    "node-span",
-    "pages that their zone spans and their node doesn't",
-    ("page_to_nid", "pgdat_end_pfn", "update_pgdat_span", "resize_pgdat_range", "kcompactd_do_work"),
-    (
-        Commit(
-            "122e093c1734",
-            "mm/page_alloc: fix memory map initialization for descending nodes",
-            "pages of one node were taken for holes of another (v5.14)",
-        ),
-    ),
-    check,
-    describe,
-    documentation=__doc__,
+    summary="pages that their zone spans and their node doesn't",
+    functions=("page_to_nid", "pgdat_end_pfn", "update_pgdat_span", "resize_pgdat_range", "kcompactd_do_work"),
+    commits=(commit("122e093c1734", "pages of one node were taken for holes of another"),),
+    checks=(PageCheck(check, describe),),
 )

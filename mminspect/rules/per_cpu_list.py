@@ -29,8 +29,6 @@ left out, and so are all if the offsets of the CPUs aren't known: without kallsy
 (``pfns``); for ``count`` the ``count`` and what was ``counted``; else the ``value`` that shows it: for ``zone`` the
 link, for ``link`` and ``prev`` the address, for ``twice`` and for a page in a free block the pfn of what it is in too.
 
-Kernel facts: bugs 11, 26 and 27; invariant I8.
-
 Example: a dump of amd64 6.1 in which a page on a per-CPU list was made to link to another zone.
 """
 
@@ -41,12 +39,13 @@ from typing import Any
 
 import numpy as np
 
-from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuList, PerCpuPages, per_cpu_blocks
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, TallyCheck, Violation
+from mminspect.rules.commits import commit
 
 SHOWN = 16
 
@@ -54,7 +53,7 @@ SHOWN = 16
 HALF_DONE = ("count", "prev")
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Judge the per-CPU lists."""
     for pages in memory.per_cpu:
         zone = memory.zone(pages.node, pages.zone)
@@ -66,7 +65,7 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
     yield from _twice(memory)
 
 
-def _faults(memory: MemoryMap, zone: Zone, pages: PerCpuPages, item: PerCpuList) -> Iterator[Finding]:
+def _faults(memory: MemoryMap, zone: Zone, pages: PerCpuPages, item: PerCpuList) -> Iterator[Violation]:
     """Make findings of what was seen on the way, one for each problem."""
     by_problem: dict[tuple[str, bool], list[tuple[int | None, int]]] = {}
     for fault in item.faults:
@@ -83,10 +82,10 @@ def _faults(memory: MemoryMap, zone: Zone, pages: PerCpuPages, item: PerCpuList)
             "prev": f"{who} has lru.prev {value:#x}, which isn't where the list came from",
         }[problem]
         pfns = sorted(pfn for pfn, _ in faults if pfn is not None)
-        yield _finding(zone, pages, item, problem, text, pfns, linked, {"value": value})
+        yield _violation(zone, pages, item, problem, text, pfns, linked, {"value": value})
 
 
-def _count(zone: Zone, pages: PerCpuPages) -> Iterator[Finding]:
+def _count(zone: Zone, pages: PerCpuPages) -> Iterator[Violation]:
     """Compare ``count`` with what is on the lists, if all could be followed to their ends."""
     if not all(item.complete for item in pages.lists):
         return
@@ -101,10 +100,10 @@ def _count(zone: Zone, pages: PerCpuPages) -> Iterator[Finding]:
         return
     more = f" and {huge} huge pages" if huge else ""
     text = f"count is {pages.count}, but {counted} pages{more} are on the lists"
-    yield _finding(zone, pages, None, "count", text, [], False, {"count": pages.count, "counted": counted})
+    yield _violation(zone, pages, None, "count", text, [], False, {"count": pages.count, "counted": counted})
 
 
-def _twice(memory: MemoryMap) -> Iterator[Finding]:
+def _twice(memory: MemoryMap) -> Iterator[Violation]:
     """Find pages that are on two lists, or inside a block on another."""
     start, end, number, lists = per_cpu_blocks(memory.per_cpu)
     overlap = np.flatnonzero(start[1:] < np.maximum.accumulate(end)[:-1]) + 1
@@ -119,7 +118,7 @@ def _twice(memory: MemoryMap) -> Iterator[Finding]:
         other, where = lists[int(number[first - 1])]
         text = f"pfn {int(start[first]):#x} is on the list of CPU {other.cpu}, {_name(where)} too"
         pfns = start[positions].tolist()
-        yield _finding(zone, pages, item, "twice", text, pfns, True, {"value": int(start[first - 1])})
+        yield _violation(zone, pages, item, "twice", text, pfns, True, {"value": int(start[first - 1])})
 
 
 class InFreeBlocks:
@@ -155,8 +154,8 @@ class InFreeBlocks:
         for number, pfn, start, end in part:
             self._found.setdefault(number, []).append((pfn, start, end))
 
-    def findings(self) -> Iterator[Finding]:
-        """Make a finding for each list."""
+    def violations(self) -> Iterator[Violation]:
+        """Judge each list."""
         for number, found in self._found.items():
             pages, item = self._blocks.lists[number]
             zone = self._memory.zone(pages.node, pages.zone)
@@ -164,14 +163,14 @@ class InFreeBlocks:
             pfn, start, end = found[0]
             text = f"pfn {pfn:#x} is in the free block [{start:#x}, {end:#x}) too"
             pfns = [pfn for pfn, _, _ in found]
-            yield _finding(zone, pages, item, "buddy", text, pfns, True, {"value": start})
+            yield _violation(zone, pages, item, "buddy", text, pfns, True, {"value": start})
 
 
 def _name(item: PerCpuList) -> str:
     return item.migratetype if item.order is None else f"order {item.order} {item.migratetype}"
 
 
-def _finding(
+def _violation(
     zone: Zone,
     pages: PerCpuPages,
     item: PerCpuList | None,
@@ -180,7 +179,7 @@ def _finding(
     pfns: list[int],
     certain: bool,
     more: dict[str, Any],
-) -> Finding:
+) -> Violation:
     severity, why = ERROR, ""
     if not certain and pages.locked is not False:
         severity = NOTE if problem in HALF_DONE else WARNING
@@ -193,33 +192,22 @@ def _finding(
         detail.update(order=item.order, list=item.migratetype)
     detail.update(pages=len(pfns), pfns=pfns[:SHOWN], **more)
     where = f"{zone}, CPU {pages.cpu}" + (f", {_name(item)}" if item is not None else "")
-    return Finding(
-        RULE.id,
+    named = tuple((pfn, pfn + (1 << order)) for pfn in pfns[:SHOWN])
+    return Violation(
         severity,
-        pfns[0] if pfns else zone.start_pfn,
-        pfns[0] + (1 << order) if pfns else zone.end_pfn,
-        zone.node,
-        zone.name,
         f"{where}: {text}{why}",
         detail,
+        of=zone,
+        pages=named[0] if named else None,
+        named=named,
     )
 
 
 RULE = Rule(
-    "per-cpu-list",
-    "per-CPU lists with pages that can't be on them",
-    ("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
-    (
-        Commit(
-            "7b086755fb8c",
-            "mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list",
-            "pages that bypass a locked list (v6.6)",
-        ),
-    ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    tally=InFreeBlocks,
+    summary="per-CPU lists with pages that can't be on them",
+    functions=("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
+    commits=(commit("7b086755fb8c", "pages that bypass a locked list"),),
+    about=ZONE,
+    checks=(MapCheck(check), TallyCheck(InFreeBlocks)),
     per_cpu=True,
-    documentation=__doc__,
 )

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -15,17 +17,21 @@ from mminspect.errors import MminspectError
 from mminspect.rules.base import Rule
 
 
-def all_rules() -> dict[str, Rule]:
+@functools.cache
+def all_rules() -> Mapping[str, Rule]:
     """
     Load every rule.
 
     :return: Rules by ID, in alphabetical order.
     """
-    rules: dict[str, Rule] = {}
+    rules = {}
     for info in pkgutil.iter_modules(rules_package.__path__):
-        rule = getattr(importlib.import_module(f"{rules_package.__name__}.{info.name}"), "RULE", None)
+        module = importlib.import_module(f"{rules_package.__name__}.{info.name}")
+        rule = getattr(module, "RULE", None)
         if isinstance(rule, Rule):
-            rules[rule.id] = rule
+            name = info.name.replace("_", "-")
+            # python -OO takes the docstrings away.
+            rules[name] = replace(rule, id=name, documentation=module.__doc__ or "")
     return dict(sorted(rules.items()))
 
 
@@ -66,10 +72,9 @@ def catalogue(rules: Sequence[Rule]) -> list[dict[str, Any]]:
         {
             "id": rule.id,
             "summary": rule.summary,
-            # python -OO takes the docstrings away.
-            "documentation": (rule.documentation or "").strip(),
+            "documentation": rule.documentation.strip(),
             "functions": list(rule.functions),
-            "commits": [{"hash": c.hash, "title": c.title, "what": c.what} for c in rule.commits],
+            "commits": [commit._asdict() for commit in rule.commits],
             "example": shown.get(rule.id),
         }
         for rule in rules

@@ -23,8 +23,6 @@ Sections that are present and have no memmap are normal: the kernel failed to al
 
 An error but for ``no subsection``.
 
-Kernel facts: bugs 15, 16 and 17; invariant I6; section 4.4.
-
 Example: a dump of amd64 6.1 in which SECTION_HAS_MEM_MAP of an online section was cleared.
 """
 
@@ -35,12 +33,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.findings import ERROR, WARNING
 from mminspect.memmap.chunk import INITIALIZED, Chunk
 from mminspect.memorymap.layout import SPARSEMEM_VMEMMAP
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import SectionEntry
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, MapCheck, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 PRESENT, HAS_MEM_MAP, ONLINE = "SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE"
 # Shared with device memory, which can be all that is left of it.
@@ -66,24 +65,17 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         yield Match(start, start + 1, (chunk.section.nr, int(linked[index])))
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Say what page_to_pfn() makes of the pages."""
     nr, linked = match.key
-    zones = memory.zones_spanning(match.start, match.end)
-    pages = match.end - match.start
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR,
-        match.start,
-        match.end,
-        zones[0].node if zones else None,
-        zones[0].name if zones else None,
-        f"{counted(pages, 'page')} of section {nr} linked to section {linked}: page_to_pfn() returns another pfn",
+        f"{counted(match.pages, 'page')} of section {nr} linked to section {linked}: page_to_pfn() returns another pfn",
         {"section": nr, "problem": "section link", "linked": linked},
     )
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check_map(memory: MemoryMap) -> Iterator[Violation]:
     """Judge every section."""
     vmemmap = None
     if memory.layout.memory_model == SPARSEMEM_VMEMMAP:
@@ -93,7 +85,14 @@ def check_map(memory: MemoryMap) -> Iterator[Finding]:
     empty = {section.nr for section in memory.sections if not section.ranges}
     for entry in memory.mem_sections:
         for problem, what in _problems(entry, vmemmap, empty):
-            yield _finding(memory, entry, problem, what)
+            shift = memory.layout.pfn_section_shift
+            assert shift is not None
+            yield Violation(
+                WARNING if problem == "no subsection" else ERROR,
+                f"section {entry.nr} {what}",
+                {"section": entry.nr, "problem": problem, "flags": list(entry.flags)},
+                pages=(entry.nr << shift, (entry.nr + 1) << shift),
+            )
 
 
 def _problems(entry: SectionEntry, vmemmap: int | None, empty: set[int]) -> Iterator[tuple[str, str]]:
@@ -113,46 +112,13 @@ def _problems(entry: SectionEntry, vmemmap: int | None, empty: set[int]) -> Iter
         yield "memmap", f"has its memmap at {entry.mem_map:#x}, the others at {vmemmap:#x}"
 
 
-def _finding(memory: MemoryMap, entry: SectionEntry, problem: str, what: str) -> Finding:
-    shift = memory.layout.pfn_section_shift
-    assert shift is not None
-    start, end = entry.nr << shift, (entry.nr + 1) << shift
-    zones = memory.zones_spanning(start, end)
-    return Finding(
-        RULE.id,
-        WARNING if problem == "no subsection" else ERROR,
-        start,
-        end,
-        zones[0].node if zones else None,
-        zones[0].name if zones else None,
-        f"section {entry.nr} {what}",
-        {"section": entry.nr, "problem": problem, "flags": list(entry.flags)},
-    )
-
-
 RULE = Rule(
-    "section",
-    "sections whose flags, memmap and usage contradict each other",
-    ("pfn_valid", "pfn_section_valid", "pfn_to_online_page", "page_to_pfn", "sparse_decode_mem_map"),
-    (
-        Commit(
-            "b943f045a9af",
-            "mm/sparse: fix kernel crash with pfn_section_valid check",
-            "a section without usage after hot removal (v5.7)",
-        ),
-        Commit(
-            "1f90a3477df3",
-            "mm: teach pfn_to_online_page() about ZONE_DEVICE section collisions",
-            "sections that RAM shares with device memory (v5.12)",
-        ),
-        Commit(
-            "5ec8e8ea8b77",
-            "mm/sparsemem: fix race in accessing memory_section->usage",
-            "usage freed while it was read (v6.8)",
-        ),
+    summary="sections whose flags, memmap and usage contradict each other",
+    functions=("pfn_valid", "pfn_section_valid", "pfn_to_online_page", "page_to_pfn", "sparse_decode_mem_map"),
+    commits=(
+        commit("b943f045a9af", "a section without usage after hot removal"),
+        commit("1f90a3477df3", "sections that RAM shares with device memory"),
+        commit("5ec8e8ea8b77", "usage freed while it was read"),
     ),
-    check,
-    describe,
-    check_map=check_map,
-    documentation=__doc__,
+    checks=(MapCheck(check_map), PageCheck(check, describe)),
 )

@@ -28,10 +28,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.findings import ERROR, NOTE, WARNING
 from mminspect.memmap.chunk import DEFERRED, UNINITIALIZED_KINDS, Chunk
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -41,7 +42,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(run.start, run.end, run.state)
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Grade by the zones that span the run."""
     kind = UNINITIALIZED_KINDS[match.key]
     zones = memory.zones_spanning(match.start, match.end)
@@ -55,23 +56,16 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
     else:
         severity = WARNING
         why = "no zone spans them, so only pfn walkers reach them"
-    pages = match.end - match.start
-    return Finding(
-        RULE.id,
+    return Violation(
         severity,
-        match.start,
-        match.end,
-        zones[0].node if zones else None,
-        zones[0].name if zones else None,
-        f"{counted(pages, 'struct page')} never initialised ({kind}); {why}",
+        f"{counted(match.pages, 'struct page')} never initialised ({kind}); {why}",
         {"kind": kind, "spanned_by": [[z.node, z.index] for z in zones]},
     )
 
 
 RULE = Rule(
-    "uninitialized",
-    "memmap entries that no initialiser wrote",
-    (
+    summary="memmap entries that no initialiser wrote",
+    functions=(
         "page_zone",
         "page_to_nid",
         "__pageblock_pfn_to_page",
@@ -80,34 +74,13 @@ RULE = Rule(
         "move_freepages_block",
         "stable_page_flags",
     ),
-    (
-        Commit(
-            "907ec5fca3dc",
-            "mm: zero remaining unavailable struct pages",
-            "zeroes entries that were left as they were (v4.20)",
-        ),
-        Commit(
-            "e822969cab48",
-            "mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section",
-            "the tail of the last section (v5.6)",
-        ),
-        Commit(
-            "4b094b7851bf",
-            "mm/page_alloc.c: initialize memmap of unavailable memory directly",
-            "a real initialisation instead of zeros (v5.6)",
-        ),
-        Commit(
-            "0740a50b9baa",
-            "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-            "holes get the zone and node of a neighbour (v5.12)",
-        ),
-        Commit(
-            "2ebc3b68ac40",
-            "mm/mm_init: init holes in the end of the memory map for FLATMEM",
-            "the tail of a FLATMEM mem_map (v6.15)",
-        ),
+    commits=(
+        commit("907ec5fca3dc", "zeroes entries that were left as they were"),
+        commit("e822969cab48", "the tail of the last section"),
+        commit("4b094b7851bf", "a real initialisation instead of zeros"),
+        commit("0740a50b9baa", "holes get the zone and node of a neighbour"),
+        commit("2ebc3b68ac40", "the tail of a FLATMEM mem_map"),
     ),
-    check,
-    describe,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe),),
+    explains=0,
 )

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import NOTE, Finding
+from mminspect.findings import NOTE, TARGET
 from mminspect.memmap.chunk import UNREADABLE_REASONS, Chunk
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -34,29 +34,15 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             yield Match(run.start, run.end, run.state)
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the reason."""
     why = UNREADABLE_REASONS[match.key]
-    zones = memory.zones_spanning(match.start, match.end)
-    pages = match.end - match.start
-    return Finding(
-        RULE.id,
-        NOTE,
-        match.start,
-        match.end,
-        zones[0].node if zones else None,
-        zones[0].name if zones else None,
-        f"{counted(pages, 'struct page')} not examined: {why}",
-        {"why": why},
-    )
+    return Violation(NOTE, f"{counted(match.pages, 'struct page')} not examined: {why}", {"why": why})
 
 
 RULE = Rule(
-    "unreadable",
-    "struct pages that the target doesn't hold",
-    (),
-    (),
-    check,
-    describe,
-    documentation=__doc__,
+    summary="struct pages that the target doesn't hold",
+    about=TARGET,
+    checks=(PageCheck(check, describe),),
+    explains=None,
 )

@@ -22,74 +22,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, Finding
+from mminspect.findings import ERROR
 from mminspect.memmap.chunk import STALE, Chunk
+from mminspect.memmap.page import flags_link
 from mminspect.memorymap.map import MemoryMap
-from mminspect.memorymap.mmzone import page_to_nid, page_zone_address, page_zonenum
-from mminspect.rules.base import Commit, Match, Rule, WhatIs
+from mminspect.memorymap.mmzone import page_zone_address
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs with one impossible link."""
+    layout = memory.layout
     for run in chunk.runs:
-        if run.judged and memory.zone(*memory.layout.node_zone(run.link)) is None:
+        if run.judged and memory.zone(*layout.node_zone(run.link)) is None:
             flags = int(chunk.flags[run.start - chunk.start_pfn])
+            if run.state != STALE:
+                yield Match(run.start, run.end, link=run.link, value=flags)
+                continue
             # Stale data has as many links as entries; they are one finding.
-            key = "stale" if run.state == STALE else run.link
-            yield Match(run.start, run.end, (key, run.link if run.state != STALE else None), flags)
+            yield Match(run.start, run.end, "stale", flags_link(layout, flags), flags)
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Say which memory ``page_zone()`` would use."""
     layout = memory.layout
-    word = match.value
-    index, node = page_zonenum(layout, word), page_to_nid(layout, word)
-    key = match.key[1]
-    if key is not None:
-        # NODE_NOT_IN_PAGE_FLAGS has the node in a table, not in the word.
-        node, index = layout.node_zone(key)
+    assert match.link is not None
+    node, index = layout.node_zone(match.link)
     address, member = page_zone_address(memory, node, index)
     if address is None:
         where = f"node {node} has no pgdat: page_zone() is near NULL and the first access faults"
     else:
         where = f"page_zone() is {address:#x}, inside pglist_data.{member} of node {node}, which is no zone"
-    return Finding(
-        RULE.id,
+    return Violation(
         ERROR,
-        match.start,
-        match.end,
-        node,
-        None,
         f"zone id {index} of {layout.max_nr_zones} zones on node {node}; {where}",
         {
             "node": node,
             "zone_id": index,
             "max_nr_zones": layout.max_nr_zones,
-            "flags": word,
+            "flags": match.value,
             "zone_struct": address,
             "member": member,
-            "stale": key is None,
+            "stale": match.key == "stale",
         },
     )
 
 
 RULE = Rule(
-    "zone-id",
-    "pages that link to a zone or node that doesn't exist",
-    ("page_zone", "page_zonenum", "page_pgdat", "set_pfnblock_flags_mask", "isolate_migratepages_block"),
-    (
-        Commit(
-            "61167ad5fecd",
-            "mm: pass nid to reserve_bootmem_region()",
-            "reserved memory outside memblock.memory got node MAX_NUMNODES (v6.5)",
-        ),
-        Commit(
-            "6a9531c3a880",
-            "memblock: fix crash when reserved memory is not added to memory",
-            "its fix (v6.8)",
-        ),
+    summary="pages that link to a zone or node that doesn't exist",
+    functions=("page_zone", "page_zonenum", "page_pgdat", "set_pfnblock_flags_mask", "isolate_migratepages_block"),
+    commits=(
+        commit("61167ad5fecd", "reserved memory outside memblock.memory got node MAX_NUMNODES"),
+        commit("6a9531c3a880", "its fix"),
     ),
-    check,
-    describe,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe),),
+    explains=1,
 )

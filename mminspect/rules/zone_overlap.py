@@ -13,8 +13,6 @@ addresses. If no memory was plugged in, that is a warning; walkers that compare 
 
 ``detail`` has the two ``zones``, ``[node, zone ID]`` each.
 
-Kernel facts: fact 2; bugs 3 and 10.
-
 Example: a guest whose two nodes have every other 128 MiB: the DMA32 zones of both span the same pfns (a note).
 """
 
@@ -22,22 +20,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import NOTE, WARNING, Finding
+from mminspect.findings import NOTE, WARNING
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, Violation
+from mminspect.rules.commits import commit
 
 EARLY = "SECTION_IS_EARLY"
 PLACED_BY_POLICY = ("Movable", "Device")
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Compare the spans of every two zones."""
     pairs = list(_overlapping(memory))
     # Half a million sections are looked at only if it matters.
     plugged = bool(pairs) and any(EARLY not in entry.flags for entry in memory.mem_sections)
     for zone, other in pairs:
-        yield _finding(zone, other, plugged)
+        yield _violation(zone, other, plugged)
 
 
 def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
@@ -49,8 +48,7 @@ def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
             yield zone, other
 
 
-def _finding(zone: Zone, other: Zone, plugged: bool) -> Finding:
-    start, end = other.start_pfn, min(zone.end_pfn, other.end_pfn)
+def _violation(zone: Zone, other: Zone, plugged: bool) -> Violation:
     if zone.node != other.node:
         severity, why = NOTE, "the nodes' memory is interleaved"
     elif zone.name in PLACED_BY_POLICY or other.name in PLACED_BY_POLICY:
@@ -59,32 +57,19 @@ def _finding(zone: Zone, other: Zone, plugged: bool) -> Finding:
         severity, why = NOTE, "memory was plugged in"
     else:
         severity, why = WARNING, "no memory was plugged in; only walkers that compare page_zone() are safe"
-    return Finding(
-        RULE.id,
+    return Violation(
         severity,
-        start,
-        end,
-        zone.node,
-        zone.name,
         f"{zone} [{zone.start_pfn:#x}, {zone.end_pfn:#x}) and {other} [{other.start_pfn:#x}, {other.end_pfn:#x}) "
         f"overlap: {why}",
         {"zones": [[zone.node, zone.index], [other.node, other.index]]},
+        of=zone,
+        pages=(other.start_pfn, min(zone.end_pfn, other.end_pfn)),
     )
 
 
 RULE = Rule(
-    "zone-overlap",
-    "zones whose spans overlap",
-    ("zone_spans_pfn", "__pageblock_pfn_to_page", "set_zone_contiguous", "is_free_buddy_page"),
-    (
-        Commit(
-            "122e093c1734",
-            "mm/page_alloc: fix memory map initialization for descending nodes",
-            "nodes that are not in the order of their addresses (v5.14)",
-        ),
-    ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    documentation=__doc__,
+    summary="zones whose spans overlap",
+    functions=("zone_spans_pfn", "__pageblock_pfn_to_page", "set_zone_contiguous", "is_free_buddy_page"),
+    commits=(commit("122e093c1734", "nodes that are not in the order of their addresses"),),
+    checks=(MapCheck(check),),
 )

@@ -17,8 +17,6 @@ Pages are not counted in the running kernel.
 ``detail`` has ``problem``, one of ``managed``, ``present``, ``node present``, ``free`` and ``counted``, and the two
 numbers: ``value`` and its ``limit`` (for ``node present``, what it should be).
 
-Kernel facts: bugs 13, 14 and 21; the comment of struct zone.
-
 Example: a dump of amd64 6.12 in which ``present_pages`` of DMA32 was made larger than ``spanned_pages``.
 """
 
@@ -28,55 +26,48 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.findings import ERROR, WARNING, ZONE
 from mminspect.memmap.chunk import OFFLINE, Chunk
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
-from mminspect.rules.base import Commit, Rule, never_described, no_matches
+from mminspect.rules.base import MapCheck, Rule, TallyCheck, Violation
+from mminspect.rules.commits import commit
 
 _MORE = {
-    ("managed", WARNING): ": memory that was going online just then is counted so",
+    ("managed", WARNING): ": memory being onlined at that moment is counted like this",
     ("free", WARNING): ": the allocator has pages that nobody gave it",
 }
 
 
-def check_map(memory: MemoryMap) -> Iterator[Finding]:
+def check(memory: MemoryMap) -> Iterator[Violation]:
     """Compare the numbers with each other."""
     for zone in memory.populated_zones:
         if zone.managed > zone.present:
             severity = ERROR if zone.managed > zone.spanned else WARNING
-            yield _finding(zone, severity, "managed", "managed_pages", zone.managed, zone.present, "present_pages")
+            yield _violation(zone, severity, "managed", "managed_pages", zone.managed, zone.present, "present_pages")
         if zone.present > zone.spanned:
-            yield _finding(zone, ERROR, "present", "present_pages", zone.present, zone.spanned, "spanned_pages")
+            yield _violation(zone, ERROR, "present", "present_pages", zone.present, zone.spanned, "spanned_pages")
         free = sum(area.nr_free << order for order, area in enumerate(zone.state.free_areas)) if zone.state else 0
         # init_cma_reserved_pageblock() frees a pageblock and counts it then.
         if free > zone.managed + memory.layout.pageblock_nr_pages:
-            yield _finding(zone, WARNING, "free", "free pages by nr_free", free, zone.managed, "managed_pages")
+            yield _violation(zone, WARNING, "free", "free pages by nr_free", free, zone.managed, "managed_pages")
     for node in memory.nodes:
         present = sum(zone.present for zone in memory.zones if zone.node == node.nid)
         if node.present != present:
-            yield Finding(
-                RULE.id,
+            yield Violation(
                 ERROR,
-                node.start_pfn,
-                node.start_pfn + node.spanned,
-                node.nid,
-                None,
                 f"node {node.nid} has node_present_pages {node.present}, its zones together {present}",
                 {"problem": "node present", "value": node.present, "limit": present},
+                of=node,
             )
 
 
-def _finding(zone: Zone, severity: str, problem: str, member: str, value: int, limit: int, of: str) -> Finding:
-    return Finding(
-        RULE.id,
+def _violation(zone: Zone, severity: str, problem: str, member: str, value: int, limit: int, of: str) -> Violation:
+    return Violation(
         severity,
-        zone.start_pfn,
-        zone.end_pfn,
-        zone.node,
-        zone.name,
         f"{zone} has {member} {value}, more than the {limit} {of}{_MORE.get((problem, severity), '')}",
         {"problem": problem, "value": value, "limit": limit},
+        of=zone,
     )
 
 
@@ -113,29 +104,19 @@ class Counts:
         for link, count in part.items():
             self._online[link] = self._online.get(link, 0) + count
 
-    def findings(self) -> Iterator[Finding]:
+    def violations(self) -> Iterator[Violation]:
         """Compare with ``present_pages``."""
         for zone in self._memory.populated_zones:
             # Device memory is present and never online.
             count = self._online.get(self._memory.layout.link(zone.node, zone.index), 0)
             if zone.present > count and zone.name != "Device":
-                yield _finding(zone, WARNING, "counted", "present_pages", zone.present, count, "online pages")
+                yield _violation(zone, WARNING, "counted", "present_pages", zone.present, count, "online pages")
 
 
 RULE = Rule(
-    "zone-pages",
-    "zones whose page counts can't be true",
-    ("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
-    (
-        Commit(
-            "a4b0bf6a40f3",
-            "x86/efi: defer freeing of boot services memory",
-            "memory was freed too early and lost (v7.0)",
-        ),
-    ),
-    no_matches,
-    never_described,
-    check_map=check_map,
-    tally=Counts,
-    documentation=__doc__,
+    summary="zones whose page counts can't be true",
+    functions=("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
+    commits=(commit("a4b0bf6a40f3", "memory was freed too early and lost"),),
+    about=ZONE,
+    checks=(MapCheck(check), TallyCheck(Counts)),
 )

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.findings import ERROR, NOTE, WARNING
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit, Match, Rule, WhatIs, counted
+from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
+from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
@@ -45,7 +46,7 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         if zone is None:
             continue
         for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
-            yield Match(start, end, run.link, 0, bool(chunk.reserved(start, end).all()))
+            yield Match(start, end, link=run.link, reserved=bool(chunk.reserved(start, end).all()))
 
 
 def outside(start: int, end: int, low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -73,10 +74,10 @@ def grade(memory: MemoryMap, spanned: bool, reserved: bool) -> str:
     return ERROR if memory.layout.flatmem else WARNING
 
 
-def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
+def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the zones that span the run."""
-    link: int = match.key
-    node, index = memory.layout.node_zone(link)
+    assert match.link is not None
+    node, index = memory.layout.node_zone(match.link)
     zone = memory.zone(node, index)
     assert zone is not None
     others = memory.zones_spanning(match.start, match.end)
@@ -93,15 +94,9 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
             else "such a page can be freed or isolated into the wrong zone"
         ),
     }[severity]
-    pages = match.end - match.start
-    return Finding(
-        RULE.id,
+    return Violation(
         severity,
-        match.start,
-        match.end,
-        node,
-        zone.name,
-        f"{counted(pages, 'page')} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
+        f"{counted(match.pages, 'page')} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
         {
             "linked": [node, index],
             "spanned_by": [[z.node, z.index] for z in others],
@@ -111,9 +106,8 @@ def describe(match: Match, memory: MemoryMap, what_is: WhatIs) -> Finding:
 
 
 RULE = Rule(
-    "zone-span",
-    "pages that link to a zone that doesn't span them",
-    (
+    summary="pages that link to a zone that doesn't span them",
+    functions=(
         "zone_spans_pfn",
         "set_pfnblock_flags_mask",
         "__get_pfnblock_flags_mask",
@@ -122,24 +116,11 @@ RULE = Rule(
         "isolate_freepages_block",
         "__free_one_page",
     ),
-    (
-        Commit(
-            "73a6e474cb37",
-            "mm: memmap_init: iterate over memblock regions rather that check each PFN",
-            "left holes to zone 0 of node 0 (v5.8)",
-        ),
-        Commit(
-            "0740a50b9baa",
-            "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-            "its fix: a hole gets the zone and node of a neighbour (v5.12)",
-        ),
-        Commit(
-            "122e093c1734",
-            "mm/page_alloc: fix memory map initialization for descending nodes",
-            "holes of one node were written over pages of another (v5.14)",
-        ),
+    commits=(
+        commit("73a6e474cb37", "left holes to zone 0 of node 0"),
+        commit("0740a50b9baa", "its fix: a hole gets the zone and node of a neighbour"),
+        commit("122e093c1734", "holes of one node were written over pages of another"),
     ),
-    check,
-    describe,
-    documentation=__doc__,
+    checks=(PageCheck(check, describe),),
+    explains=3,
 )

@@ -4,13 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    NamedTuple,
-)
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Callable, NamedTuple
 
 from mminspect.consequences.attach import Judge, attach
 from mminspect.findings import Finding, sort_key
@@ -18,37 +13,42 @@ from mminspect.memmap.chunk import EXCLUDED, OFFLINE, Chunk
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.rules.base import Match, Rule, Tally, WhatIs, join_matches
+from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, Rule, TallyCheck
+from mminspect.rules.collectors import COLLECTORS, Collector
 from mminspect.walk import parallel
 from mminspect.walk.spill import Findings
 
-if TYPE_CHECKING:
-    pass
-
 Progress = Callable[[int], None]
+# The kinds of checks of a walk, and those of them that mean something where the kernel runs meanwhile.
+ALL_KINDS = (MapCheck, PageCheck, KeyCheck, TallyCheck)
+LIVE_KINDS = (MapCheck, PageCheck, KeyCheck)
 
 
 class Checked(NamedTuple):
     """
-    What the rules matched in one chunk.
+    What was seen in one chunk.
 
     :ivar examined: Pages whose entries were read.
     :ivar unreadable: Pages whose entries the target doesn't hold.
-    :ivar matches: Matches by rule, in the order of the scan's rules.
-    :ivar counts: What the tallies counted, in the order of the rules that have one.
+    :ivar parts: What each collector saw.
     """
 
     start_pfn: int
     end_pfn: int
     examined: int
     unreadable: int
-    matches: tuple[list[Match], ...]
-    counts: tuple[Any, ...] = ()
+    parts: tuple[Any, ...]
 
 
 def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> list[Finding]:
-    """Apply the rules that need no struct page."""
-    return [finding for rule in rules if rule.check_map is not None for finding in rule.check_map(memory)]
+    """Apply the checks that need no struct page."""
+    checks = ((rule, check) for rule in rules for check in rule.checks)
+    return [
+        finding
+        for rule, check in checks
+        if isinstance(check, MapCheck)
+        for finding in rule.findings(check.check(memory), memory)
+    ]
 
 
 class Scan:
@@ -61,7 +61,7 @@ class Scan:
     :param look: Says what lives at an address.
     :param pace: Called with the bytes of memmap after each chunk; may sleep.
     :param stop: Asked after each chunk whether to end the walk there.
-    :param tally: Whether counts mean anything: not while the kernel runs.
+    :param kinds: Kinds of the rules' checks to apply.
     :ivar stopped: Whether the walk was ended early.
     """
 
@@ -70,10 +70,10 @@ class Scan:
         memory: MemoryMap,
         memmap: Memmap,
         rules: Sequence[Rule],
-        look: WhatIs,
+        look: Identify,
         pace: Progress | None = None,
         stop: Callable[[], bool] | None = None,
-        tally: bool = True,
+        kinds: tuple[type, ...] = ALL_KINDS,
     ) -> None:
         self._memory = memory
         self._memmap = memmap
@@ -81,7 +81,7 @@ class Scan:
         self._look = look
         self._pace = pace
         self._stop = stop
-        self._tally = tally
+        self._kinds = kinds
         self.stopped = False
         self.pages_examined = 0
         self.pages_unreadable = 0
@@ -104,11 +104,10 @@ class Scan:
 
     def walk(self, progress: Progress | None = None, jobs: int = 1) -> Generator[Finding, None, None]:
         """Walk the memmap; as :meth:`findings`, but the findings come as they are found."""
-        rules = [rule for rule in self._rules if self._tally and rule.tally is not None]
-        tallies = [rule.tally(self._memory) for rule in rules if rule.tally is not None]
+        collectors = self._collectors()
 
         def check(chunk: Chunk) -> Checked:
-            return self.check(chunk)._replace(counts=tuple(tally.count(chunk) for tally in tallies))
+            return self._check(chunk, collectors)
 
         def work(window: tuple[int, int, Section]) -> Iterator[Checked]:
             return map(check, self._memmap.read(*window))
@@ -120,19 +119,9 @@ class Scan:
             else:
                 results = stack.enter_context(parallel.run(work, self._memmap.windows, jobs))
             # The other processes are at work meanwhile.
-            yield from check_map(self._memory, self._rules)
-            yield from self._walk(self._add(results, tallies), progress)
-        if not self.stopped:
-            for tally in tallies:
-                yield from tally.findings()
-
-    @staticmethod
-    def _add(results: Iterable[Checked], tallies: Sequence[Tally]) -> Iterator[Checked]:
-        """Add up what was counted in each chunk."""
-        for result in results:
-            for tally, part in zip(tallies, result.counts):
-                tally.add(part)
-            yield result
+            for collector in collectors:
+                yield from collector.open()
+            yield from self._walk(results, collectors, progress)
 
     def findings_in(self, chunks: Iterable[Chunk], progress: Progress | None = None) -> list[Finding]:
         """
@@ -140,36 +129,43 @@ class Scan:
 
         :param chunks: Ascending. Gaps between them count as holes.
         """
-        return sorted(self._walk(map(self.check, chunks), progress), key=sort_key)
+        collectors = self._collectors()
+        results = (self._check(chunk, collectors) for chunk in chunks)
+        return sorted(self._walk(results, collectors, progress), key=sort_key)
 
-    def check(self, chunk: Chunk) -> Checked:
-        """Apply the rules to one chunk."""
+    def _collectors(self) -> list[Collector]:
+        return [
+            COLLECTORS[type(check)](check, rule, self._memory, self._look)
+            for rule in self._rules
+            for check in rule.checks
+            if isinstance(check, self._kinds)
+        ]
+
+    @staticmethod
+    def _check(chunk: Chunk, collectors: Sequence[Collector]) -> Checked:
+        """Look at one chunk."""
         examined = unreadable = 0
         for run in chunk.runs:
             if run.state < EXCLUDED:
                 examined += run.end - run.start
             elif run.state != OFFLINE:
                 unreadable += run.end - run.start
-        matches = tuple(list(rule.check(chunk, self._memory)) for rule in self._rules)
-        return Checked(chunk.start_pfn, chunk.end_pfn, examined, unreadable, matches)
+        parts = tuple(collector.look(chunk) for collector in collectors)
+        return Checked(chunk.start_pfn, chunk.end_pfn, examined, unreadable, parts)
 
-    def _walk(self, results: Iterable[Checked], progress: Progress | None) -> Iterator[Finding]:
-        pending: dict[str, dict[Hashable, Match]] = {rule.id: {} for rule in self._rules}
-        gathered: dict[str, dict[Hashable, list[Match]]] = {rule.id: {} for rule in self._rules}
+    def _walk(
+        self, results: Iterable[Checked], collectors: Sequence[Collector], progress: Progress | None
+    ) -> Iterator[Finding]:
         order = self._memory.layout.pageblock_order
         end = 0
         last_block = -1
         for result in self._until_stopped(results):
             if result.start_pfn > end:
-                self._gather_gap(gathered, end, result.start_pfn)
+                for collector in collectors:
+                    collector.gap(end, result.start_pfn)
             end = result.end_pfn
-            for rule, matches in zip(self._rules, result.matches):
-                if rule.describe_all is not None:
-                    self._gather(gathered[rule.id], matches)
-                    continue
-                joined = join_matches(matches, pending[rule.id], result.start_pfn) if rule.join else matches
-                for match in joined:
-                    yield rule.describe(match, self._memory, self._look)
+            for collector, part in zip(collectors, result.parts):
+                yield from collector.take(result.start_pfn, part)
             self.pages_examined += result.examined
             self.pages_unreadable += result.unreadable
             first_block = result.start_pfn >> order
@@ -178,14 +174,10 @@ class Scan:
             if progress is not None:
                 progress(end - result.start_pfn)
         highest = max((zone.end_pfn for zone in self._memory.zones), default=0)
-        if highest > end and not self.stopped:
-            self._gather_gap(gathered, end, highest)
-        for rule in self._rules:
-            for match in pending[rule.id].values():
-                yield rule.describe(match, self._memory, self._look)
-            for key, matches in gathered[rule.id].items():
-                assert rule.describe_all is not None
-                yield rule.describe_all(key, matches, self._memory)
+        for collector in collectors:
+            if highest > end and not self.stopped:
+                collector.gap(end, highest)
+            yield from collector.close(complete=not self.stopped)
 
     def _until_stopped(self, results: Iterable[Checked]) -> Iterator[Checked]:
         """Pass results on, at the pace that was asked for, until somebody says that it's enough."""
@@ -196,13 +188,3 @@ class Scan:
                 return
             if self._pace is not None:
                 self._pace((result.end_pfn - result.start_pfn) * self._memory.layout.page.size)
-
-    @staticmethod
-    def _gather(by_key: dict[Hashable, list[Match]], matches: Iterable[Match]) -> None:
-        for match in matches:
-            by_key.setdefault(match.key, []).append(match)
-
-    def _gather_gap(self, gathered: dict[str, dict[Hashable, list[Match]]], start: int, end: int) -> None:
-        for rule in self._rules:
-            if rule.check_gap is not None:
-                self._gather(gathered[rule.id], rule.check_gap(start, end, self._memory))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Callable
 
 from drgn import FaultError
@@ -21,10 +21,11 @@ from mminspect.findings import Finding, sort_key
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.proc import ProcFiles
 from mminspect.program.target import Target
-from mminspect.rules.base import Rule, WhatIs
-from mminspect.walk.engine import Progress, Scan, check_map
-from mminspect.walk.proc import RULE_ID, ProcFiles, disagreements, read_proc_files
+from mminspect.rules.base import Identify, ProcCheck, Rule
+from mminspect.walk.engine import LIVE_KINDS, Progress, Scan, check_map
+from mminspect.walk.proc import read_proc_files
 
 # How often a scan is begun again because memory was plugged or unplugged meanwhile.
 MAX_ATTEMPTS = 5
@@ -63,9 +64,9 @@ def same_map(one: MemoryMap, other: MemoryMap) -> bool:
 
 def _identity(finding: Finding) -> str:
     """Get what must be the same in a second read: all but the words, and what lives at the address of a write."""
-    data = asdict(finding)
+    data = finding.as_dict()
     del data["message"]
-    data["detail"].pop("there", None)
+    data["detail"] = {key: value for key, value in finding.detail.items() if key != "there"}
     return json.dumps(data, sort_keys=True)
 
 
@@ -73,7 +74,7 @@ def confirm(
     memory: MemoryMap,
     memmap: Memmap,
     rules: Sequence[Rule],
-    look: WhatIs,
+    look: Identify,
     found: Sequence[Finding],
     after: MemoryMap,
 ) -> list[Finding]:
@@ -92,9 +93,17 @@ def confirm(
         if any(f.start_pfn < end and start < f.end_pfn for f in found)
     ]
     chunks = (memmap.chunk(start, end, section) for start, end, section in ranges)
-    again = {_identity(f) for f in Scan(memory, memmap, rules, look).findings_in(chunks)}
+    again = {_identity(f) for f in Scan(memory, memmap, rules, look, kinds=LIVE_KINDS).findings_in(chunks)}
     again.update(_identity(f) for f in check_map(after, rules))
     return [finding for finding in found if _identity(finding) in again]
+
+
+def check_proc(memory: MemoryMap, files: ProcFiles, rules: Sequence[Rule]) -> Iterator[Finding]:
+    """Apply the rules that compare the memory map with what the kernel says."""
+    for rule in rules:
+        for check in rule.checks:
+            if isinstance(check, ProcCheck):
+                yield from rule.findings(check.check(memory, files), memory)
 
 
 @dataclass
@@ -116,7 +125,7 @@ def scan_live(
     target: Target,
     prepared: Prepared,
     rules: Sequence[Rule],
-    make_look: Callable[[MemoryMap], WhatIs],
+    make_look: Callable[[MemoryMap], Identify],
     progress: Callable[[int], Progress] | None,
     pace: Progress | None,
     stop: Callable[[], bool] | None,
@@ -136,7 +145,7 @@ def scan_live(
             memory = known if known is not None else read_memory_map(target, layout=prepared.memory.layout)
             memmap = Memmap(target.prog, memory, live=True)
             look = make_look(memory)
-            scan = Scan(memory, memmap, rules, look, pace, stop, tally=False)
+            scan = Scan(memory, memmap, rules, look, pace, stop, LIVE_KINDS)
             total = sum(end - start for start, end, _ in memmap.ranges())
             found = scan.findings(progress(total) if progress is not None else None)
             after = read_memory_map(target, layout=prepared.memory.layout)
@@ -147,10 +156,11 @@ def scan_live(
             time.sleep(RETRY_SECONDS)
             continue
         if same_map(memory, after) or scan.stopped:
-            if any(rule.id == RULE_ID for rule in rules) and same_map(memory, prepared.memory):
-                kept += disagreements(memory, prepared.files)
+            transient = len(found) - len(kept)
+            if same_map(memory, prepared.memory):
+                kept += check_proc(memory, prepared.files, rules)
                 kept.sort(key=sort_key)
-            return LiveScan(memory, scan, kept, len(found) - sum(f.rule != RULE_ID for f in kept))
+            return LiveScan(memory, scan, kept, transient)
         failure, known = None, after
     if failure is not None:
         raise LayoutError(f"the memory map could not be read in {MAX_ATTEMPTS} attempts: {failure}") from failure

@@ -2,9 +2,9 @@
 """
 The walk over the memmap in several processes.
 
-Each process is a fork: it has the open target, and reads every so-manieth unit of work through it. drgn reads a file by
-pread(), libkdumpfile too, so no process moves another's position. Threads would wait for each other, as drgn keeps the
-interpreter's lock while it reads.
+Each process is a fork with the open target: worker n of N takes every Nth unit of work, starting with the nth. drgn
+reads a file by pread(), libkdumpfile too, so no process moves another's position. Threads would wait for each other, as
+drgn keeps the interpreter's lock while it reads.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _signals_wait() -> Iterator[None]:
 
 class Worker:
     """
-    A process that does every so-manieth unit of work. Signals must be blocked while it is started.
+    A process that does every Nth unit of work. Signals must be blocked while it is started.
 
     :param work: Does one item and gets its results, which are sent one by one.
     :param items: All items; the same in every process.

@@ -1,45 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the running kernel says of its memory in ``/proc``, and where that disagrees with its memory map."""
+"""Read what the running kernel says of its memory in ``/proc``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from mminspect.findings import ERROR, Finding
 from mminspect.layout.orders import read_pagetypeinfo
-from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.proc import ProcFiles, ZoneInfo
 from mminspect.memorymap.ranges import Range, merge, subtract
 
-RULE_ID = "proc-disagrees"
 MEMORY_BLOCKS = Path("/sys/devices/system/memory")
-
-
-class ZoneInfo(NamedTuple):
-    """A zone in ``/proc/zoneinfo``. ``start_pfn`` is ``None`` for zones without present pages."""
-
-    node: int
-    name: str
-    spanned: int
-    present: int
-    start_pfn: int | None
-
-
-@dataclass(frozen=True)
-class ProcFiles:
-    """
-    The text of the kernel's files; empty where one can't be read.
-
-    :ivar offline: Pfn ranges of memory blocks that are offline.
-    """
-
-    zoneinfo: str
-    pagetypeinfo: str
-    iomem: str
-    offline: tuple[Range, ...] = ()
 
 
 def _read(path: str) -> str:
@@ -59,7 +30,9 @@ def read_proc_files(page_size: int) -> ProcFiles:
             if _read(str(block / "state")).strip() != "online":
                 number = int(block.name[len("memory") :])
                 offline.append((number * pages, (number + 1) * pages))
-    return ProcFiles(_read("/proc/zoneinfo"), _read("/proc/pagetypeinfo"), _read("/proc/iomem"), tuple(merge(offline)))
+    ram = subtract(parse_system_ram(_read("/proc/iomem"), page_size), merge(offline))
+    zones = parse_zoneinfo(_read("/proc/zoneinfo"))
+    return ProcFiles(read_pagetypeinfo(_read("/proc/pagetypeinfo")), tuple(zones), tuple(ram))
 
 
 def parse_zoneinfo(text: str) -> list[ZoneInfo]:
@@ -95,41 +68,3 @@ def parse_system_ram(text: str, page_size: int) -> list[Range]:
         if low < high:
             ranges.append((low, high))
     return merge(ranges)
-
-
-def disagreements(memory: MemoryMap, files: ProcFiles) -> Iterator[Finding]:
-    """
-    Compare the memory map with what the kernel says.
-
-    :param files: Read while the memory map did not change.
-    """
-    order = read_pagetypeinfo(files.pagetypeinfo)
-    layout = memory.layout
-    if order is not None and order != layout.pageblock_order:
-        yield _finding(
-            0, 0, f"/proc/pagetypeinfo says that a pageblock has order {order}, decoded: {layout.pageblock_order}"
-        )
-    zones = {(zone.node, zone.name): zone for zone in memory.zones}
-    for told in parse_zoneinfo(files.zoneinfo):
-        zone = zones.get((told.node, told.name))
-        if zone is None:
-            yield _finding(0, 0, f"/proc/zoneinfo has node {told.node} zone {told.name}, which was not found")
-            continue
-        decoded = (zone.spanned, zone.present)
-        # A zone without present pages is printed without its start.
-        start_differs = told.present and told.start_pfn is not None and told.start_pfn != zone.start_pfn
-        if decoded != (told.spanned, told.present) or start_differs:
-            yield _finding(
-                zone.start_pfn,
-                zone.end_pfn,
-                f"/proc/zoneinfo says of {zone}: start {told.start_pfn}, spanned {told.spanned}, present "
-                f"{told.present}; decoded: start {zone.start_pfn}, spanned {zone.spanned}, present {zone.present}",
-            )
-    online = list(memory.online_ranges())
-    ram = subtract(parse_system_ram(files.iomem, layout.page_size), files.offline)
-    for start, end in subtract(ram, online):
-        yield _finding(start, end, "/proc/iomem says that this is System RAM, but no online section has it")
-
-
-def _finding(start: int, end: int, message: str) -> Finding:
-    return Finding(RULE_ID, ERROR, start, end, None, None, message)

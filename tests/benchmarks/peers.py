@@ -29,7 +29,7 @@ from mminspect.program.target import Target
 from mminspect.rules.registry import all_rules
 from mminspect.typeinfo import load as typeinfo
 from mminspect.walk.engine import Scan
-from tests.handmade import nothing_known
+from tests.kit.handmade import nothing_known
 
 # Chunks that prog.read() was fastest with.
 STEP = 1 << 20

@@ -29,7 +29,7 @@ from mminspect.render.formats import REPORT_FORMATS, Style
 from mminspect.rules.registry import all_rules
 from mminspect.walk.engine import Scan
 from mminspect.walk.report import summarize
-from tests import handmade
+from tests.kit import handmade
 
 GIB_PAGES = 1 << 18
 SECTION_PAGES = 1 << 15

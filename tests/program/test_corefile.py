@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli, Edited, complaint
-from tests.support import AMD64_HEALTHY, I386_HOLE, S390X, elf_core
+from tests.kit.support import AMD64_HEALTHY, I386_HOLE, S390X, elf_core
 
 
 def test_no_such_file(refused: Any, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from mminspect.errors import TargetError
 from mminspect.program import corefile, kdump, kdump_header
 from mminspect.program import open as target
 from mminspect.program.pagetable import LARGE_PAGE
-from tests.support import VIRTUAL, FakeTables
+from tests.kit.support import VIRTUAL, FakeTables
 
 BLOCK = 4096
 VMCOREINFO = b"""OSRELEASE=6.12.0

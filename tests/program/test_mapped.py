@@ -23,7 +23,7 @@ from mminspect.program.pagetable import LARGE_PAGE
 from mminspect.program.target import Target
 from mminspect.walk.scan import scan_target
 from tests.conftest import Opened, Unpacked
-from tests.support import (
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HOTPLUG,
     I386_HOLE,

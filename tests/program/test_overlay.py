@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Edited, Opened, Scanned
-from tests.support import AMD64_HEALTHY, I386_HOLE, S390X, scan_file, summary
+from tests.kit.support import AMD64_HEALTHY, I386_HOLE, S390X, scan_file, summary
 
 # (vmcore, name of the memmap, first pfn left out, bytes, the pfns that can't be read). Reads go by pages of memory, so
 # entries that share one with what is left out aren't read either.

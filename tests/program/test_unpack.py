@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from tests.conftest import Cli, Unpacked, complaint
-from tests.support import AMD64_HEALTHY
+from tests.kit.support import AMD64_HEALTHY
 
 COMPRESSORS = {
     "gz": lambda data: gzip.compress(data, 1),

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mminspect.errors import TypeInfoError
 from mminspect.typeinfo.btf import Btf, btf_size
-from tests import blob
-from tests.blob import Blob
+from tests.kit import blob
+from tests.kit.blob import Blob
 
 KINDS = (blob.STRUCT, blob.UNION, blob.ENUM, blob.ENUM64, blob.TYPEDEF, blob.FUNC, blob.VAR)
 TYPE_KINDS = TypeKindSet((TypeKind.STRUCT, TypeKind.UNION, TypeKind.ENUM, TypeKind.TYPEDEF))

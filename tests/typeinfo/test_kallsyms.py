@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mminspect.errors import TypeInfoError
 from mminspect.program import open as target
 from mminspect.typeinfo.kallsyms import MAX_NAME, MAX_SYMBOL_SIZE, Kallsyms, LazyKallsyms
-from tests.support import VMCORES
+from tests.kit.support import VMCORES
 
 # Captures that hold the tables: relative to where each offset is stored; big-endian; 32 bits.
 REAL = ("amd64-7.2-null", "s390x-6.12", "armhf-6.12")

@@ -12,7 +12,7 @@ import pytest
 
 from mminspect.typeinfo.btf import Btf
 from tests.conftest import Cli, Opened, Unpacked, complaint
-from tests.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, elf_core
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, elf_core
 
 
 def btf_of(opened: Opened, name: str) -> bytes:

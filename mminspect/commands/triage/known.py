@@ -13,26 +13,12 @@ from typing import Callable
 
 from mminspect.findings import Finding
 from mminspect.memorymap.map import MemoryMap
-from mminspect.rules.base import Commit
+from mminspect.rules.commits import Commit, commit
 
-HOLES_TO_ZONE_0 = Commit(
-    "73a6e474cb37", "mm: memmap_init: iterate over memblock regions rather that check each PFN", "introduced it (v5.8)"
-)
-HOLES_OF_NEIGHBOURS = Commit(
-    "0740a50b9baa",
-    "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-    "its fix (v5.12, stable kernels of 5.10)",
-)
-STAY_IN_ZONE = Commit(
-    "6e2b7044c199",
-    "mm, compaction: make fast_isolate_freepages() stay within zone",
-    "compaction no longer trusts the first page of a pageblock (v5.12)",
-)
-STAY_IN_BOUNDARIES = Commit(
-    "be21b32afe47",
-    "mm, compaction: fix fast_isolate_around() to stay within boundaries",
-    "the same where several zones share a pageblock (v6.2)",
-)
+HOLES_TO_ZONE_0 = commit("73a6e474cb37", "introduced it")
+HOLES_OF_NEIGHBOURS = commit("0740a50b9baa", "its fix", also="stable kernels of 5.10")
+STAY_IN_ZONE = commit("6e2b7044c199", "compaction no longer trusts the first page of a pageblock")
+STAY_IN_BOUNDARIES = commit("be21b32afe47", "the same where several zones share a pageblock")
 COMPACTION = ("compaction", "compact_zone", "kcompactd", "isolate_freepages", "fast_isolate", "isolate_migratepages")
 
 
@@ -143,11 +129,7 @@ BUGS = (
         "/proc/iomem shows no RAM at these pfns",
         (
             HOLES_OF_NEIGHBOURS,
-            Commit(
-                "4b094b7851bf",
-                "mm/page_alloc.c: initialize memmap of unavailable memory directly",
-                "a real initialisation instead of zeros (v5.6)",
-            ),
+            commit("4b094b7851bf", "a real initialisation instead of zeros"),
         ),
     ),
     KnownBug(
@@ -155,26 +137,14 @@ BUGS = (
         _tail_of_section,
         (),
         "memory ends in the middle of the section",
-        (
-            Commit(
-                "e822969cab48",
-                "mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section",
-                "its fix (v5.6)",
-            ),
-        ),
+        (commit("e822969cab48", "its fix"),),
     ),
     KnownBug(
         "nodes in descending order: pages of one taken for holes of another",
         _descending_nodes,
         (),
         "the log's 'Initmem setup node' lines show a node with a higher number at lower addresses",
-        (
-            Commit(
-                "122e093c1734",
-                "mm/page_alloc: fix memory map initialization for descending nodes",
-                "its fix (v5.14)",
-            ),
-        ),
+        (commit("122e093c1734", "its fix"),),
     ),
     KnownBug(
         "reserved memory that is in no node",
@@ -182,8 +152,8 @@ BUGS = (
         (),
         "memblock=debug shows the range reserved and not in memory",
         (
-            Commit("6a9531c3a880", "memblock: fix crash when reserved memory is not added to memory", "its fix (v6.8)"),
-            Commit("61167ad5fecd", "mm: pass nid to reserve_bootmem_region()", "introduced it (v6.5)"),
+            commit("6a9531c3a880", "its fix"),
+            commit("61167ad5fecd", "introduced it"),
         ),
     ),
     KnownBug(
@@ -192,8 +162,8 @@ BUGS = (
         (),
         "memory was removed shortly before",
         (
-            Commit("b943f045a9af", "mm/sparse: fix kernel crash with pfn_section_valid check", "its fix (v5.7)"),
-            Commit("5ec8e8ea8b77", "mm/sparsemem: fix race in accessing memory_section->usage", "the race (v6.8)"),
+            commit("b943f045a9af", "its fix"),
+            commit("5ec8e8ea8b77", "the race"),
         ),
     ),
     KnownBug(
@@ -213,6 +183,11 @@ BUGS = (
 )
 
 
+def depends_on_ram(finding: Finding) -> bool:
+    """Tell whether a bug's evidence asks for ``detail.in_ram``: whether the pages are System RAM."""
+    return finding.rule == "uninitialized"
+
+
 def match(findings: Sequence[Finding], memory: MemoryMap, trace: Sequence[str]) -> list[dict[str, object]]:
     """
     Find the known bugs that findings look like.
@@ -227,6 +202,6 @@ def match(findings: Sequence[Finding], memory: MemoryMap, trace: Sequence[str]) 
             continue
         shown = [text for text in (bug.evidence(finding, memory) for finding in findings) if text]
         if shown:
-            commits = [{"hash": c.hash, "title": c.title, "what": c.what} for c in bug.commits]
+            commits = [commit._asdict() for commit in bug.commits]
             result.append({"name": bug.name, "evidence": shown[0], "proof": bug.proof, "commits": commits})
     return result

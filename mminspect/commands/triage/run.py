@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mminspect.commands.triage import known as bugs
 from mminspect.commands.triage.lastwords import Crash, parse
 from mminspect.commands.triage.log import read_log
 from mminspect.commands.triage.registers import saved_registers
@@ -53,7 +54,7 @@ def _with_resources(report: Report, resources: list[tuple[int, int, str, int]]) 
     """Add ``detail.in_ram`` to uninitialised pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:
-        if finding.rule == "uninitialized" and resources:
+        if bugs.depends_on_ram(finding) and resources:
             names = resource_path(resources, finding.start_pfn * size)
             finding = replace(finding, detail={**finding.detail, "in_ram": "System RAM" in names})
         yield finding

@@ -16,10 +16,11 @@ from typing import Any
 from mminspect.commands.triage import known
 from mminspect.commands.triage.lastwords import Crash
 from mminspect.consequences.model import REFUSES, SAFE
-from mminspect.findings import ERROR, NOTE, OF_A_ZONE, Finding
+from mminspect.findings import ERROR, NOTE, TARGET, Finding
 from mminspect.memorymap.layout import SPARSEMEM_VMEMMAP
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.structpages import StructPages
+from mminspect.rules.registry import all_rules
 
 EXPLAINED = "explained"
 POSSIBLE = "possible"
@@ -81,8 +82,6 @@ WALKERS = (
 )
 # Frames of a trace, from the innermost, among which a walker must be.
 NEAR = 4
-# Rules whose findings are about no page in particular.
-PAGELESS = ("unreadable", "contiguous")
 # Smaller numbers in registers are rarely pfns.
 MIN_PFN = 0x1000
 NAMED, HELD, SAVED = "named", "held", "may have held"
@@ -210,7 +209,7 @@ def useful_registers(saved: dict[str, int], memory: MemoryMap) -> dict[str, int]
 
 
 def _explains(finding: Finding) -> bool:
-    return finding.severity != NOTE and finding.rule not in PAGELESS
+    return finding.severity != NOTE and all_rules()[finding.rule].explains is not None
 
 
 def judge(
@@ -243,7 +242,7 @@ def judge(
     for finding in findings:
         if finding.severity == NOTE:
             for pfn in around:
-                if _names(finding, pfn):
+                if finding.about != TARGET and finding.begins_at(pfn):
                     notes.setdefault(pfn, []).append(f"{finding.rule} {finding.message}")
         if not _explains(finding):
             continue
@@ -252,10 +251,10 @@ def judge(
         else:
             errors += finding.severity == ERROR
         for pfn, inside in around.items():
-            if _is_about(finding, pfn):
+            if not finding.of_zone and finding.covers(pfn):
                 inside.append(finding)
         # An access outside of a bitmap, by the address of a fault or of a register.
-        if finding.rule == "bitmap-bounds" and finding.detail.get("address") in values:
+        if finding.detail.get("address") in values:
             hits.append(finding)
     evidence: list[dict[str, Any]] = []
     explaining: list[Finding] = []
@@ -264,7 +263,7 @@ def judge(
     for pfn, source, how in named:
         inside = around[pfn]
         if how == SAVED:
-            wrong = [f for f in inside if f.severity == ERROR and _wrong_at(f, pfn)] if reason is not None else []
+            wrong = [f for f in inside if f.severity == ERROR and f.is_wrong_at(pfn)] if reason is not None else []
             wrong = [f for f in wrong if not is_harmless(f, crash.function)]
             if wrong:
                 rules = sorted({f.rule for f in wrong})
@@ -274,7 +273,7 @@ def judge(
         if pfn in notes:
             evidence[-1]["notes"] = notes[pfn]
         # A block that is mixed says nothing of the pages in it that are right.
-        wrong = [f for f in inside if _wrong_at(f, pfn)] if reason is not None else []
+        wrong = [f for f in inside if f.is_wrong_at(pfn)] if reason is not None else []
         # A register may hold a page that has nothing to do with it, where another function works on pages.
         by_this = how == NAMED or is_walker(crash.function or "")
         wrong = [f for f in wrong if by_this or not is_harmless(f, crash.function)]
@@ -324,33 +323,6 @@ def is_harmless(finding: Finding, function: str | None) -> bool:
     return all(outcome in (SAFE, REFUSES) for name, outcome in outcomes.items() if name != "page_zone")
 
 
-def _is_about(finding: Finding, pfn: int) -> bool:
-    """Tell whether a finding is about a page, and not just about a zone that spans it."""
-    if finding.rule not in OF_A_ZONE:
-        return finding.start_pfn <= pfn < finding.end_pfn
-    size = 1 << (finding.detail.get("order") or 0)
-    return any(first <= pfn < first + size for first in finding.detail.get("pfns", ()))
-
-
-def _names(finding: Finding, pfn: int) -> bool:
-    """Tell whether a finding begins at a page, or names it."""
-    if finding.of_zone or finding.rule in PAGELESS:
-        return False
-    return finding.start_pfn == pfn or pfn in finding.detail.get("pfns", ())
-
-
-def _wrong_at(finding: Finding, pfn: int) -> bool:
-    """Tell whether a finding is about this very page, where it covers right ones too."""
-    runs = finding.detail.get("runs")
-    if not runs:
-        return True
-    first = runs[0][2:]
-    links: set[tuple[int, int]] = {(node, zone) for _, _, node, zone in runs}
-    here = next((run[2:] for run in runs if run[0] <= pfn < run[1]), first)
-    spans = sum(end - start for start, end, node, zone in runs if [node, zone] == here)
-    return len(links) > 1 and spans <= (finding.end_pfn - finding.start_pfn) // 2
-
-
 def _other(crash: Crash) -> str:
     where = f" in {crash.function}()" if crash.function else ""
     return f"{crash.what}{where}: not about struct pages"
@@ -372,8 +344,8 @@ def _function(crash: Crash, finding: Finding) -> str:
 def _explained(
     crash: Crash, findings: list[Finding], evidence: list[dict[str, Any]], memory: MemoryMap, reason: str
 ) -> Verdict:
-    order = {"uninitialized": 0, "zone-id": 1, "bitmap-bounds": 2, "zone-span": 3, "mixed-zone": 9}
-    findings = sorted(findings, key=lambda f: (order.get(f.rule, 5), f.start_pfn))
+    rules = all_rules()
+    findings = sorted(findings, key=lambda f: (rules[f.rule].explains or 0, f.start_pfn))
     worst = findings[0]
     item = next(item for item in evidence if worst.rule in item["rules"])
     what = f"pfn {item['pfn']:#x}" if "pfn" in item else f"address {item['address']:#x}"

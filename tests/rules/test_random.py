@@ -21,7 +21,7 @@ from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Node, Zone
 from mminspect.rules.registry import select_rules
 from mminspect.walk import engine as analyzer
-from tests import handmade, reference
+from tests.kit import handmade, reference
 
 # A small page makes struct pages cross page boundaries.
 PAGE_SIZE = 256

@@ -2,12 +2,11 @@
 """
 The examples that ``mminspect rules RULE`` shows: findings of stored vmcores, as they are or with a fault planted.
 
-``python -m tests.examples`` writes them to mminspect/rules/examples.json. A test compares that file with the vmcores.
+``python -m tests.kit.examples`` writes them to mminspect/rules/examples.json. A test compares that with the vmcores.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import lzma
 import tempfile
@@ -19,7 +18,8 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect.findings import SEVERITIES, Finding
 from mminspect.walk.scan import scan_target
-from tests.support import (
+from tests.kit.planted import Fault, a_free_block
+from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_LOW_RAM,
@@ -31,7 +31,6 @@ from tests.support import (
     open_core,
     scan_file,
 )
-from tests.test_planted_faults import Fault
 
 FILE = ROOT / "mminspect" / "rules" / "examples.json"
 
@@ -47,15 +46,6 @@ class Example(NamedTuple):
     fixture: str
     planted: str | None = None
     plant: Callable[[Fault], None] | None = None
-
-
-def _free_block(fault: Fault) -> int:
-    """Find a free block of order 3 or more in DMA32, by drgn."""
-    for area in list(fault.zone_member(0, 1, "free_area"))[3:]:
-        for head in area.free_list:
-            for page in list_for_each_entry("struct page", head.address_of_(), "lru"):
-                return int(page.value_() - fault.page(0)) // fault.size
-    raise AssertionError("nothing is free")
 
 
 def _contiguous(fault: Fault) -> None:
@@ -106,11 +96,11 @@ def _zone_pages(fault: Fault) -> None:
 
 def _buddy_page(fault: Fault) -> None:
     offset = fault.prog.type("struct page").member("private").offset
-    fault.editor.write_word(fault.page(_free_block(fault)) + offset, 99)
+    fault.editor.write_word(fault.page(a_free_block(fault, 3)) + offset, 99)
 
 
 def _free_page_state(fault: Fault) -> None:
-    pfn = _free_block(fault) + 1
+    pfn = a_free_block(fault, 3) + 1
     fault.editor.write_word(fault.page(pfn), fault.flags_of(pfn) | 1)
 
 
@@ -177,7 +167,7 @@ def make(rule: str, path: Path) -> dict[str, Any]:
         example.plant(fault)
     found: list[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
     worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))
-    made = {"fixture": f"{example.fixture}.xz", "planted": example.planted, "finding": dataclasses.asdict(worst)}
+    made = {"fixture": f"{example.fixture}.xz", "planted": example.planted, "finding": worst.as_dict()}
     result: dict[str, Any] = json.loads(json.dumps(made))
     # What follows from it depends on more than the rule.
     result["finding"]["detail"].pop("consequences", None)

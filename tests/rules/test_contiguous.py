@@ -7,7 +7,7 @@ import pytest
 
 from mminspect.memmap.chunk import DEFERRED, EXCLUDED, Chunk
 from mminspect.memorymap.map import MemoryMap
-from tests.handmade import Part, chunk, memory_map, scan, zone
+from tests.kit.handmade import Part, chunk, memory_map, scan, zone
 
 RULE = "contiguous"
 
@@ -120,3 +120,11 @@ def test_empty_zone_that_is_marked_is_no_finding() -> None:
     """set_zone_contiguous() marks a zone of no blocks, as hot removal leaves it."""
     memory = memory_map(zone(1, 0, 16), zone(2, 4, 0, contiguous=True))
     assert scan(memory, chunk(memory, 0, Part(16, zone=1)), rule=RULE) == []
+
+
+def test_finding_is_about_the_refused_blocks_and_judged_by_the_first() -> None:
+    memory = marked()
+    (finding,) = scan(memory, chunk(memory, 4, Part(12, zone=1), Part(8, zone=2), Part(4, zone=1)), rule=RULE)
+    assert finding.named == ((16, 24),)
+    assert [pfn for pfn in range(32) if finding.covers(pfn)] == list(range(16, 24))
+    assert (finding.of_zone, finding.judged_by) == (False, 16)

@@ -5,53 +5,27 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from mminspect.commands.triage.known import BUGS
+from mminspect.rules.commits import COMMITS
 from mminspect.rules.registry import all_rules, examples
 from tests.conftest import Cli, Scanned, Unpacked
-from tests.examples import EXAMPLES, make
-from tests.support import NAMES, without_consequences
+from tests.kit.examples import EXAMPLES, make
+from tests.kit.support import NAMES, ROOT, without_consequences
 
-CORE = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
-
-# Commits of Linux whose hash and title were seen in mainline. No other may be printed.
-VERIFIED = {
-    "0740a50b9baa": "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-    "122e093c1734": "mm/page_alloc: fix memory map initialization for descending nodes",
-    "1f90a3477df3": "mm: teach pfn_to_online_page() about ZONE_DEVICE section collisions",
-    "2ebc3b68ac40": "mm/mm_init: init holes in the end of the memory map for FLATMEM",
-    "3de360c3fdb3": None,
-    "4b094b7851bf": "mm/page_alloc.c: initialize memmap of unavailable memory directly",
-    "5ec8e8ea8b77": "mm/sparsemem: fix race in accessing memory_section->usage",
-    "61167ad5fecd": "mm: pass nid to reserve_bootmem_region()",
-    "6a9531c3a880": "memblock: fix crash when reserved memory is not added to memory",
-    "6b0868c820ff": "mm/compaction.c: correct zone boundary handling when resetting pageblock skip hints",
-    "6e2b7044c199": "mm, compaction: make fast_isolate_freepages() stay within zone",
-    "73a6e474cb37": "mm: memmap_init: iterate over memblock regions rather that check each PFN",
-    "787af64d05cd": "mm: page_alloc: validate buddy before check its migratetype.",
-    "7b086755fb8c": "mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list",
-    "859a85ddf90e": "mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE",
-    "864b75f9d6b0": None,
-    "907ec5fca3dc": "mm: zero remaining unavailable struct pages",
-    "a4b0bf6a40f3": "x86/efi: defer freeing of boot services memory",
-    "a4d5613c4dc6": "arm: extend pfn_valid to take into account freed memory map alignment",
-    "b3d40a2b6d10": "mm: enforce pageblock_order < MAX_ORDER",
-    "b92df1de5d28": "mm: page_alloc: skip over regions of invalid pfns where possible",
-    "b943f045a9af": "mm/sparse: fix kernel crash with pfn_section_valid check",
-    "be21b32afe47": "mm, compaction: fix fast_isolate_around() to stay within boundaries",
-    "d3921cb8be29": "mm: fix initialization of struct page for holes in memory layout",
-    "dc2da7b45ffe": "mm: memmap defer init doesn't work as expected",
-    "e822969cab48": "mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section",
-    "f85086f95fa3": "mm: don't rely on system state to detect hot-plug operations",
-}
+RULES = sorted(all_rules())
 
 
-@pytest.mark.parametrize("rule", CORE)
+@pytest.mark.parametrize("rule", RULES)
 def test_rule_says_what_it_means_with_an_example(rule: str) -> None:
     found = all_rules()[rule]
     assert found.id == rule
+    assert found.checks
     assert found.summary
     assert "\n" not in found.summary
     assert len(found.documentation.split()) > 60
@@ -68,28 +42,71 @@ def test_rule_describes_each_detail(name: str, scanned: Scanned) -> None:
             assert f"``{key}``" in documentation or f"``detail.{key}``" in documentation, (finding.rule, key)
 
 
-@pytest.mark.parametrize("rule", sorted(all_rules()))
-def test_rule_names_verified_commits_only(rule: str) -> None:
+def test_each_commit_is_there_once_with_its_title_and_release() -> None:
+    titles = [title for title, _ in COMMITS.values()]
+    assert len(set(titles)) == len(titles)
+    for hash, (title, version) in COMMITS.items():
+        assert re.fullmatch("[0-9a-f]{12}", hash)
+        assert ":" in title
+        assert re.fullmatch(r"v\d\.\d+", version)
+
+
+def test_each_commit_is_named_by_a_rule_or_a_known_bug() -> None:
+    named = {commit.hash for rule in all_rules().values() for commit in rule.commits}
+    named |= {commit.hash for bug in BUGS for commit in bug.commits}
+    assert named == set(COMMITS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_says_what_each_commit_has_to_do_with_it(rule: str) -> None:
     for commit in all_rules()[rule].commits:
-        assert commit.hash in VERIFIED
-        assert VERIFIED[commit.hash] in (None, commit.title)
-        assert re.search(r"\(v\d\.\d+\)$", commit.what), commit
+        assert commit.title == COMMITS[commit.hash][0]
+        assert re.search(rf"\w \({re.escape(COMMITS[commit.hash][1])}\)$", commit.what), commit
 
 
-@pytest.mark.parametrize("rule", sorted(all_rules()))
+@pytest.mark.parametrize("rule", RULES)
 def test_documentation_names_no_other_commit(rule: str) -> None:
     hashes = re.findall(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{12}\b", all_rules()[rule].documentation)
-    assert set(hashes) <= set(VERIFIED)
+    assert set(hashes) <= set(COMMITS)
 
 
-def test_core_rules_are_all_there() -> None:
-    assert set(CORE) <= set(all_rules())
+@pytest.mark.parametrize("rule", RULES)
+def test_documentation_names_nothing_that_users_do_not_have(rule: str) -> None:
+    assert not re.search(r"kernel facts|\bbugs? \d|invariant I\d", all_rules()[rule].documentation, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("rule", [r for r in CORE if r != "unreadable"])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "unreadable"])
 def test_rule_names_the_kernel_functions_it_endangers(rule: str) -> None:
     assert all(re.fullmatch(r"\w+", name) for name in all_rules()[rule].functions)
     assert all_rules()[rule].functions
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if "-" in rule])
+def test_no_code_but_a_rules_own_and_the_known_bugs_asks_for_it(rule: str) -> None:
+    """Those whose names are words of the kernel can't be told from these."""
+    package = ROOT / "mminspect"
+    files = {
+        path.relative_to(package)
+        for path in package.rglob("*.py")
+        if re.search(f"""['"]{rule}['"]""", path.read_text(encoding="utf-8"))
+    }
+    assert files <= {Path("rules", f"{rule.replace('-', '_')}.py"), Path("commands", "triage", "known.py")}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [f"mminspect.{name}" for name in ("findings", "rules.registry", "rules.base", "rules.commits")]
+    + [f"mminspect.rules.{rule.replace('-', '_')}" for rule in RULES]
+    + [f"mminspect.render.{path.stem}" for path in (ROOT / "mminspect" / "render").glob("[a-z]*.py")],
+)
+def test_rules_findings_and_renderers_need_no_drgn(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('_drgn' in sys.modules or 'drgn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rules_are_loaded_without_drgn() -> None:
+    code = "import sys; from mminspect.rules.registry import all_rules; all_rules(); sys.exit('_drgn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_rules_lists_them_all(cli: Cli) -> None:
@@ -100,7 +117,7 @@ def test_rules_lists_them_all(cli: Cli) -> None:
         assert rule.summary in done.out
 
 
-@pytest.mark.parametrize("rule", sorted(all_rules()))
+@pytest.mark.parametrize("rule", RULES)
 def test_rules_of_one_tells_all_about_it(rule: str, cli: Cli) -> None:
     done = cli("rules", rule)
     assert (done.status, done.err) == (0, "")
@@ -122,7 +139,7 @@ def test_rules_as_json(cli: Cli) -> None:
 def test_example_is_a_finding_of_its_vmcore(rule: str, unpacked: Unpacked, tmp_path: Path) -> None:
     copy = tmp_path / "core"
     copy.write_bytes(unpacked(EXAMPLES[rule].fixture).read_bytes())
-    assert examples()[rule] == make(rule, copy), "run python -m tests.examples"
+    assert examples()[rule] == make(rule, copy), "run python -m tests.kit.examples"
 
 
 def test_every_rule_of_vmcores_has_an_example() -> None:

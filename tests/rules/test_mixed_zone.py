@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mminspect.memmap.chunk import DEFERRED, EXCLUDED, OFFLINE, POISONED, ZEROED
-from tests.handmade import FLAT, SPARSE, Part, chunk, found, memory_map, scan, zone
+from tests.kit.handmade import FLAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "mixed-zone"
 TWO = memory_map(zone(1, 0, 12), zone(2, 12, 12))
@@ -160,3 +160,35 @@ def test_block_with_a_hole_in_the_middle_is_mixed_across_it() -> None:
 
 def test_layouts_are_what_the_tests_take_them_for() -> None:
     assert SPARSE.pageblock_nr_pages == FLAT.pageblock_nr_pages == 8
+
+
+def test_pages_without_the_link_of_most_of_the_block_are_the_wrong_ones() -> None:
+    inside = scan(TWO, chunk(TWO, 0, Part(2, zone=1), Part(3, zone=2), Part(3, zone=1)), rule=RULE)
+    assert [f.wrong for f in inside] == [((2, 5),)]
+    at_the_start = scan(TWO, chunk(TWO, 0, Part(1, zone=2), Part(7, zone=1)), rule=RULE)
+    assert [f.wrong for f in at_the_start] == [((0, 1),)]
+    # No link has more than half of the block: all pages may be wrong.
+    (half,) = scan(TWO, chunk(TWO, 0, Part(4, zone=1), Part(4, zone=2)), rule=RULE)
+    assert (half.wrong, half.is_wrong_at(0), half.is_wrong_at(7), half.is_wrong_at(8)) == ((), True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "wrong"),
+    [
+        ((Part(2, zone=1), Part(1, state=EXCLUDED), Part(1, zone=2), Part(4, zone=1)), ((3, 4),)),
+        ((Part(1, zone=2), Part(2, state=EXCLUDED), Part(5, zone=1)), ((0, 3),)),
+    ],
+)
+def test_unreadable_pages_count_with_the_first_of_the_block(
+    parts: tuple[Part, ...], wrong: tuple[tuple[int, int], ...]
+) -> None:
+    (finding,) = scan(TWO, chunk(TWO, 0, *parts), rule=RULE)
+    assert finding.wrong == wrong
+
+
+def test_block_is_judged_by_its_first_page_that_its_zone_does_not_span() -> None:
+    (legal,) = scan(TWO, chunk(TWO, 8, Part(4, zone=1), Part(4, zone=2)), rule=RULE)
+    (late,) = scan(TWO, chunk(TWO, 8, Part(6, zone=1), Part(2, zone=2)), rule=RULE)
+    (early,) = scan(TWO, chunk(TWO, 8, Part(2, zone=1), Part(6, zone=2)), rule=RULE)
+    (nowhere,) = scan(TWO, chunk(TWO, 8, Part(2, zone=1), Part(6, zone=7)), rule=RULE)
+    assert [f.judged_by for f in (legal, late, early, nowhere)] == [None, 12, 10, 10]

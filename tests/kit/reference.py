@@ -14,13 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.mmzone import (
-    early_section,
-    online_section,
-    pfn_to_section_nr,
-    present_section,
-    valid_section,
-)
+from drgn.helpers.linux.mmzone import early_section, online_section, pfn_to_section_nr, present_section, valid_section
 
 READABLE = ("", "zeroed", "poisoned", "stale", "deferred")
 JUDGED = ("", "zeroed", "poisoned", "stale")

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from mminspect.memmap.chunk import DEFERRED, EXCLUDED, POISONED, STALE
-from tests.handmade import PGDAT, SPARSE, Part, chunk, found, memory_map, scan, zone
+from tests.kit.handmade import PGDAT, SPARSE, Part, chunk, found, memory_map, scan, zone
 
 RULE = "zone-id"
 MEMORY = memory_map(zone(1, 0, 64))

@@ -27,7 +27,7 @@ from mminspect.signals import SIGNALS
 from mminspect.typeinfo import load as typeinfo
 from mminspect.walk.scan import scan_target
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VMCORES = ROOT / "fixtures" / "vmcores"
 DATA = ROOT / "tests" / "data"
 

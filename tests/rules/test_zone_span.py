@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from mminspect.memmap.chunk import DEFERRED, ZEROED
-from tests.handmade import FLAT, Part, chunk, cut, found, memory_map, scan, zone
+from tests.kit.handmade import FLAT, Part, chunk, cut, found, memory_map, scan, zone
 
 RULE = "zone-span"
 APART = memory_map(zone(1, 8, 8), zone(2, 32, 8))

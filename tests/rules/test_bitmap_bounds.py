@@ -10,7 +10,7 @@ import pytest
 from mminspect.memmap.chunk import DEFERRED, ZEROED
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Zone
-from tests.handmade import FLAT, SPARSE, Part, chunk, cut, found, memory_map, scan, zone
+from tests.kit.handmade import FLAT, SPARSE, Part, chunk, cut, found, memory_map, scan, zone
 
 RULE = "bitmap-bounds"
 BITMAP = 0xF0001000

@@ -3,93 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from mminspect.errors import LayoutError
-from mminspect.findings import Finding, Report
-from tests.conftest import Edited, Opened, Scanned
-from tests.reference import MACHINES
-from tests.support import (
-    AMD64_400M,
-    AMD64_HEALTHY,
-    AMD64_LOW_RAM,
-    AMD64_NUMA,
-    ARM64,
-    I386_HOLE,
-    S390X,
-    CoreEditor,
-    scan_file,
-    summary,
-    without_consequences,
-)
-
-Row = tuple[str, str, int, int]
-
-
-class Fault:
-    """
-    A copy of a dump, and what changes in its report.
-
-    Pages and zones are addressed by means of the untouched dump.
-    """
-
-    def __init__(self, name: str, editor: CoreEditor, prog: Any, before: Report) -> None:
-        self.name, self.editor, self.prog, self.before = name, editor, prog, before
-        self.machine = MACHINES[name]
-        self.size = before.target["struct_page_size"]
-
-    def page(self, pfn: int) -> int:
-        """Get the address of a struct page."""
-        base = "mem_map" if self.machine.flatmem else "vmemmap"
-        return int(self.prog[base].value_()) + pfn * self.size
-
-    def flags_of(self, pfn: int) -> int:
-        """Read ``page->flags``."""
-        order = "little" if self.editor.order == "<" else "big"
-        return int.from_bytes(self.editor.read(self.page(pfn), self.machine.word_bits // 8), order)  # type: ignore[arg-type]
-
-    def fill(self, start: int, end: int, byte: int) -> None:
-        """Fill struct pages with a byte."""
-        for pfn in range(start, end):
-            self.editor.write(self.page(pfn), bytes([byte]) * self.size)
-
-    def link(self, start: int, end: int, node: int, zone: int, reserved: bool = False) -> None:
-        """Let pages link to a zone."""
-        machine = self.machine
-        fields = ((machine.node, node), (machine.zone, zone), ((machine.pg_reserved, 1), int(reserved)))
-        for pfn in range(start, end):
-            flags = self.flags_of(pfn)
-            for (shift, width), value in fields:
-                mask = ((1 << width) - 1) << shift
-                flags = flags & ~mask | value << shift
-            self.editor.write_word(self.page(pfn), flags)
-
-    def zone_member(self, node: int, zone: int, member: str) -> Any:
-        """Get a member of a zone."""
-        try:
-            pgdat = self.prog["node_data"][node]
-        except LookupError:
-            pgdat = self.prog["contig_page_data"].address_of_()
-        return getattr(pgdat.node_zones[zone], member)
-
-    def scan(self) -> Report:
-        """Scan the copy."""
-        return scan_file(self.editor.path)
-
-    def changes(self) -> tuple[list[Finding], set[Row]]:
-        """Scan the copy; give the findings that are new, and what is no longer found."""
-        old, after = summary(self.before.findings), self.scan()
-        new = [without_consequences(f) for f in after.findings if summary([f])[0] not in old]
-        return new, set(old) - set(summary(after.findings))
-
-
-@pytest.fixture
-def plant(edited: Edited, opened: Opened, scanned: Scanned) -> Any:
-    """Give a copy of a stored vmcore to plant faults in."""
-    return lambda name: Fault(name, edited(name), opened(name)[0].prog, scanned(name))
-
+from tests.conftest import Plant
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, S390X, summary
 
 # A pageblock in the middle of a zone, per dump: (block, node, zone, zone name).
 PLACES = {
@@ -102,7 +20,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_poisoned_pages(name: str, plant: Any) -> None:
+def test_poisoned_pages(name: str, plant: Plant) -> None:
     fault = plant(name)
     block, node, zone, zone_name = PLACES[name]
     fault.fill(block + 0x10, block + 0x14, 0xFF)
@@ -132,7 +50,7 @@ def test_poisoned_pages(name: str, plant: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_zeroed_pages(name: str, plant: Any) -> None:
+def test_zeroed_pages(name: str, plant: Plant) -> None:
     fault = plant(name)
     block, node, zone, _ = PLACES[name]
     fault.fill(block + 0x10, block + 0x14, 0)
@@ -153,7 +71,7 @@ def test_zeroed_pages(name: str, plant: Any) -> None:
     assert kinds == ["zeroed"]
 
 
-def test_zeroed_page_beyond_every_zone_is_a_warning(plant: Any) -> None:
+def test_zeroed_page_beyond_every_zone_is_a_warning(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.fill(0x17000, 0x17001, 0)
     new, gone = fault.changes()
@@ -167,7 +85,7 @@ def test_zeroed_page_beyond_every_zone_is_a_warning(plant: Any) -> None:
     ]
 
 
-def test_stale_pages(plant: Any) -> None:
+def test_stale_pages(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.fill(0x2010, 0x2012, 0xEE)
     fault.fill(0x2012, 0x2014, 0xDD)
@@ -183,7 +101,7 @@ def test_stale_pages(plant: Any) -> None:
 
 
 @pytest.mark.parametrize(("reserved", "severity"), [(False, "error"), (True, "warning")])
-def test_wrong_zone(plant: Any, reserved: bool, severity: str) -> None:
+def test_wrong_zone(plant: Plant, reserved: bool, severity: str) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.link(0x2010, 0x2014, 0, 2, reserved)
     new, gone = fault.changes()
@@ -196,7 +114,7 @@ def test_wrong_zone(plant: Any, reserved: bool, severity: str) -> None:
     assert new[1].detail == {"linked": [0, 2], "spanned_by": [[0, 1]], "reserved": reserved}
 
 
-def test_wrong_zone_at_a_blocks_end_is_not_hidden_and_breaks_contiguous(plant: Any) -> None:
+def test_wrong_zone_at_a_blocks_end_is_not_hidden_and_breaks_contiguous(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.link(0x21FF, 0x2200, 0, 2)
     new, gone = fault.changes()
@@ -210,7 +128,7 @@ def test_wrong_zone_at_a_blocks_end_is_not_hidden_and_breaks_contiguous(plant: A
     assert {f.rule: f.detail for f in new}["mixed-zone"]["hidden"] is False
 
 
-def test_whole_block_of_a_wrong_zone_is_not_mixed(plant: Any) -> None:
+def test_whole_block_of_a_wrong_zone_is_not_mixed(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.link(0x2000, 0x2200, 0, 2)
     new, gone = fault.changes()
@@ -221,7 +139,7 @@ def test_whole_block_of_a_wrong_zone_is_not_mixed(plant: Any) -> None:
     ]
 
 
-def test_zone_id_out_of_the_array(plant: Any) -> None:
+def test_zone_id_out_of_the_array(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.link(0x2010, 0x2014, 0, 7, reserved=True)
     new, gone = fault.changes()
@@ -233,7 +151,7 @@ def test_zone_id_out_of_the_array(plant: Any) -> None:
     assert (new[1].detail["zone_id"], new[1].detail["node"]) == (7, 0)
 
 
-def test_wrong_node_that_exists(plant: Any) -> None:
+def test_wrong_node_that_exists(plant: Plant) -> None:
     fault = plant(AMD64_NUMA)
     fault.link(0x8010, 0x8014, 1, 1)
     new, gone = fault.changes()
@@ -245,7 +163,7 @@ def test_wrong_node_that_exists(plant: Any) -> None:
     assert new[1].detail == {"linked": [1, 1], "spanned_by": [[0, 1]], "reserved": False}
 
 
-def test_wrong_node_that_does_not_exist(plant: Any) -> None:
+def test_wrong_node_that_does_not_exist(plant: Plant) -> None:
     fault = plant(AMD64_NUMA)
     fault.link(0x8010, 0x8014, 7, 1)
     new, gone = fault.changes()
@@ -257,7 +175,7 @@ def test_wrong_node_that_does_not_exist(plant: Any) -> None:
     assert (new[1].node, new[1].detail["node"], new[1].detail["zone_struct"]) == (7, 7, None)
 
 
-def test_hole_that_is_not_reserved(plant: Any) -> None:
+def test_hole_that_is_not_reserved(plant: Plant) -> None:
     fault = plant(AMD64_LOW_RAM)
     fault.link(0x7FE8, 0x7FE9, 0, 2, reserved=False)
     new, gone = fault.changes()
@@ -266,7 +184,7 @@ def test_hole_that_is_not_reserved(plant: Any) -> None:
     assert new[1].detail["reserved"] is False
 
 
-def test_pfn_0_that_is_not_reserved(plant: Any) -> None:
+def test_pfn_0_that_is_not_reserved(plant: Plant) -> None:
     fault = plant(AMD64_400M)
     fault.link(0, 1, 0, 0, reserved=False)
     new, gone = fault.changes()
@@ -274,7 +192,7 @@ def test_pfn_0_that_is_not_reserved(plant: Any) -> None:
     assert summary(new) == [("zone-span", "error", 0, 1)]
 
 
-def test_section_without_bitmap(plant: Any) -> None:
+def test_section_without_bitmap(plant: Plant) -> None:
     fault = plant(AMD64_400M)
     section = fault.prog["mem_section"][0][1]
     fault.editor.write_word(section.usage.address_, 0)
@@ -284,7 +202,7 @@ def test_section_without_bitmap(plant: Any) -> None:
     assert new[0].detail == {"missing": True, "section": 1}
 
 
-def test_flatmem_zone_without_bitmap(plant: Any) -> None:
+def test_flatmem_zone_without_bitmap(plant: Plant) -> None:
     fault = plant(I386_HOLE)
     fault.editor.write_word(fault.zone_member(0, 1, "pageblock_flags").address_, 0)
     new, gone = fault.changes()
@@ -296,7 +214,7 @@ def test_flatmem_zone_without_bitmap(plant: Any) -> None:
     assert [f.detail for f in new] == [{"missing": True, "linked": [0, 1]}] * 2
 
 
-def test_flatmem_page_of_a_zone_above_it_wraps(plant: Any) -> None:
+def test_flatmem_page_of_a_zone_above_it_wraps(plant: Plant) -> None:
     fault = plant(I386_HOLE)
     fault.link(0x2010, 0x2011, 0, 2)
     new, gone = fault.changes()
@@ -312,7 +230,7 @@ def test_flatmem_page_of_a_zone_above_it_wraps(plant: Any) -> None:
     assert new[1].detail["bitmap"] == fault.zone_member(0, 2, "pageblock_flags").value_()
 
 
-def test_contiguous_forced_over_a_hole_between_sections(plant: Any) -> None:
+def test_contiguous_forced_over_a_hole_between_sections(plant: Plant) -> None:
     fault = plant(AMD64_LOW_RAM)
     fault.editor.write(fault.zone_member(0, 1, "contiguous").address_, b"\1")
     new, gone = fault.changes()
@@ -324,7 +242,7 @@ def test_contiguous_forced_over_a_hole_between_sections(plant: Any) -> None:
     assert sum(end - start for start, end in blocks) == 0x100000 - 0x7E00
 
 
-def test_contiguous_forced_over_zeroed_pages(plant: Any) -> None:
+def test_contiguous_forced_over_zeroed_pages(plant: Plant) -> None:
     fault = plant(I386_HOLE)
     fault.editor.write(fault.zone_member(0, 1, "contiguous").address_, b"\1")
     new, gone = fault.changes()
@@ -334,7 +252,7 @@ def test_contiguous_forced_over_zeroed_pages(plant: Any) -> None:
     assert (blocks[0][0], blocks[-1][1], sum(e - s for s, e in blocks)) == (0xA000, 0xA400, 0x400)
 
 
-def test_zone_that_lost_its_end(plant: Any) -> None:
+def test_zone_that_lost_its_end(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     fault.editor.write_word(fault.zone_member(0, 1, "spanned_pages").address_, 0x12600 - 0x1000)
     new, gone = fault.changes()
@@ -343,7 +261,7 @@ def test_zone_that_lost_its_end(plant: Any) -> None:
     assert {(f.rule, f.detail["problem"]) for f in new[:-1]} == {("zone-pages", "present"), ("zone-pages", "counted")}
 
 
-def test_deferred_initialisation_is_a_note_and_nothing_else(plant: Any) -> None:
+def test_deferred_initialisation_is_a_note_and_nothing_else(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     pgdat = fault.prog["node_data"][0]
     fault.editor.write_word(pgdat.first_deferred_pfn.address_, 0x12000)
@@ -355,7 +273,7 @@ def test_deferred_initialisation_is_a_note_and_nothing_else(plant: Any) -> None:
     assert new[0].detail["kind"] == "deferred"
 
 
-def test_deferred_initialisation_finds_pages_that_were_initialised_early(plant: Any) -> None:
+def test_deferred_initialisation_finds_pages_that_were_initialised_early(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     pgdat = fault.prog["node_data"][0]
     fault.editor.write_word(pgdat.first_deferred_pfn.address_, 0x12000)
@@ -370,7 +288,7 @@ def test_deferred_initialisation_finds_pages_that_were_initialised_early(plant: 
     ]
 
 
-def test_layout_that_fits_no_page_is_refused(plant: Any) -> None:
+def test_layout_that_fits_no_page_is_refused(plant: Plant) -> None:
     """Calibration: no page of zone Normal decodes to it."""
     fault = plant(AMD64_HEALTHY)
     fault.editor.write_word(fault.zone_member(0, 2, "zone_start_pfn").address_, 0x12681)

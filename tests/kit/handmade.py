@@ -14,9 +14,9 @@ from mminspect.memmap.chunk import INITIALIZED, Chunk
 from mminspect.memorymap.layout import FLATMEM, SPARSEMEM_VMEMMAP, Field, Layout, PageFlagsLayout, StructPage
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.memorymap.zones import Node, Zone
+from mminspect.memorymap.zones import FreeArea, Node, Zone, ZoneState
 from mminspect.rules.registry import all_rules
-from mminspect.walk.engine import Scan
+from mminspect.walk.engine import Scan, check_map
 
 PG_RESERVED = 13
 PGDAT = 0xFFFF888000100000
@@ -145,3 +145,13 @@ def scan(memory: MemoryMap, *chunks: Chunk, rule: str | None = None) -> list[Fin
 def found(memory: MemoryMap, *parts: Part, rule: str, start: int = 0) -> list[tuple[str, int, int]]:
     """Apply a rule to adjacent pages; give (severity, start, end) of its findings."""
     return [(f.severity, f.start_pfn, f.end_pfn) for f in scan(memory, chunk(memory, start, *parts), rule=rule)]
+
+
+def apply_to_map(memory: MemoryMap, rule: str) -> list[Finding]:
+    """Apply what a rule checks without struct pages."""
+    return check_map(memory, [all_rules()[rule]])
+
+
+def zone_state(**more: Any) -> ZoneState:
+    """Make the state of a zone of node 0."""
+    return ZoneState(**{"free_areas": (FreeArea(0, (), (), ()),), "locked": False, "node": 0, "pgdat": PGDAT, **more})

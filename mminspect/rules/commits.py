@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kernel commits that rules and known bugs name, each once. Hash, title and version were verified in mainline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Commit(NamedTuple):
+    """
+    A kernel commit, as somebody names it.
+
+    :ivar what: What it has to do with that, and the first release that has it.
+    """
+
+    hash: str
+    title: str
+    what: str
+
+
+# Title and first release by hash.
+COMMITS = {
+    "0740a50b9baa": (
+        "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
+        "v5.12",
+    ),
+    "122e093c1734": ("mm/page_alloc: fix memory map initialization for descending nodes", "v5.14"),
+    "1f90a3477df3": ("mm: teach pfn_to_online_page() about ZONE_DEVICE section collisions", "v5.12"),
+    "2ebc3b68ac40": ("mm/mm_init: init holes in the end of the memory map for FLATMEM", "v6.15"),
+    "4b094b7851bf": ("mm/page_alloc.c: initialize memmap of unavailable memory directly", "v5.6"),
+    "5ec8e8ea8b77": ("mm/sparsemem: fix race in accessing memory_section->usage", "v6.8"),
+    "61167ad5fecd": ("mm: pass nid to reserve_bootmem_region()", "v6.5"),
+    "6a9531c3a880": ("memblock: fix crash when reserved memory is not added to memory", "v6.8"),
+    "6b0868c820ff": (
+        "mm/compaction.c: correct zone boundary handling when resetting pageblock skip hints",
+        "v5.1",
+    ),
+    "6e2b7044c199": ("mm, compaction: make fast_isolate_freepages() stay within zone", "v5.12"),
+    "73a6e474cb37": ("mm: memmap_init: iterate over memblock regions rather that check each PFN", "v5.8"),
+    "787af64d05cd": ("mm: page_alloc: validate buddy before check its migratetype.", "v5.18"),
+    "7b086755fb8c": ("mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list", "v6.6"),
+    "859a85ddf90e": ("mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE", "v5.15"),
+    "907ec5fca3dc": ("mm: zero remaining unavailable struct pages", "v4.20"),
+    "a4b0bf6a40f3": ("x86/efi: defer freeing of boot services memory", "v7.0"),
+    "b3d40a2b6d10": ("mm: enforce pageblock_order < MAX_ORDER", "v5.18"),
+    "b943f045a9af": ("mm/sparse: fix kernel crash with pfn_section_valid check", "v5.7"),
+    "be21b32afe47": ("mm, compaction: fix fast_isolate_around() to stay within boundaries", "v6.2"),
+    "dc2da7b45ffe": ("mm: memmap defer init doesn't work as expected", "v5.11"),
+    "e822969cab48": ("mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section", "v5.6"),
+    "f85086f95fa3": ("mm: don't rely on system state to detect hot-plug operations", "v5.9"),
+}
+
+
+def commit(hash: str, what: str, also: str = "") -> Commit:
+    """
+    Name a commit.
+
+    :param hash: One of :data:`COMMITS`.
+    :param what: What it has to do with the rule or bug.
+    :param also: Other releases that have it.
+    """
+    title, version = COMMITS[hash]
+    return Commit(hash, title, f"{what} ({version}{', ' + also if also else ''})")
