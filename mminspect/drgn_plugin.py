@@ -17,6 +17,8 @@ from drgn.commands import argument, command
 from mminspect import scan
 from mminspect.errors import MminspectError
 from mminspect.findings import Report
+from mminspect.render.formats import REPORT_FORMATS
+from mminspect.render.style import Style
 
 
 @command(
@@ -29,8 +31,6 @@ from mminspect.findings import Report
     arguments=(argument("action", choices=["scan"], help="what to do"),),
 )
 def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Report | None:
-    from mminspect.render.formats import REPORT_FORMATS, Style
-
     try:
         report = scan(prog)
     except MminspectError as e:

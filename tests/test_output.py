@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.cli.output import open_output
+from mminspect.cli.output import open_output, style
 from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_HEALTHY
 
@@ -99,17 +99,15 @@ def test_all_streams_into_a_pipe_that_is_closed(unpacked: Unpacked) -> None:
 
 
 def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mminspect.cli import run as cli
-
     class Terminal:
         def isatty(self) -> bool:
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert cli._style(Terminal()).color  # type: ignore[arg-type]
+    assert style(Terminal()).color  # type: ignore[arg-type]
     monkeypatch.setenv("TERM", "dumb")
-    assert not cli._style(Terminal()).color  # type: ignore[arg-type]
+    assert not style(Terminal()).color  # type: ignore[arg-type]
 
 
 def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:

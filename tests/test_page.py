@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from drgn import FaultError, Object
 
-from mminspect.commands.owner import Entry, FreeLists, flag_names, holder
-from mminspect.commands.page import PageInspector
-from mminspect.kernel.identify import what_is
+from mminspect.commands import struct_page
+from mminspect.commands.owner import holder
+from mminspect.commands.page import describe
+from mminspect.commands.struct_page import Entry, flag_names, read_entry
+from mminspect.kernel.kernel import Kernel
 from mminspect.layout.pagetypes import page_type
-from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import INITIALIZED
 from mminspect.memmap.columns import free_pages, int_column
-from mminspect.memmap.reader import Memmap
-from mminspect.program.target import Target
-from mminspect.render.table import write_pages
-from tests.conftest import Cli, Opened, Scanned, Unpacked
+from mminspect.render.page import write_pages
+from tests.conftest import Cli, Kernels, Scanned, Unpacked
 from tests.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
 
 Inspect = Callable[[str, int], dict[str, Any]]
@@ -40,12 +39,11 @@ PAGES = {
 
 
 @pytest.fixture
-def inspect(opened: Opened) -> Inspect:
+def inspect(kernels: Kernels) -> Inspect:
     """Give what is known of one page of a stored vmcore."""
 
     def get(name: str, pfn: int) -> dict[str, Any]:
-        target, _ = opened(name)
-        return page_inspector(target).inspect(pfn, pfn + 1)[0]
+        return describe(kernels(name), pfn, pfn + 1)[0]
 
     return get
 
@@ -74,10 +72,8 @@ def test_neighbours_on_both_sides_of_a_node_boundary(inspect: Inspect) -> None:
     assert next(item for item in first["neighbours"] if item["boundary"] == "page start")["before"] is None
 
 
-def test_free_page_says_which_list_it_is_on(opened: Opened, inspect: Inspect) -> None:
-    target, _ = opened(AMD64_HEALTHY)
-    memory = read_memory_map(target)
-    lists = FreeLists(target.prog, memory)
+def test_free_page_says_which_list_it_is_on(kernels: Kernels, inspect: Inspect) -> None:
+    kernel = kernels(AMD64_HEALTHY)
     found = 0
     for pfn in range(0x4000, 0x12000, 0x400):
         buddy = inspect(AMD64_HEALTHY, pfn)["buddy"]
@@ -91,8 +87,8 @@ def test_free_page_says_which_list_it_is_on(opened: Opened, inspect: Inspect) ->
         assert inner["head_pfn"] <= pfn + 1 < inner["head_pfn"] + (1 << inner["order"])
     assert found
     # A page whose links lead nowhere is on no list.
-    empty = memory.sections[0].mem_map & ((1 << 64) - 1)
-    assert "broken" in lists.find(empty)
+    empty = kernel.memory.sections[0].mem_map & ((1 << 64) - 1)
+    assert "broken" in kernel.free_lists.find(empty)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +103,8 @@ def test_free_page_says_which_list_it_is_on(opened: Opened, inspect: Inspect) ->
         (AMD64_400M, 0xF0000000 - (1 << 32), "buddy"),
     ],
 )
-def test_page_types(name: str, mapcount: int, kind: str, opened: Opened) -> None:
-    assert page_type(opened(name)[0], mapcount) == kind
+def test_page_types(name: str, mapcount: int, kind: str, kernels: Kernels) -> None:
+    assert page_type(kernels(name).target, mapcount) == kind
 
 
 class OtherKernel:
@@ -187,36 +183,32 @@ def test_text_stays_within_60_columns(name: str, inspect: Inspect) -> None:
     assert "None" not in out.getvalue()
 
 
-def test_garbage_breaks_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_breaks_nothing(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry whose compound head and lists lead out of memory is shown as far as it can be."""
-    target, _ = opened(AMD64_HEALTHY)
-    memory = read_memory_map(target)
-    memmap = Memmap(target.prog, memory)
-    inspector = PageInspector(target, memory, memmap, what_is(target, memory))
-    read = memmap.entry
+    kernel = Kernel(kernels(AMD64_HEALTHY).target, kernels(AMD64_HEALTHY).types)
+    read = kernel.memmap.entry
 
     def torn(pfn: int, section: Any) -> bytes:
         return b"\x01" * len(read(pfn, section))
 
-    monkeypatch.setattr(memmap, "entry", torn)
-    page = inspector.inspect(0x2000, 0x2001)[0]
-    assert page["refcount"] == 0x01010101
+    monkeypatch.setattr(kernel.memmap, "entry", torn)
+    assert describe(kernel, 0x2000, 0x2001)[0]["refcount"] == 0x01010101
 
     def no_head(page: Any) -> Any:
         raise FaultError("gone", 0)
 
-    monkeypatch.setattr("mminspect.commands.page.compound_head", no_head)
-    monkeypatch.setattr("mminspect.commands.page.PageCompound", lambda page: True)
-    page = inspector.inspect(0x2000, 0x2001)[0]
-    assert page["compound"] == {"part": "unknown"}
-    assert page["owner"] == "unknown: the compound page that it is in can't be told"
+    monkeypatch.setattr(struct_page, "compound_head", no_head)
+    monkeypatch.setattr(struct_page, "PageCompound", lambda page: True)
+    found = describe(kernel, 0x2000, 0x2001)[0]
+    assert found["compound"] == {"part": "unknown"}
+    assert found["owner"] == "unknown: the compound page that it is in can't be told"
 
     def gone(pfn: int, section: Any) -> bytes:
         raise FaultError("gone", 0)
 
-    monkeypatch.setattr(memmap, "entry", gone)
+    monkeypatch.setattr(kernel.memmap, "entry", gone)
     with pytest.raises(FaultError):
-        inspector.inspect(0x2000, 0x2001)
+        describe(kernel, 0x2000, 0x2001)
 
 
 def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
@@ -229,35 +221,28 @@ def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, 
             ]
 
 
-def page_inspector(target: Target) -> PageInspector:
-    memory = read_memory_map(target)
-    return PageInspector(target, memory, Memmap(target.prog, memory), what_is(target, memory))
-
-
-def test_owners_add_up_to_what_the_guest_counted(opened: Opened) -> None:
+def test_owners_add_up_to_what_the_guest_counted(kernels: Kernels) -> None:
     """vm_stat[] of the guest had NR_ANON_MAPPED 29, NR_FILE_PAGES and NR_SHMEM 507, NR_PAGETABLE 89."""
-    target, _ = opened(AMD64_400M)
-    inspector = page_inspector(target)
-    memory = read_memory_map(target)
+    kernel = kernels(AMD64_400M)
+    memory = kernel.memory
     counts: dict[str, int] = Counter()
-    for chunk in Memmap(target.prog, memory).chunks():
+    for chunk in kernel.memmap.chunks():
         section = memory.section(chunk.start_pfn)
         assert section is not None
         used = int_column(chunk, memory.layout, memory.layout.refcount_offset) != 0
         used &= ~chunk.reserved(memory.layout, chunk.start_pfn, chunk.end_pfn) & (chunk.state == INITIALIZED)
         for index in np.flatnonzero(used).tolist():
-            counts[str(holder(target, inspector.read_entry(chunk.start_pfn + index, section))).split(" (")[0]] += 1
+            counts[str(holder(kernel, read_entry(kernel, chunk.start_pfn + index, section))).split(" (")[0]] += 1
     assert counts["anonymous memory"] == 29
     assert counts["the page cache: shmem or tmpfs"] == 507
     assert counts["a page table"] == 89
 
 
-def test_tail_has_the_owner_of_its_head(opened: Opened) -> None:
-    target, _ = opened(AMD64_400M)
-    inspector = page_inspector(target)
-    memory = read_memory_map(target)
+def test_tail_has_the_owner_of_its_head(kernels: Kernels) -> None:
+    kernel = kernels(AMD64_400M)
+    memory = kernel.memory
     tails = 0
-    pages = {page["pfn"]: page for page in inspector.inspect(0x4000, 0x4080)}
+    pages = {page["pfn"]: page for page in describe(kernel, 0x4000, 0x4080)}
     for page in pages.values():
         if page.get("compound", {}).get("part") != "tail":
             continue
@@ -265,7 +250,7 @@ def test_tail_has_the_owner_of_its_head(opened: Opened) -> None:
         head = page["compound"]["head_pfn"]
         section = memory.section(head)
         assert section is not None
-        assert page["owner"] == f"compound page at {head:#x}: {holder(target, inspector.read_entry(head, section))}"
+        assert page["owner"] == f"compound page at {head:#x}: {holder(kernel, read_entry(kernel, head, section))}"
         assert page["slab"] == pages[head]["slab"]
         # The order in the first tail's word is no flags.
         assert page["flags"] == ""
@@ -286,9 +271,9 @@ def test_tail_has_the_owner_of_its_head(opened: Opened) -> None:
     ],
 )
 def test_flags_have_one_name_a_bit(
-    names: str, kind: str | None, anon: bool, tail: bool, expected: str, opened: Opened
+    names: str, kind: str | None, anon: bool, tail: bool, expected: str, kernels: Kernels
 ) -> None:
-    prog = opened(AMD64_400M)[0].prog
+    prog = kernels(AMD64_400M).prog
     flags = 0x5 << 60
     for name in names.split():
         flags |= 1 << prog[f"PG_{name}"].value_()
@@ -311,31 +296,38 @@ def test_flags_have_one_name_a_bit(
         (0x1, {"kind": "guard"}, "page type guard"),
     ],
 )
-def test_mapping_tells_the_owner(mapping: int, changes: dict[str, Any], expected: str | None, opened: Opened) -> None:
-    target, _ = opened(AMD64_400M)
-    page = Object(target.prog, "struct page *", 0)
-    entry = Entry(page, (1,), 0, refcount=1, mapcount=-1, mapping=mapping, kind=None, slab=False)
-    assert holder(target, replace(entry, **changes)) == expected
+def test_mapping_tells_the_owner(mapping: int, changes: dict[str, Any], expected: str | None, kernels: Kernels) -> None:
+    kernel = kernels(AMD64_400M)
+    entry = Entry(
+        Object(kernel.prog, "struct page *", 0),
+        (1,),
+        0,
+        refcount=1,
+        mapcount=-1,
+        mapping=mapping,
+        kind=None,
+        slab=False,
+    )
+    assert holder(kernel, replace(entry, **changes)) == expected
 
 
-def test_mapcount_is_the_number_of_mappings(opened: Opened) -> None:
-    target, _ = opened(AMD64_400M)
-    inspector = page_inspector(target)
-    memory = read_memory_map(target)
+def test_mapcount_is_the_number_of_mappings(kernels: Kernels) -> None:
+    kernel = kernels(AMD64_400M)
+    memory = kernel.memory
     seen = set()
-    for page in inspector.inspect(0x2B80, 0x2BC0):
+    for page in describe(kernel, 0x2B80, 0x2BC0):
         section = memory.section(page["pfn"])
         assert section is not None
-        raw = inspector.read_entry(page["pfn"], section).mapcount
+        raw = read_entry(kernel, page["pfn"], section).mapcount
         assert page["mapcount"] == (None if page["page_type"] else raw + 1)
         seen.add(page["mapcount"])
     assert {0, 1} <= seen
 
 
-def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, opened: Opened) -> None:
-    target, _ = opened(AMD64_HEALTHY)
-    memory = read_memory_map(target)
-    for chunk in Memmap(target.prog, memory).chunks():
+def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, kernels: Kernels) -> None:
+    kernel = kernels(AMD64_HEALTHY)
+    memory = kernel.memory
+    for chunk in kernel.memmap.chunks():
         free = free_pages(chunk, memory.layout)
         large = free.at[free.order == memory.layout.max_order] if free is not None else []
         if len(large):

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where reports and captures are written: stdout, or a file that appears only when all of it is written."""
+"""
+Where output goes: stdout, or a file that appears only when all of it is written; messages to stderr.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, TextIO
 
+import click
+
 from mminspect.errors import MminspectError
+from mminspect.render.style import Style
 
 # As many links as the kernel follows.
 MAX_LINKS = 40
@@ -29,6 +35,27 @@ def stdout() -> TextIO:
     if out is None:
         raise MminspectError("the standard output is closed; open it, or give a file with -o")
     return out
+
+
+def style(out: IO[str]) -> Style:
+    """Find out what a stream can show."""
+    if not out.isatty():
+        return Style()
+    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Style(shutil.get_terminal_size().columns, color)
+
+
+def say(message: str) -> None:
+    """Write a message to stderr."""
+    try:
+        click.echo(f"mminspect: {message}", err=True)
+    except OSError:
+        discard(2)
+
+
+def discard(fd: int) -> None:
+    """Keep Python from writing at exit what could not be written now."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def _own_descriptor(path: str) -> int | None:

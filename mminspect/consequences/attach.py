@@ -3,7 +3,7 @@
 Add consequences to findings.
 
 Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
-Of the many findings of a rule, those that are alike in what decides are judged once.
+Findings of one rule that agree in every input of the model are evaluated once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from typing import Any, NamedTuple
 
 from drgn import FaultError
 
-from mminspect.consequences.guards import Kernel, read_kernel
+from mminspect.consequences.guards import Kernel as Guards
+from mminspect.consequences.guards import read_kernel
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, WARNING, Finding
+from mminspect.kernel.kernel import Kernel
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import OFFLINE, UNREADABLE_REASONS, Chunk
 from mminspect.memmap.columns import int_column
-from mminspect.memmap.reader import Memmap
-from mminspect.memorymap.map import MemoryMap
-from mminspect.program.target import Target
-from mminspect.rules.base import WhatIs
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -50,21 +48,19 @@ class Brief(NamedTuple):
     deadly: Outcome | None
 
 
-class Judge:
+class Outcomes:
     """
     Says what the kernel would do with a page.
 
-    :param memory: The kernel's memory map.
-    :param memmap: Reads its struct pages.
-    :param look: Says what lives at an address.
+    :ivar guards: What of the kernel decides that.
     """
 
-    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: WhatIs) -> None:
-        self.kernel: Kernel = read_kernel(target)
-        self._memory = memory
-        self._prog = target.prog
-        self._memmap = memmap
-        self._look = look
+    def __init__(self, kernel: Kernel) -> None:
+        self.guards: Guards = read_kernel(kernel.target)
+        self._memory = kernel.memory
+        self._prog = kernel.prog
+        self._memmap = kernel.memmap
+        self._identify = kernel.identify
         self._windows: dict[tuple[int, int], Chunk] = {}
         self._around: dict[tuple[int, int], tuple[Page, Page, Page] | None] = {}
         self._cases: dict[Hashable, Brief] = {}
@@ -102,13 +98,13 @@ class Judge:
         state = int(chunk.state[index])
         if state in UNREADABLE_REASONS:
             return None
-        layout, kernel = self._memory.layout, self.kernel
+        layout, guards = self._memory.layout, self.guards
         flags = int(chunk.flags[index])
         buddy = False
-        if kernel.buddy_mapcount is not None:
+        if guards.buddy_mapcount is not None:
             mapcount = int(int_column(chunk, layout, layout.mapcount_offset)[index])
-            buddy = mapcount == kernel.buddy_mapcount & 0xFFFFFFFF
-        lru = kernel.pg_lru is not None and bool(flags >> kernel.pg_lru & 1)
+            buddy = mapcount == guards.buddy_mapcount & 0xFFFFFFFF
+        lru = guards.pg_lru is not None and bool(flags >> guards.pg_lru & 1)
         return Page(pfn, int(chunk.link[index]), state, bool(flags >> layout.pg_reserved & 1), lru, buddy)
 
     def place(self, pfn: int) -> Place | None:
@@ -126,11 +122,11 @@ class Judge:
         if around is None:
             return None
         section = self._memory.section(pfn)
-        return Place(self._memory, self.kernel, page, zone, *around, section, self._in_subsection(pfn))
+        return Place(self._memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
 
     def _in_subsection(self, pfn: int) -> bool | None:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
-        if not self.kernel.checks_subsections:
+        if not self.guards.checks_subsections:
             return None
         nr = pfn * self._memory.layout.page_size >> SUBSECTION_SHIFT
         if nr not in self._subsections:
@@ -187,7 +183,7 @@ class Judge:
             harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
-            self._cases[case] = Brief(harm, fatal(outcomes, self.kernel))
+            self._cases[case] = Brief(harm, fatal(outcomes, self.guards))
         return self._cases[case]
 
     def _case(self, place: Place) -> Hashable:
@@ -213,7 +209,7 @@ class Judge:
             block,
         )
 
-    def outcomes(self, pfn: int) -> list[Outcome]:
+    def of(self, pfn: int) -> list[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
         try:
             place = self.place(pfn)
@@ -226,7 +222,7 @@ class Judge:
     def _with_object(self, item: Outcome) -> Outcome:
         if item.address is None:
             return item
-        there = self._look(item.address).get("text", "unknown memory")
+        there = self._identify(item.address).get("text", "unknown memory")
         return replace(item, why=f"{item.why}, {there}")
 
     def wrong_page(self, finding: Finding) -> int:
@@ -246,7 +242,7 @@ class Judge:
         return pfn
 
 
-def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
+def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]:
     """
     Add ``detail.consequences`` to findings, and make errors of warnings that the kernel would not survive.
 
@@ -264,15 +260,15 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
             yield _with_consequences(finding, {"consequences": []}, None, "")
             continue
         done[finding.rule] += 1
-        pfn = judge.wrong_page(finding)
+        pfn = outcomes.wrong_page(finding)
         if done[finding.rule] > MAX_PER_RULE:
-            brief = judge.brief(pfn)
+            brief = outcomes.brief(pfn)
             more = {"consequences": brief.harm if brief is not None else [], "consequences_abridged": True}
             yield _with_consequences(finding, more, brief.deadly if brief is not None else None, "")
             continue
         if pfn not in known:
-            known[pfn] = judge.outcomes(pfn)
-        deadly = fatal(known[pfn], judge.kernel)
+            known[pfn] = outcomes.of(pfn)
+        deadly = fatal(known[pfn], outcomes.guards)
         more = {"consequences": [item.as_dict() for item in known[pfn]]}
         yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
 

@@ -17,7 +17,8 @@ Example: ``mminspect --pageblock-order 10 scan`` on a kernel whose pageblocks ha
 from __future__ import annotations
 
 from mminspect.rules.base import Rule, never_described, no_matches
-from mminspect.walk.proc import RULE_ID
+
+RULE_ID = "proc-disagrees"
 
 RULE = Rule(
     RULE_ID,

@@ -1,100 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the running kernel says of its memory in ``/proc``, and where that disagrees with its memory map."""
+"""Where what the running kernel says in ``/proc`` disagrees with its memory map."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 from mminspect.findings import ERROR, Finding
+from mminspect.kernel.proc import ProcFiles, parse_system_ram, parse_zoneinfo
 from mminspect.layout.orders import read_pagetypeinfo
 from mminspect.memorymap.map import MemoryMap
-from mminspect.memorymap.ranges import Range, merge, subtract
-
-RULE_ID = "proc-disagrees"
-MEMORY_BLOCKS = Path("/sys/devices/system/memory")
-
-
-class ZoneInfo(NamedTuple):
-    """A zone in ``/proc/zoneinfo``. ``start_pfn`` is ``None`` for zones without present pages."""
-
-    node: int
-    name: str
-    spanned: int
-    present: int
-    start_pfn: int | None
-
-
-@dataclass(frozen=True)
-class ProcFiles:
-    """
-    The text of the kernel's files; empty where one can't be read.
-
-    :ivar offline: Pfn ranges of memory blocks that are offline.
-    """
-
-    zoneinfo: str
-    pagetypeinfo: str
-    iomem: str
-    offline: tuple[Range, ...] = ()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
-def read_proc_files(page_size: int) -> ProcFiles:
-    """Read the files. Root is needed for most of them."""
-    offline: list[Range] = []
-    size_text = _read(str(MEMORY_BLOCKS / "block_size_bytes")).strip()
-    if size_text:
-        pages = int(size_text, 16) // page_size
-        for block in MEMORY_BLOCKS.glob("memory[0-9]*"):
-            if _read(str(block / "state")).strip() != "online":
-                number = int(block.name[len("memory") :])
-                offline.append((number * pages, (number + 1) * pages))
-    return ProcFiles(_read("/proc/zoneinfo"), _read("/proc/pagetypeinfo"), _read("/proc/iomem"), tuple(merge(offline)))
-
-
-def parse_zoneinfo(text: str) -> list[ZoneInfo]:
-    """Parse ``/proc/zoneinfo``."""
-    result = []
-    for part in re.split(r"^(?=Node \d+, zone)", text, flags=re.MULTILINE):
-        head = re.match(r"Node (\d+), zone\s+(\S+)", part)
-        if head is None:
-            continue
-        numbers = {
-            name: int(match.group(1)) if (match := re.search(rf"^\s+{name}:?\s+(\d+)$", part, re.MULTILINE)) else None
-            for name in ("spanned", "present", "start_pfn")
-        }
-        if numbers["spanned"] is not None and numbers["present"] is not None:
-            result.append(
-                ZoneInfo(
-                    int(head.group(1)), head.group(2), numbers["spanned"], numbers["present"], numbers["start_pfn"]
-                )
-            )
-    return result
-
-
-def parse_system_ram(text: str, page_size: int) -> list[Range]:
-    """
-    Parse ``/proc/iomem``.
-
-    :return: Pfn ranges of whole pages of System RAM, ascending. Empty if the addresses are hidden (not root).
-    """
-    ranges = []
-    for match in re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM", text, re.MULTILINE):
-        start, end = int(match.group(1), 16), int(match.group(2), 16) + 1
-        low, high = -(-start // page_size), end // page_size
-        if low < high:
-            ranges.append((low, high))
-    return merge(ranges)
+from mminspect.memorymap.ranges import subtract
+from mminspect.rules.proc_disagrees import RULE_ID
 
 
 def disagreements(memory: MemoryMap, files: ProcFiles) -> Iterator[Finding]:

@@ -5,21 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-)
+from typing import Any
 
 from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
-from mminspect.program.target import Target
 from mminspect.rules.base import Rule
-from mminspect.typeinfo.load import TypeSource
-from mminspect.walk.spill import Findings
-
-if TYPE_CHECKING:
-    pass
 from mminspect.walk.engine import Scan
+from mminspect.walk.spill import Findings
 
 
 def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
@@ -44,9 +37,9 @@ def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], se
     }
 
 
-def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dict[str, Any]:
+def describe_target(kernel: Kernel) -> dict[str, Any]:
     """Describe the kernel and its layout, as the report's ``target`` has it."""
-    layout = memory.layout
+    target, layout = kernel.target, kernel.memory.layout
     flags = layout.flags
     return {
         "kind": target.kind,
@@ -58,7 +51,7 @@ def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dic
         "pageblock_order": layout.pageblock_order,
         "pageblock_order_from": layout.pageblock_order_from,
         "bits_per_pageblock": layout.bits_per_pageblock,
-        "types_from": types.types_from,
+        "types_from": kernel.types.types_from,
         "page_flags_layout": {
             "section": {"shift": flags.section.shift, "width": flags.section.width},
             "node": {"shift": flags.node.shift, "width": flags.node.width},
@@ -88,16 +81,13 @@ def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
     ]
 
 
-def _report(
-    target: Target,
-    memory: MemoryMap,
-    types: TypeSource,
-    scan: Scan,
-    rules: Sequence[Rule],
-    findings: Sequence[Finding],
-    start: float,
-) -> Report:
-    summary = summarize(scan, rules, findings, time.monotonic() - start)
-    if scan.stopped:
+def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Sequence[Finding], start: float) -> Report:
+    """
+    Make the report of a walk.
+
+    :param start: When it began, by :func:`time.monotonic`.
+    """
+    summary = summarize(walk, rules, findings, time.monotonic() - start)
+    if walk.stopped:
         summary["partial"] = True
-    return Report(describe_target(target, memory, types), describe_zones(memory), summary, findings)
+    return Report(describe_target(kernel), describe_zones(kernel.memory), summary, findings)
