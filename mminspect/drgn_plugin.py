@@ -17,8 +17,8 @@ from drgn.commands import argument, command
 from mminspect import scan
 from mminspect.errors import MminspectError
 from mminspect.findings import Report
-from mminspect.render.formats import REPORT_FORMATS
 from mminspect.render.style import Style
+from mminspect.render.table import write_report
 
 
 @command(
@@ -36,5 +36,5 @@ def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     except MminspectError as e:
         print(f"mminspect: {e}", file=sys.stderr)
         return None
-    REPORT_FORMATS["table"](report, sys.stdout, Style())
+    write_report(report, sys.stdout, Style())
     return report

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from mminspect.cli.output import open_output, style
+from mminspect.cli.output import open_output
+from mminspect.render.style import style_of
 from tests.conftest import Cli, Unpacked
 from tests.support import AMD64_HEALTHY
 
@@ -105,9 +106,9 @@ def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert style(Terminal()).color  # type: ignore[arg-type]
+    assert style_of(Terminal()).color  # type: ignore[arg-type]
     monkeypatch.setenv("TERM", "dumb")
-    assert not style(Terminal()).color  # type: ignore[arg-type]
+    assert not style_of(Terminal()).color  # type: ignore[arg-type]
 
 
 def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:

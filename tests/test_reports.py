@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from mminspect.findings import Finding, Report
-from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.render.formats import report_writer
+from mminspect.render.style import Style
 from tests.conftest import Cli, Scanned, Unpacked
 from tests.support import (
     AMD64_400M,
@@ -188,7 +189,7 @@ def test_table_in_a_pipe_is_neither_wrapped_nor_coloured(cli: Cli, unpacked: Unp
 def rendered(report: Report, style: Style) -> list[str]:
     """Render a table."""
     out = io.StringIO()
-    REPORT_FORMATS["table"](report, out, style)
+    report_writer("table")(report, out, style)
     return out.getvalue().splitlines()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from typing import IO, Any, TextIO
 import click
 
 from mminspect.errors import MminspectError
-from mminspect.render.style import Style
 
 # As many links as the kernel follows.
 MAX_LINKS = 40
@@ -35,14 +33,6 @@ def stdout() -> TextIO:
     if out is None:
         raise MminspectError("the standard output is closed; open it, or give a file with -o")
     return out
-
-
-def style(out: IO[str]) -> Style:
-    """Find out what a stream can show."""
-    if not out.isatty():
-        return Style()
-    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Style(shutil.get_terminal_size().columns, color)
 
 
 def say(message: str) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from mminspect.cli.output import stdout, style
+from mminspect.cli.output import stdout
 from mminspect.cli.progress import ProgressBar
 from mminspect.commands import page
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import open_kernel
 from mminspect.render import json_
 from mminspect.render import page as text
+from mminspect.render.style import style_of
 
 
 def run(inputs: Inputs, pages: str, format_: str) -> None:
@@ -19,4 +20,4 @@ def run(inputs: Inputs, pages: str, format_: str) -> None:
     if format_ == "json":
         json_.write(data, stdout())
     else:
-        text.write_pages(data, stdout(), style(stdout()).width)
+        text.write_pages(data, stdout(), style_of(stdout()).width)

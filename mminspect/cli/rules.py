@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from mminspect.cli.output import stdout, style
+from mminspect.cli.output import stdout
 from mminspect.kernel.inputs import Inputs
 from mminspect.render import json_, table
+from mminspect.render.style import style_of
 from mminspect.rules.registry import catalogue, select_rules
 
 
@@ -17,4 +18,4 @@ def run(inputs: Inputs, rule: str | None, format_: str) -> None:
     elif rule:
         table.write_rule(data[0], stdout())
     else:
-        table.write_rules(data, stdout(), style(stdout()).width)
+        table.write_rules(data, stdout(), style_of(stdout()).width)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mminspect import signals
 from mminspect.cli import status
-from mminspect.cli.output import check_writable, say, style
+from mminspect.cli.output import check_writable, say
 from mminspect.cli.session import Session
 from mminspect.kernel.inputs import Inputs
-from mminspect.render.formats import REPORT_FORMATS
+from mminspect.render.formats import report_writer
+from mminspect.render.style import style_of
 from mminspect.rules.registry import select_rules
 from mminspect.walk.limits import Limits
 
@@ -30,12 +29,13 @@ def run(
 ) -> int:
     """Scan a kernel and write the report; return the exit status."""
     rules = select_rules(select, ignore)
+    write = report_writer(format_)
     check_writable(output, inputs.files)
     with Session(inputs, output, user) as session:
         stopper = signals.Stopper() if partial else None
         report = session.scan(rules, Limits(max_rate, stopper, jobs))
         with session.output() as out:
-            REPORT_FORMATS[format_](report, out, replace(style(out), verbose=verbose))
+            write(report, out, style_of(out)._replace(verbose=verbose))
     found = fail_on != "never" and report.count(fail_on)
     if stopper is not None and stopper.status is not None:
         say(f"{stopper.message}: the report is of the part that was walked")

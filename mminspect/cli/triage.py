@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from mminspect.cli import status
-from mminspect.cli.output import check_writable, open_output, say, style
+from mminspect.cli.output import check_writable, open_output, say
 from mminspect.commands.triage.run import triage
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import open_kernel
 from mminspect.render import json_
+from mminspect.render.style import style_of
 from mminspect.render.triage import write_triage
 
 
@@ -48,5 +49,5 @@ def run(inputs: Inputs, vmcores: tuple[str, ...], format_: str, fail_on: str, ou
         else:
             for number, data in enumerate(data for data in results if "error" not in data):
                 out.write("\n" if number else "")
-                write_triage(data, out, style(out).width)
+                write_triage(data, out, style_of(out).width)
     return code

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import click
 
-from mminspect.cli.output import check_writable, stdout, style
+from mminspect.cli.output import check_writable, stdout
 from mminspect.cli.session import Session
 from mminspect.commands.watch import changes
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
-from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
+from mminspect.render.formats import CHANGE_FORMATS, changes_writer, report_writer
+from mminspect.render.style import style_of
 from mminspect.rules.registry import select_rules
 from mminspect.walk.limits import Limits
 
@@ -34,18 +35,20 @@ def run(
     if output is not None and format_ in CHANGE_FORMATS:
         raise click.UsageError("-o goes with --format prometheus; the other formats are streams on stdout")
     check_writable(output, inputs.files)
+    write_changes = changes_writer(format_) if format_ in CHANGE_FORMATS else None
+    write_report = report_writer(format_)
     with Session(inputs, output, user) as session:
         before: Sequence[Finding] = ()
         done = 0
         while True:
             begin = time.monotonic()
             report = session.scan(rules, Limits(max_rate))
-            if format_ in CHANGE_FORMATS:
-                CHANGE_FORMATS[format_](changes(before, report.findings), stdout(), style(stdout()))
+            if write_changes is not None:
+                write_changes(changes(before, report.findings), stdout(), style_of(stdout()))
                 before = report.findings
             else:
                 with session.output() as out:
-                    REPORT_FORMATS[format_](report, out, style(out))
+                    write_report(report, out, style_of(out))
             if output is None:
                 stdout().flush()
             done += 1

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from mminspect.cli.output import stdout, style
+from mminspect.cli.output import stdout
 from mminspect.commands.zones import zones
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import open_kernel
 from mminspect.render import json_, table
+from mminspect.render.style import style_of
 
 
 def run(inputs: Inputs, format_: str) -> None:
@@ -17,4 +18,4 @@ def run(inputs: Inputs, format_: str) -> None:
     if format_ == "json":
         json_.write(data, stdout())
     else:
-        table.write_overview(data, stdout(), style(stdout()).width)
+        table.write_overview(data, stdout(), style_of(stdout()).width)

@@ -1,25 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The formats of reports and of changes, by the names that users give them."""
+"""
+The formats of reports and of changes, by the names that users give them.
+
+Each is a file of this package that is imported when its format is asked for. It has ``write_report``, ``write_changes``
+or both; they take what to write, a text stream, and what the stream can show.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import IO, Callable
+from typing import IO, TYPE_CHECKING, Callable
 
-from mminspect.commands.watch import Change
-from mminspect.findings import Report
-from mminspect.render import csv_, json_, prometheus, table
-from mminspect.render.style import Style
+if TYPE_CHECKING:
+    from mminspect.commands.watch import Change
+    from mminspect.findings import Report
+    from mminspect.render.style import Style
 
-# The default is first.
-REPORT_FORMATS: dict[str, Callable[[Report, IO[str], Style], None]] = {
-    "table": lambda report, out, style: table.write_report(report, out, style.width, style.color, style.verbose),
-    "json": lambda report, out, style: json_.write_report(report, out),
-    "ndjson": lambda report, out, style: json_.write_findings(report, out),
-    "csv": lambda report, out, style: csv_.write_findings(report, out),
-    "prometheus": lambda report, out, style: prometheus.write_report(report, out),
-}
-CHANGE_FORMATS: dict[str, Callable[[Sequence[Change], IO[str], Style], None]] = {
-    "table": lambda changes, out, style: table.write_changes(changes, out, style.width, style.color),
-    "ndjson": lambda changes, out, style: json_.write_lines((change.as_dict() for change in changes), out),
-}
+    ReportWriter = Callable[[Report, IO[str], Style], None]
+    ChangesWriter = Callable[[Sequence[Change], IO[str], Style], None]
+
+# The file of each format. The default is first.
+REPORT_FORMATS = {"table": "table", "json": "json_", "ndjson": "ndjson", "csv": "csv_", "prometheus": "prometheus"}
+CHANGE_FORMATS = {"table": "table", "ndjson": "ndjson"}
+
+
+def report_writer(format_: str) -> ReportWriter:
+    """Get the function that writes a report in a format."""
+    writer: ReportWriter = importlib.import_module(f"mminspect.render.{REPORT_FORMATS[format_]}").write_report
+    return writer
+
+
+def changes_writer(format_: str) -> ChangesWriter:
+    """Get the function that writes changes between scans in a format."""
+    writer: ChangesWriter = importlib.import_module(f"mminspect.render.{CHANGE_FORMATS[format_]}").write_changes
+    return writer

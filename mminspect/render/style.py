@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import shutil
+from typing import IO, NamedTuple
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """
     What an output stream can show.
 
@@ -19,3 +20,11 @@ class Style:
     width: int | None = None
     color: bool = False
     verbose: bool = False
+
+
+def style_of(out: IO[str]) -> Style:
+    """Find out what a stream can show."""
+    if not out.isatty():
+        return Style()
+    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Style(shutil.get_terminal_size().columns, color)

@@ -13,6 +13,7 @@ import click
 
 from mminspect.commands.watch import Change
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
+from mminspect.render.style import Style
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -78,12 +79,9 @@ def _write_line(text: str, out: IO[str], width: int | None) -> None:
     out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
 
 
-def write_report(report: Report, out: IO[str], width: int | None, color: bool, verbose: bool = False) -> None:
-    """
-    Write target, findings and summary.
-
-    :param verbose: Also what the kernel would do with each finding.
-    """
+def write_report(report: Report, out: IO[str], style: Style) -> None:
+    """Write target, findings and summary."""
+    width, color = style.width, style.color
     target, summary = report.target, report.summary
     order = target["pageblock_order"]
     _write_line(
@@ -103,7 +101,7 @@ def write_report(report: Report, out: IO[str], width: int | None, color: bool, v
         if more > 0:
             out.write(f"{plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
         out.write("\n")
-    if verbose:
+    if style.verbose:
         for finding in islice(report.findings, MAX_FINDINGS):
             _write_finding_consequences(finding, out, width, color)
     counts = ", ".join(plural(number, severity) for severity, number in summary["by_severity"].items())
@@ -152,15 +150,15 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
             out.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ") + "\n")
 
 
-def write_changes(changes: Sequence[Change], out: IO[str], width: int | None, color: bool) -> None:
+def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
     """Write what is new and what is gone, as ``mminspect watch`` shows it; nothing where nothing changed."""
     rows = [
-        (change.event, _severity(f, color), f.rule, hex_range(f.start_pfn, f.end_pfn), f.message)
+        (change.event, _severity(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), f.message)
         for change in changes
         for f in (change.finding,)
     ]
     if rows:
-        write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, width)
+        write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, style.width)
 
 
 def _severity(finding: Finding, color: bool) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Callable
+from dataclasses import asdict
+from typing import Callable, NamedTuple
 
 from drgn import FaultError
 
@@ -72,8 +72,7 @@ def confirm(kernel: Kernel, rules: Sequence[Rule], found: Sequence[Finding], aft
     return [finding for finding in found if _identity(finding) in again]
 
 
-@dataclass
-class LiveScan:
+class LiveScan(NamedTuple):
     """
     The result of a scan of the running kernel.
 

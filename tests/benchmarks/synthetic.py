@@ -26,7 +26,8 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.render.formats import report_writer
+from mminspect.render.style import Style
 from mminspect.rules.registry import all_rules
 from mminspect.typeinfo.load import TypeSource
 from mminspect.walk.engine import Scan
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     found = scan.findings(jobs=jobs, outcomes=Outcomes(kernel))
     scanned = seconds()
     with open(os.devnull, "w") as out:
-        REPORT_FORMATS["json"](Report({}, [], summarize(scan, rules, found, 0), found), out, Style())  # type: ignore[arg-type]
+        report_writer("json")(Report({}, [], summarize(scan, rules, found, 0), found), out, Style())  # type: ignore[arg-type]
     result = {
         "pages": scan.pages_examined,
         "findings": len(found),
