@@ -36,7 +36,7 @@ def interval(context: click.Context, parameter: click.Parameter, value: str) -> 
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", value.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0
     if not 0 < seconds <= MAX_INTERVAL:
-        raise click.BadParameter(f"{value!r} is no interval up to a year; give for example 30s, 5m or 1h")
+        raise click.BadParameter(f"{value!r} is not an interval of up to a year; give for example 30s, 5m or 1h")
     return seconds
 
 

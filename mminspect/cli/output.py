@@ -73,7 +73,7 @@ def check_writable(path: str | None, inputs: Sequence[str | None] = ()) -> None:
         stdout()
         return
     if not path:
-        raise MminspectError("an empty name is no output file")
+        raise MminspectError("the name of the output file is empty")
     if _own_descriptor(path) is not None:
         return
     directory = os.path.dirname(path) or "."
@@ -95,7 +95,8 @@ def open_output(path: str | None, binary: bool = False) -> Iterator[IO[Any]]:
 
     A regular file is made beside its final place and is moved there at the end. On failure nothing is left. A
     symbolic link at the final place is replaced, not followed, so that nobody can plant one. A path that stands for
-    an open descriptor of this process, such as ``/dev/stdout``, and what is no regular file are written directly.
+    an open descriptor of this process, such as ``/dev/stdout``, is written directly, and so is anything that isn't a
+    regular file.
 
     :param path: Path, ``None`` or ``-`` for stdout.
     :param binary: Whether bytes are written.

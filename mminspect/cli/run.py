@@ -29,7 +29,7 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        # The help that click shows when there are no arguments. Before click 8.2 it is no exception.
+        # Without arguments click shows help. Before click 8.2 that wasn't an exception.
         if type(e).__name__ == "NoArgsIsHelpError":
             e.show()
             sys.exit(e.exit_code)

@@ -153,7 +153,7 @@ COMMANDS = (
     ),
     Command(
         "capture",
-        help="Write a small vmcore that holds just what an analysis reads.",
+        help="Write a small vmcore that holds only what an analysis reads.",
         params=[output_option("The new vmcore; .gz, .xz or .zst compresses it.", required=True)],
     ),
     Command(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Captures: small vmcores that hold just what an analysis reads.
+Captures: small vmcores that hold only what an analysis reads.
 
 A second program is laid over the target whose every read is passed on and recorded. It is scanned; then
 the ranges that were read are copied into a new ELF core with virtual addresses, so that it needs no page tables.

@@ -109,7 +109,7 @@ def _owner(kernel: Kernel, entry: Entry, head: Entry | None, state: int, known: 
         have = holder(kernel, head) if head is not None else None
         return f"compound page at {compound['head_pfn']:#x}: {have or 'its owner is unknown'}"
     if compound.get("part") == "unknown":
-        return "unknown: the compound page that it is in can't be told"
+        return "unknown: its compound page can't be determined"
     listed = "" if kernel.memory_with_lists.per_cpu else "on a per-CPU list, or "
     return (
         holder(kernel, entry)
@@ -122,7 +122,7 @@ def holder(kernel: Kernel, entry: Entry) -> str | None:
     Say in words who has a page that is not free.
 
     :param entry: Its struct page; of a compound page, that of the head.
-    :return: ``None`` if nothing tells.
+    :return: ``None`` if unknown.
     """
     if entry.slab:
         cache = slab_cache(kernel.prog, entry.page)

@@ -24,7 +24,7 @@ def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
 
     :param text: A pfn, a physical address, the address of a struct page, a kernel virtual address, or a range
         ``START-END`` (half-open) of two of a kind. The first of these kinds that fits is taken.
-    :return: (first pfn, pfn behind the last, how it was understood).
+    :return: (first pfn, pfn after the last, how it was understood).
     :raises MminspectError: if it is none of these.
     """
     memory = kernel.memory
@@ -35,10 +35,10 @@ def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
             f"{text!r}: neither a number nor a range START-END; give pfns or addresses, hexadecimal with 0x"
         )
     first = _number(match.group(1))
-    # A range is half-open: its end can lie behind all memory, its last byte or page can't.
+    # A range is half-open: its end can lie after all memory, its last byte or page can't.
     last = first if match.group(2) is None else _number(match.group(2)) - 1
     if last < first:
-        raise MminspectError(f"{text}: a range is START-END, END behind START")
+        raise MminspectError(f"{text}: a range is START-END, END after START")
     if memory.section(first) is not None and memory.section(last) is None:
         raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
     _refuse_offline(kernel, text, first)

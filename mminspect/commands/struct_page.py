@@ -65,7 +65,7 @@ class Entry:
     :ivar mapcount: ``_mapcount``, signed: one less than there are mappings.
     :ivar mapping: ``page->mapping``. It means something else in a page of a type or a slab cache, and in tails.
     :ivar kind: What :func:`page_type` returns.
-    :ivar slab: Whether it is of a slab cache. ``None`` if that can't be told.
+    :ivar slab: Whether it is of a slab cache. ``None`` if unknown.
     """
 
     page: Object

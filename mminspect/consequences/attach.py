@@ -2,8 +2,8 @@
 """
 Add consequences to findings.
 
-Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
-Findings of one rule that agree in every input of the model are evaluated once.
+Each finding gets the consequences of one page: the first that is wrong in it. Its pageblock's first and last entry are
+read again. Findings of one rule that agree in every input of the model are evaluated once.
 """
 
 from __future__ import annotations

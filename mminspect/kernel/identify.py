@@ -33,7 +33,7 @@ def identify(target: Target, memory: MemoryMap, address: int) -> dict[str, objec
             "symbol": symbol.name,
             "offset": offset,
         }
-    # The struct page tells whose the memory is, also where the target doesn't hold the memory itself.
+    # The struct page shows whose memory it is, even where the target doesn't hold the memory itself.
     pfn = virtual_to_pfn(target, memory, address)
     if pfn is not None:
         return _identify_page(target, memory, pfn, address)
@@ -56,7 +56,7 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | Non
         except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError, TargetError):
             continue
         except Exception as e:
-            # drgn has no narrower one for a kernel that doesn't tell where its direct mapping is, as 5.10.
+            # drgn raises a plain Exception for a kernel that doesn't say where its direct mapping is, as 5.10.
             if type(e) is not Exception:
                 raise
             continue

@@ -20,7 +20,7 @@ class Resource(NamedTuple):
     A line of ``/proc/iomem``.
 
     :ivar start: First byte.
-    :ivar end: Byte behind the last.
+    :ivar end: Byte after the last.
     :ivar depth: How many others it is in.
     """
 
@@ -62,12 +62,12 @@ def resource_path(found: Sequence[Resource], address: int) -> list[str]:
 
 def memblock_regions(prog: Program, address: int) -> list[str] | None:
     """
-    Tell which lists of memblock have a physical address.
+    Find the lists of memblock that have a physical address.
 
     :return: ``memory``, ``reserved``; ``None`` where the kernel gave memblock's memory back after boot.
     """
     try:
-        # memblock is in the init section unless CONFIG_ARCH_KEEP_MEMBLOCK is set; there is no variable that tells.
+        # memblock is in the init section unless CONFIG_ARCH_KEEP_MEMBLOCK is set, and no variable shows whether it is.
         start, end = prog.symbol("__init_begin").address, prog.symbol("__init_end").address
         memblock = prog["memblock"]
         if memblock.address_ is None or start <= memblock.address_ < end:

@@ -30,7 +30,7 @@ def _migratetype(page: dict[str, Any]) -> str:
 
 def _compound(compound: dict[str, Any]) -> str:
     if compound["part"] == "unknown":
-        return "can't be told"
+        return "can't be determined"
     return f"{compound['part']}, head {compound['head_pfn']:#x}, order {compound['order']}"
 
 

@@ -43,7 +43,7 @@ def write_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[s
         # tabulate makes a column two wider than its header.
         used = sum(max([len(header) + 2, *column]) for header, column in zip(headers[:-1], zip(*plain)))
         limits[-1] = max(MIN_MESSAGE_WIDTH, width - used - 2 * (len(headers) - 1))
-    # Numbers stay as they are written; "0x10" and "1e5" are no numbers to tabulate.
+    # Numbers stay as they are written; tabulate must not parse "0x10" and "1e5".
     text = tabulate(rows, headers, tablefmt="simple", maxcolwidths=limits, disable_numparse=True)
     out.write(text + "\n")
 
@@ -115,7 +115,7 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
     )
     if summary.get("transient"):
         transient = plural(summary["transient"], "finding")
-        _write_line(f"{transient} not shown: a second read didn't show them again", out, width)
+        _write_line(f"{transient} omitted: a second read did not confirm them", out, width)
     if summary.get("partial"):
         _write_line("stopped early: not all of memory was examined", out, width)
 
@@ -136,7 +136,7 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
         why = item.get("why", "so many findings of one rule: the reasons are left out; 'mminspect page PFN' has them")
         if "commit" in item:
             commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
-            why += f". Only the source tells whether this kernel has {commit}"
+            why += f". Only the source shows whether this kernel has {commit}"
         groups.setdefault((item["outcome"], why), []).append(item["function"])
     rows = [(outcome, ", ".join(functions), why) for (outcome, why), functions in groups.items()]
     rows.sort(key=lambda row: row[0] in ("safe", "refuses"))
@@ -206,7 +206,7 @@ def write_overview(data: dict[str, Any], out: IO[str], width: int | None) -> Non
 def write_rules(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
     """Write the catalogue, a line per rule."""
     write_table([(r["id"], r["summary"]) for r in data], ("rule", "what it finds"), out, width)
-    out.write("\n'mminspect rules RULE' tells all about one.\n")
+    out.write("\n'mminspect rules RULE' shows all about one.\n")
 
 
 def write_rule(data: dict[str, Any], out: IO[str]) -> None:

@@ -78,7 +78,7 @@ class LiveScan(NamedTuple):
 
     :ivar kernel: The kernel as it was during the walk.
     :ivar walk: The walk that counted the pages.
-    :ivar transient: Findings that a second read didn't show again.
+    :ivar transient: Findings that a second read did not confirm.
     """
 
     kernel: Kernel

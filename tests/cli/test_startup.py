@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mminspect.cli.startup import SESSION_PLUGINS, installed_plugins, start_fast
+from mminspect.cli.usage import COMMANDS
 from tests.conftest import Unpacked
 from tests.support import AMD64_HEALTHY
 
@@ -40,9 +43,17 @@ def loaded(*arguments: str, **variables: str) -> set[str]:
     return set(done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_what_needs_no_kernel_loads_no_drgn(option: str) -> None:
-    assert not loaded(option) & {"_drgn", "numpy"}
+@pytest.mark.parametrize("words", ["--help", "--version", *(f"{command.name} --help" for command in COMMANDS)])
+def test_what_needs_no_kernel_loads_no_drgn(words: str) -> None:
+    modules = loaded(*words.split())
+    assert "click" in modules
+    assert not modules & {"_drgn", "numpy"}
+
+
+def test_every_command_has_a_file_that_takes_its_options() -> None:
+    for command in COMMANDS:
+        run = importlib.import_module(f"mminspect.cli.{command.name}").run
+        assert list(inspect.signature(run).parameters) == ["inputs", *(p.name for p in command.params)]
 
 
 def test_scan_loads_no_helpers_commands_or_tables_that_it_does_not_use(unpacked: Unpacked) -> None:

@@ -116,7 +116,7 @@ def test_garbage_breaks_nothing(kernels: Kernels, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(struct_page, "PageCompound", lambda page: True)
     found = describe(kernel, 0x2000, 0x2001)[0]
     assert found["compound"] == {"part": "unknown"}
-    assert found["owner"] == "unknown: the compound page that it is in can't be told"
+    assert found["owner"] == "unknown: its compound page can't be determined"
 
     def gone(pfn: int, section: Any) -> bytes:
         raise FaultError("gone", 0)
