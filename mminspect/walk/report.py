@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.findings import SEVERITIES, Report
 from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Rule
@@ -15,22 +15,17 @@ from mminspect.walk.engine import Scan
 from mminspect.walk.spill import Findings
 
 
-def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def summarize(walk: Scan, rules: Sequence[Rule], findings: Findings, seconds: float) -> dict[str, Any]:
     """Count pages and findings, as the report's ``summary`` has it."""
     by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
     by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
-    if not isinstance(findings, Findings):
-        counted = Findings()
-        for finding in findings:
-            counted.add(finding)
-        findings = counted
     for rule_id, (number, pages) in findings.by_rule.items():
         by_rule[rule_id] = {"findings": number, "pages": pages}
     by_severity.update(findings.by_severity)
     return {
-        "pages_examined": scan.pages_examined,
-        "pages_unreadable": scan.pages_unreadable,
-        "pageblocks": scan.pageblocks,
+        "pages_examined": walk.pages_examined,
+        "pages_unreadable": walk.pages_unreadable,
+        "pageblocks": walk.pageblocks,
         "by_rule": by_rule,
         "by_severity": by_severity,
         "elapsed_seconds": round(seconds, 3),
@@ -81,7 +76,7 @@ def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
     ]
 
 
-def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Sequence[Finding], start: float) -> Report:
+def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Findings, start: float) -> Report:
     """
     Make the report of a walk.
 

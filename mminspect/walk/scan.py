@@ -17,6 +17,7 @@ from mminspect.walk import live, parallel
 from mminspect.walk.engine import Progress, Scan
 from mminspect.walk.limits import Limits
 from mminspect.walk.report import make_report
+from mminspect.walk.spill import Findings
 
 # Pages from which on more than one process is faster: 32 GiB of 4 KiB pages, 4 GiB where they are compressed.
 MANY_PAGES = 1 << 23
@@ -74,7 +75,9 @@ def _scan_live(
     start: float,
 ) -> Report:
     result = live.scan(kernel, rules, limits, progress)
-    findings = list(attach(result.findings, Outcomes(result.kernel)))
+    findings = Findings()
+    for finding in attach(result.findings, Outcomes(result.kernel)):
+        findings.add(finding)
     report = make_report(result.kernel, result.walk, rules, findings, start)
     report.summary["transient"] = result.transient
     return report
