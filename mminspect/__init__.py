@@ -42,11 +42,9 @@ def scan(
     :raises mminspect.errors.MminspectError: if the kernel can't be analysed.
     """
     # Imported here so that "import mminspect" costs nothing.
-    from mminspect.program import open as target
+    from mminspect.kernel.kernel import from_program
     from mminspect.rules.registry import select_rules
-    from mminspect.typeinfo import load as typeinfo
-    from mminspect.walk.scan import scan_target
+    from mminspect.walk import scan as walk
 
-    opened = target.from_program(prog)
     rules = select_rules(select, ignore)
-    return scan_target(opened, typeinfo.load(opened), rules, pageblock_order)
+    return walk.scan(from_program(prog, pageblock_order), rules)

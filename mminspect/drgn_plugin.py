@@ -17,6 +17,8 @@ from drgn.commands import argument, command
 from mminspect import scan
 from mminspect.errors import MminspectError
 from mminspect.findings import Report
+from mminspect.render.style import Style
+from mminspect.render.table import write_report
 
 
 @command(
@@ -29,12 +31,10 @@ from mminspect.findings import Report
     arguments=(argument("action", choices=["scan"], help="what to do"),),
 )
 def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> Report | None:
-    from mminspect.render.formats import REPORT_FORMATS, Style
-
     try:
         report = scan(prog)
     except MminspectError as e:
         print(f"mminspect: {e}", file=sys.stderr)
         return None
-    REPORT_FORMATS["table"](report, sys.stdout, Style())
+    write_report(report, sys.stdout, Style())
     return report

@@ -17,8 +17,8 @@ class Stopped(BaseException):
     """
     A signal ends the program.
 
-    No ``Exception``, so that only the command line catches it; nor a ``KeyboardInterrupt``, of which click makes
-    something of its own.
+    Derives from ``BaseException`` so that only the command line catches it, and not from ``KeyboardInterrupt``, which
+    click handles itself.
 
     :ivar status: Exit status.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interrupts and the like: one line, the right exit status, nothing left behind."""
+"""Signals that end the program: one line, the right exit status, no files left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from mminspect.errors import LostError, Stopped
 
-# What a signal makes of the program, and the exit status that a shell would give.
+# How a signal ends the program, and the exit status that a shell would give.
 SIGNALS = {
     signal.SIGHUP: ("hung up", 129),
     signal.SIGINT: ("interrupted", 130),
@@ -73,9 +73,9 @@ _BUS_ERROR_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_lost)
 
 def quit_on_bus_error() -> None:
     """
-    Let access to a part of a mapped file that is no longer there, or that its disk can't read, end the program.
+    End the program on access to a part of a mapped file that is gone or that the disk can't read.
 
-    A handler of Python's own would run after the access has succeeded, thus never.
+    A Python handler would run only after the access has succeeded, which is never.
     """
     ctypes.CDLL(None).signal(int(signal.SIGBUS), _BUS_ERROR_HANDLER)
 

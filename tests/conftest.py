@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mminspect.findings import Report
+from mminspect.kernel.kernel import Kernel
 from mminspect.program.target import Target
 from mminspect.typeinfo.load import TypeSource
-from mminspect.walk.scan import scan_target
+from mminspect.walk.scan import scan
 from tests.kit.planted import Fault
 from tests.kit.support import VMCORES, CoreEditor, Done, open_core, run_here
 
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 Unpacked = Callable[[str], Path]
+Kernels = Callable[[str], Kernel]
 Opened = Callable[[str], tuple[Target, TypeSource]]
 Scanned = Callable[[str], Report]
 Edited = Callable[[str], CoreEditor]
@@ -51,11 +53,11 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
 
 
 @pytest.fixture(scope="session")
-def opened(unpacked: Unpacked) -> Opened:
-    """Give a stored vmcore as a target with types."""
-    known: dict[str, tuple[Target, TypeSource]] = {}
+def kernels(unpacked: Unpacked) -> Kernels:
+    """Give the kernel of a stored vmcore."""
+    known: dict[str, Kernel] = {}
 
-    def get(name: str) -> tuple[Target, TypeSource]:
+    def get(name: str) -> Kernel:
         if name not in known:
             known[name] = open_core(unpacked(name))
         return known[name]
@@ -64,13 +66,19 @@ def opened(unpacked: Unpacked) -> Opened:
 
 
 @pytest.fixture(scope="session")
-def scanned(opened: Opened) -> Scanned:
+def opened(kernels: Kernels) -> Opened:
+    """Give a stored vmcore as a target with types."""
+    return lambda name: (kernels(name).target, kernels(name).types)
+
+
+@pytest.fixture(scope="session")
+def scanned(kernels: Kernels) -> Scanned:
     """Give the report of a stored vmcore."""
     known: dict[str, Report] = {}
 
     def get(name: str) -> Report:
         if name not in known:
-            known[name] = scan_target(*opened(name))
+            known[name] = scan(kernels(name))
         return known[name]
 
     return get

@@ -225,7 +225,7 @@ def test_module_that_cannot_be_loaded_is_one_line_and_no_bug(unpacked: Unpacked)
     )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("mminspect: a part of the program can't be loaded, or there is too little memory for it: ")
+    assert line.startswith("mminspect: a module can't be loaded, perhaps for lack of memory: ")
     assert "please report it" not in line
 
 

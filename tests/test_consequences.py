@@ -11,18 +11,15 @@ from typing import Any
 import pytest
 
 from mminspect.consequences import attach as attach_
-from mminspect.consequences.attach import Judge, attach
+from mminspect.consequences.attach import Outcomes, attach
 from mminspect.consequences.guards import Guards, read_guards
 from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
 from mminspect.findings import TARGET, ZONE, Finding
-from mminspect.kernel.identify import what_is
-from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED
-from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.render.table import write_consequences
-from tests.conftest import Cli, Opened, Scanned
+from tests.conftest import Cli, Kernels, Opened, Scanned
 from tests.kit.handmade import FLAT, SPARSE, memory_map, zone
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, NAMES, S390X
 
@@ -269,7 +266,8 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_facts_of_stored_kernels(name: str, opened: Opened) -> None:
-    kernel = read_guards(opened(name)[0])
+    target = opened(name)[0]
+    kernel = read_guards(target.vmcoreinfo.release, target.has_function)
     facts = (kernel.debug_vm, kernel.get_checks_span, kernel.moves_whole_blocks, kernel.around_checks_block)
     assert facts == KERNELS[name]
 
@@ -310,11 +308,10 @@ def test_writes_outside_name_address_and_object(scanned: Scanned) -> None:
 
 
 @pytest.mark.parametrize("name", [AMD64_400M, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, S390X, "amd64-5.10-bug"])
-def test_abridged_consequences_are_those_of_the_page(name: str, opened: Opened, scanned: Scanned) -> None:
+def test_abridged_consequences_are_those_of_the_page(name: str, kernels: Kernels, scanned: Scanned) -> None:
     """On pages around all findings' edges and everywhere else, in any order."""
-    target, _ = opened(name)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+    memory = kernels(name).memory
+    model = Outcomes(kernels(name))
     choice = random.Random(1)
     edges = [edge for zone in memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn)]
     edges += [edge for section in memory.sections for low, high in section.ranges for edge in (low, high)]
@@ -324,48 +321,42 @@ def test_abridged_consequences_are_those_of_the_page(name: str, opened: Opened, 
     choice.shuffle(pfns)
     harmful = 0
     for pfn in filter(lambda pfn: pfn >= 0, pfns):
-        outcomes = judge.outcomes(pfn)
-        brief = judge.brief(pfn)
+        outcomes = model.of(pfn)
+        brief = model.brief(pfn)
         if brief is None:
             assert outcomes == []
             continue
         harm = [(o.function, o.outcome, o.commit) for o in outcomes if o.outcome not in ("safe", "refuses")]
         assert [(h["function"], h["outcome"], h.get("commit")) for h in brief.harm] == harm
-        deadly = fatal(outcomes, judge.guards)
+        deadly = fatal(outcomes, model.guards)
         assert (deadly and deadly.function) == (brief.deadly and brief.deadly.function)
         harmful += bool(harm)
     assert harmful or not scanned(name).count("error")
 
 
-def test_findings_of_a_zone_have_none(opened: Opened) -> None:
+def test_findings_of_a_zone_have_none(kernels: Kernels) -> None:
     """The zone's first page may be one that the kernel would not survive; it has a finding of its own."""
-    target, _ = opened(I386_HOLE)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
-    deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(judge.outcomes(pfn), judge.guards))
+    model = Outcomes(kernels(I386_HOLE))
+    deadly = next(pfn for pfn in range(0xA100, 0xA300) if fatal(model.of(pfn), model.guards))
     finding = Finding("free-list", "warning", deadly, 0xA300, 0, "Normal", "m", {"pfns": []}, about=ZONE)
-    (judged_finding,) = attach([finding], judge)
+    (judged_finding,) = attach([finding], model)
     assert (judged_finding.severity, judged_finding.detail) == ("warning", {"pfns": [], "consequences": []})
     named = dataclasses.replace(finding, named=((deadly, deadly + 1),))
-    assert [f.severity for f in attach([named], judge)] == ["error"]
+    assert [f.severity for f in attach([named], model)] == ["error"]
 
 
-def test_findings_about_the_target_have_none(opened: Opened) -> None:
-    target, _ = opened(I386_HOLE)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+def test_findings_about_the_target_have_none(kernels: Kernels) -> None:
+    model = Outcomes(kernels(I386_HOLE))
     finding = Finding("unreadable", "note", 0xA17B, 0xA217, 0, "Normal", "m", {"why": "unmapped"}, about=TARGET)
-    assert list(attach([finding], judge)) == [finding]
+    assert list(attach([finding], model)) == [finding]
 
 
-def test_findings_beyond_the_limit_have_the_same_severity(opened: Opened, monkeypatch: Any) -> None:
-    target, _ = opened(I386_HOLE)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+def test_findings_beyond_the_limit_have_the_same_severity(kernels: Kernels, monkeypatch: Any) -> None:
+    model = Outcomes(kernels(I386_HOLE))
     many = [Finding("zone-span", "warning", pfn, pfn + 1, 0, "DMA", "m", {}) for pfn in range(0xA100, 0xA300)]
-    whole = list(attach(many, judge))
+    whole = list(attach(many, model))
     monkeypatch.setattr(attach_, "MAX_PER_RULE", 10)
-    abridged = list(attach(many, judge))
+    abridged = list(attach(many, model))
     assert whole[:10] == abridged[:10]
     assert {"error", "warning"} == {finding.severity for finding in whole}
     assert [finding.severity for finding in whole] == [finding.severity for finding in abridged]
@@ -379,15 +370,13 @@ def test_findings_beyond_the_limit_have_the_same_severity(opened: Opened, monkey
     assert "the reasons are left out" in out.getvalue()
 
 
-def test_findings_that_are_alike_are_modelled_once(opened: Opened, monkeypatch: Any) -> None:
-    target, _ = opened(AMD64_LOW_RAM)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+def test_findings_that_are_alike_are_modelled_once(kernels: Kernels, monkeypatch: Any) -> None:
+    model = Outcomes(kernels(AMD64_LOW_RAM))
     modelled = []
     monkeypatch.setattr(attach_, "consequences", lambda place: modelled.append(place) or consequences(place))
     finding = Finding("zone-span", "error", 0x2000, 0x2001, 0, "DMA", "m", {})
     many = [dataclasses.replace(finding, start_pfn=0x2000 + i % 0x4000) for i in range(20_000)]
-    assert sum(1 for _ in attach(many, judge)) == len(many)
+    assert sum(1 for _ in attach(many, model)) == len(many)
     assert len(modelled) < attach_.MAX_PER_RULE + 100
 
 
@@ -399,21 +388,17 @@ def test_verbose_scan_shows_them(cli: Cli, unpacked: Any) -> None:
     assert "what the kernel would do" not in cli("-c", unpacked(I386_HOLE), "scan").out
 
 
-def test_pfn_without_its_subsection_is_not_online(opened: Opened) -> None:
-    target, _ = opened(AMD64_400M)
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
+def test_pfn_without_its_subsection_is_not_online(kernels: Kernels) -> None:
+    model = Outcomes(kernels(AMD64_400M))
     # RAM ends at 0x18fe0. The section is early, so that pfn_valid() holds to its end.
     for pfn, expected in ((0x18000, "safe"), (0x18FF0, "safe"), (0x19000, "refuses"), (0x1FFFF, "refuses")):
-        outcomes = {item.function: item.outcome for item in judge.outcomes(pfn)}
+        outcomes = {item.function: item.outcome for item in model.of(pfn)}
         assert outcomes["pfn_to_online_page"] == expected, hex(pfn)
 
 
-def test_skip_is_set_where_fast_isolate_around_sets_it(opened: Opened) -> None:
-    target, _ = opened("amd64-5.10-bug")
-    memory = read_memory_map(target)
-    judge = Judge(target, memory, Memmap(target.prog, memory), what_is(target, memory))
-    outcomes = {item.function: item for item in judge.outcomes(0x2A00)}
+def test_skip_is_set_where_fast_isolate_around_sets_it(kernels: Kernels) -> None:
+    model = Outcomes(kernels("amd64-5.10-bug"))
+    outcomes = {item.function: item for item in model.of(0x2A00)}
     assert (
         outcomes["set_pageblock_skip"].outcome == outcomes["fast_isolate_around"].outcome == "BUG with CONFIG_DEBUG_VM"
     )

@@ -13,8 +13,6 @@ from contrib.kernels.errors import HarnessError
 from contrib.kernels.fetch import Source, cached, fetch, fetch_busybox
 from contrib.kernels.matrix import find_row
 from contrib.kernels.row import boot_row
-from mminspect.layout.read import read_memory_map
-from mminspect.memmap.reader import Memmap
 from tests.conftest import Cli
 from tests.kit.support import open_core
 
@@ -44,14 +42,14 @@ def test_zones_of_a_booted_kernel_are_those_it_prints(name: str, cli: Cli, tmp_p
     assert report["summary"]["by_rule"]["uninitialized"]["findings"] == 0
 
     # Its memmap is read by way of the kernel's page tables, and is what drgn reads by its own way through them.
-    target, _ = open_core(booted.core)
-    memory = read_memory_map(target)
-    assert target.direct is not None
-    size = memory.layout.page.size
-    for start, end, section in Memmap(target.prog, memory, direct=target.direct).windows():
-        data = target.direct.read(section.mem_map + start * size, (end - start) * size)
+    opened = open_core(booted.core)
+    direct = opened.target.direct
+    assert direct is not None
+    size = opened.memory.layout.page.size
+    for start, end, section in opened.memmap.windows():
+        data = direct.read(section.mem_map + start * size, (end - start) * size)
         assert data is not None
-        assert data.tobytes() == target.prog.read(section.mem_map + start * size, (end - start) * size)
+        assert data.tobytes() == opened.prog.read(section.mem_map + start * size, (end - start) * size)
 
     # A capture of the dump gives the same report.
     assert cli("-c", booted.core, "capture", "-o", tmp_path / "small.gz").status == 0

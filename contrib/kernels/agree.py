@@ -8,10 +8,10 @@ checks but the first read the dump through mminspect as a library.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -21,10 +21,7 @@ from contrib.kernels.initrd import ConsoleZone, Truth
 if TYPE_CHECKING:
     from drgn import Program
 
-    from mminspect.memmap.chunk import Chunk
-    from mminspect.memmap.reader import Memmap
-    from mminspect.memorymap.map import MemoryMap
-    from mminspect.memorymap.sections import Section
+    from mminspect.kernel.kernel import Kernel
     from mminspect.memorymap.zones import Zone
 
 MANAGED_SLACK_PAGES = 1024
@@ -88,38 +85,16 @@ def compare(report: Mapping[str, Any], truth: Truth) -> list[str]:
     return differences
 
 
-@dataclass
-class Kernel:
-    """A dump that is open in mminspect."""
-
-    prog: Program
-    memory: MemoryMap
-    memmap: Memmap
-
-    def pages(self) -> Iterator[Chunk]:
-        """Return all of the memmap that is online, chunk by chunk."""
-        return self.memmap.chunks()
-
-    def section_of(self, pfn: int) -> Section | None:
-        """Return the section that has an online page, or None if it isn't online."""
-        for section in self.memory.sections:
-            if any(start <= pfn < end for start, end in section.ranges):
-                return section
-        return None
-
-
-def open_kernel(core: Path, vmlinux: Path | None, btf: Path | None, system_map: Path | None) -> Kernel:
+@contextlib.contextmanager
+def opened(core: Path, vmlinux: Path | None, btf: Path | None, system_map: Path | None) -> Iterator[Kernel]:
     """Open a dump as mminspect does."""
-    from mminspect.layout.read import read_memory_map
-    from mminspect.memmap.reader import Memmap
-    from mminspect.program import open as target
-    from mminspect.typeinfo import load as typeinfo
+    from mminspect.kernel.inputs import Inputs
+    from mminspect.kernel.kernel import open_kernel
 
-    opened = target.open_vmcore(str(core))
-    symbols = [str(vmlinux)] if vmlinux else []
-    typeinfo.load(opened, symbols, str(btf) if btf else None, str(system_map) if system_map else None)
-    memory = read_memory_map(opened)
-    return Kernel(opened.prog, memory, Memmap(opened.prog, memory))
+    symbols = (str(vmlinux),) if vmlinux else ()
+    inputs = Inputs(str(core), symbols, str(btf) if btf else None, str(system_map) if system_map else None)
+    with open_kernel(inputs) as kernel:
+        yield kernel
 
 
 def shorten(lines: Sequence[str]) -> list[str]:
@@ -167,7 +142,7 @@ def block_types(kernel: Kernel, zone: Zone) -> collections.Counter[str]:
     counts: collections.Counter[str] = collections.Counter()
     # The kernel begins at the start of the zone, not of its first pageblock.
     for pfn in range(zone.start_pfn, zone.end_pfn, layout.pageblock_nr_pages):
-        section = kernel.section_of(pfn)
+        section = kernel.memory.section(pfn)
         if section is None:
             continue
         chunk = kernel.memmap.chunk(pfn, pfn + 1, section)
@@ -223,7 +198,7 @@ def compare_pages(kernel: Kernel, truth: Truth) -> Differences:
         nopage[run.start_pfn : run.end_pfn] = run.nopage
         reserved[run.start_pfn : run.end_pfn] = run.reserved
     online, found, early = (np.zeros(size, np.bool_) for _ in range(3))
-    for chunk in kernel.pages():
+    for chunk in kernel.memmap.chunks():
         end = min(chunk.end_pfn, size)
         if chunk.start_pfn < end:
             online[chunk.start_pfn : end] = True

@@ -185,14 +185,14 @@ def run_checks(result: Result, core: Path, types: Mapping[str, Types], console: 
     used = types.get("dwarf") or next(iter(types.values()))
     if result.row.verdict:
         add(result, "triage", agree.compare_triage(triage(core, used), result.row.verdict, console))
-    kernel = agree.open_kernel(core, used.vmlinux, used.btf, used.system_map)
-    add(result, "ram", agree.compare_ram(kernel, truth))
-    if not result.row.pokes:
-        # The guest counted its pageblocks before its struct pages were changed.
-        add(result, "blocks", agree.compare_blocks(kernel, truth))
-    add(result, "pages", agree.compare_pages(kernel, truth))
-    if used.vmlinux:
-        add(result, "reference", agree.compare_reference(kernel, truth, report, REFERENCE_PAGES))
+    with agree.opened(core, used.vmlinux, used.btf, used.system_map) as kernel:
+        add(result, "ram", agree.compare_ram(kernel, truth))
+        if not result.row.pokes:
+            # The guest counted its pageblocks before its struct pages were changed.
+            add(result, "blocks", agree.compare_blocks(kernel, truth))
+        add(result, "pages", agree.compare_pages(kernel, truth))
+        if used.vmlinux:
+            add(result, "reference", agree.compare_reference(kernel, truth, report, REFERENCE_PAGES))
 
 
 def add(result: Result, name: str, differences: agree.Differences) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where reports and captures are written: stdout, or a file that appears only when all of it is written."""
+"""
+Where output goes: stdout, or a file that appears only when all of it is written; messages to stderr.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, TextIO
+
+import click
 
 from mminspect.errors import MminspectError
 
@@ -29,6 +33,19 @@ def stdout() -> TextIO:
     if out is None:
         raise MminspectError("the standard output is closed; open it, or give a file with -o")
     return out
+
+
+def say(message: str) -> None:
+    """Write a message to stderr."""
+    try:
+        click.echo(f"mminspect: {message}", err=True)
+    except OSError:
+        discard(2)
+
+
+def discard(fd: int) -> None:
+    """Keep Python from writing at exit what could not be written now."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def _own_descriptor(path: str) -> int | None:
@@ -56,7 +73,7 @@ def check_writable(path: str | None, inputs: Sequence[str | None] = ()) -> None:
         stdout()
         return
     if not path:
-        raise MminspectError("an empty name is no output file")
+        raise MminspectError("the name of the output file is empty")
     if _own_descriptor(path) is not None:
         return
     directory = os.path.dirname(path) or "."
@@ -78,7 +95,8 @@ def open_output(path: str | None, binary: bool = False) -> Iterator[IO[Any]]:
 
     A regular file is made beside its final place and is moved there at the end. On failure nothing is left. A
     symbolic link at the final place is replaced, not followed, so that nobody can plant one. A path that stands for
-    an open descriptor of this process, such as ``/dev/stdout``, and what is no regular file are written directly.
+    an open descriptor of this process, such as ``/dev/stdout``, is written directly, and so is anything that isn't a
+    regular file.
 
     :param path: Path, ``None`` or ``-`` for stdout.
     :param binary: Whether bytes are written.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Giving up what is needed only to open the kernel's files, and stepping back behind other work.
+Give up the privileges that only opening the kernel's files needs, and run at low priority.
 
-``/proc/kcore`` checks capabilities when it is opened, not when it is read. So everything after opening runs
-without any.
+``/proc/kcore`` checks capabilities when it is opened, not when it is read. So everything after that runs without any.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def drop(user: pwd.struct_passwd | None) -> None:
     Give up every capability, and the user ID.
 
     :param user: User to become, ``None`` to keep the user ID.
-    :raises MminspectError: if it doesn't work; going on with privileges is no choice.
+    :raises MminspectError: if it doesn't work; the process must not go on with privileges.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     try:

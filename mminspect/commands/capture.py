@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Captures: small vmcores that hold just what an analysis reads.
+Captures: small vmcores that hold only what an analysis reads.
 
 A second program is laid over the target whose every read is passed on and recorded. It is scanned; then
 the ranges that were read are copied into a new ELF core with virtual addresses, so that it needs no page tables.
@@ -14,42 +14,30 @@ crashed, if it was in the kernel, that can be a page's.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import lzma
-import os
-from collections.abc import Iterator, Sequence
-from typing import IO, Any, cast
+from typing import IO
 
-import zstandard
 from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
 
-from mminspect.cli.output import open_output
 from mminspect.commands.triage.lastwords import crash_lines, parse
 from mminspect.commands.triage.log import read_log
 from mminspect.commands.triage.registers import REGISTERS_NOTE, saved_registers
 from mminspect.commands.triage.registers import format_note as format_registers
 from mminspect.commands.triage.verdict import useful_registers
-from mminspect.consequences.attach import Judge, attach
+from mminspect.consequences.attach import Outcomes, attach
 from mminspect.errors import MminspectError, TypeInfoError
-from mminspect.kernel.identify import what_is
-from mminspect.kernel.resources import resources
-from mminspect.layout.read import read_booted, read_memory_map
-from mminspect.memmap.calibrate import calibrate
-from mminspect.memmap.percpu import with_per_cpu_pages
-from mminspect.memmap.reader import Memmap
-from mminspect.memorymap.map import MemoryMap
+from mminspect.kernel.inputs import Inputs
+from mminspect.kernel.kernel import Kernel
+from mminspect.layout.read import read_booted
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.program import corefile
-from mminspect.program import open as targets
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
 from mminspect.program.target import Target
-from mminspect.rules.base import Identify
 from mminspect.rules.registry import select_rules
 from mminspect.typeinfo import declarations
-from mminspect.typeinfo import load as typeinfo
+from mminspect.typeinfo.load import TypeSource, load
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.walk.engine import Scan
 
@@ -62,8 +50,6 @@ PIECE = 1 << 21
 BTF_ADDRESS = 0x10000
 # Ranges are merged when there are more than this many, to keep the memory flat.
 MAX_RECORDED = 1 << 16
-# Endings of compressed files that a capture can't be.
-_OTHER_ENDINGS = (".7z", ".bz2", ".lz4", ".lzma", ".lzo", ".rar", ".tgz", ".z", ".zip", ".zstd")
 _NT_VMCOREINFO = 0
 # Functions whose existence the analysis and drgn's helpers ask for.
 _FUNCTIONS = ("_stext", "vmemmap_populate")
@@ -83,9 +69,11 @@ class Recorder:
         self._read: list[Range] = []
         self._excluded: list[Range] = []
         self._limit = MAX_RECORDED
-        self.prog = Program(source.platform)
+        platform = source.platform
+        assert platform is not None
+        self.prog = Program(platform)
         self.prog.set_linux_kernel_custom(vmcoreinfo, False)
-        self.prog.add_memory_segment(0, elf_of(source.platform).max_address, self._on_read)
+        self.prog.add_memory_segment(0, elf_of(platform).max_address, self._on_read)
 
     def _on_read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         try:
@@ -116,41 +104,29 @@ class Recorder:
         return subtract(merge(self._excluded), self.ranges())
 
 
-def capture(
-    core: str | None,
-    symbols: Sequence[str],
-    btf: str | None,
-    system_map: str | None,
-    pageblock_order: int | None,
-    output: str,
-) -> int:
+def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
     """
-    Write a capture of a target.
+    Write a capture of a kernel.
 
-    :param core: Path of the vmcore, or ``None`` for the running kernel.
-    :param symbols: As in :func:`mminspect.typeinfo.load.load`, likewise ``btf`` and ``system_map``.
-    :param output: Path of the new file. ``.gz``, ``.xz`` and ``.zst`` compress it.
-    :return: Bytes written before compression.
-    :raises MminspectError: if the target can't be analysed or the file can't be written.
+    :param inputs: What it was opened with.
+    :param out: Where to write.
+    :return: Bytes written.
+    :raises MminspectError: if the kernel can't be analysed.
     """
-    with open_output(output, binary=True) as file, targets.opened(core) as target:
-        source = typeinfo.load(target, symbols, btf, system_map)
-        embedded = _read_file(btf) if btf is not None else b""
-        known = _symbols(target, source.btf_address, len(embedded))
-        vmcoreinfo = target.prog["VMCOREINFO"].string_()
-        recorder = _record(target, known, vmcoreinfo, symbols, btf, pageblock_order)
-        note = format_note(known.values())
-        # Of the log, what the kernel said when it crashed, for "mminspect triage".
-        lines = read_log(target.prog) or []
-        read_log(recorder.prog, [line.seq for line in crash_lines(lines)])
-        notes = {"VMCOREINFO": vmcoreinfo, CAPTURE_NOTE: note}
-        crash = parse(lines)
-        saved = saved_registers(target, crash) if crash is not None else {}
-        useful = useful_registers(saved, read_memory_map(target, pageblock_order)) if saved else {}
-        if useful:
-            notes[REGISTERS_NOTE] = format_registers(useful)
-        with _compressed(file, output) as out:
-            return _write(target, recorder, notes, embedded, out)
+    embedded = _read_file(inputs.btf) if inputs.btf is not None else b""
+    known = _symbols(kernel.target, kernel.types.btf_address, len(embedded))
+    recording = _Recording(kernel, inputs, known)
+    _record(recording)
+    # Of the log, what the kernel said when it crashed, for "mminspect triage".
+    lines = read_log(kernel.prog) or []
+    read_log(recording.prog, [line.seq for line in crash_lines(lines)])
+    notes = {"VMCOREINFO": recording.vmcoreinfo, CAPTURE_NOTE: format_note(known.values())}
+    crash = parse(lines)
+    saved = saved_registers(kernel.target, crash) if crash is not None else {}
+    useful = useful_registers(saved, recording.memory) if saved else {}
+    if useful:
+        notes[REGISTERS_NOTE] = format_registers(useful)
+    return _write(kernel.target, recording.recorder, notes, embedded, out)
 
 
 def _read_file(path: str) -> bytes:
@@ -176,98 +152,65 @@ def _symbols(target: Target, btf_address: int | None, embedded: int) -> dict[str
     return found
 
 
-def _remember_symbols(target: Target, shadow: Target, memory: MemoryMap, known: dict[str, Symbol]) -> Identify:
+class _Recording(Kernel):
     """
-    Make a function that says what lives at an address, and keeps the symbols that it names.
+    A kernel whose every read is passed on to another one and recorded.
 
+    :param source: The other one.
+    :param inputs: What it was opened with.
     :param known: Symbols of the capture by name; those that findings name are added.
+    :ivar recorder: Has what was read.
     """
-    look = what_is(shadow, memory)
 
-    def remember(address: int) -> dict[str, Any]:
-        symbol = best_symbol(target.prog.symbols(address))
+    def __init__(self, source: Kernel, inputs: Inputs, known: dict[str, Symbol]) -> None:
+        self.vmcoreinfo: bytes = source.prog["VMCOREINFO"].string_()
+        self.recorder = Recorder(source.prog, self.vmcoreinfo)
+        core = corefile.CoreFile("elf", notes={CAPTURE_NOTE: format_note(known.values())})
+        target = Target(self.recorder.prog, "vmcore", source.target.path, source.target.vmcoreinfo, core)
+        super().__init__(target, _load_types(target, inputs), inputs.pageblock_order)
+        self._source = source
+        self._known = known
+
+    def identify(self, address: int) -> dict[str, object]:
+        """Say what lives at an address, and keep the symbol that it names."""
+        symbol = best_symbol(self._source.prog.symbols(address))
         if symbol is not None:
-            known[symbol.name] = symbol
+            self._known[symbol.name] = symbol
             if symbol.address <= address < symbol.address + symbol.size:
                 # In a capture with this symbol nothing more is asked, so nothing more is to be recorded.
                 return {}
-        return look(address)
-
-    return remember
+        return super().identify(address)
 
 
-def _record(
-    target: Target,
-    known: dict[str, Symbol],
-    vmcoreinfo: bytes,
-    symbols: Sequence[str],
-    btf: str | None,
-    pageblock_order: int | None,
-) -> Recorder:
-    """
-    Do what a scan of the capture will do, and record what it reads.
-
-    :param known: Symbols of the capture by name; those that findings name are added.
-    """
-    recorder = Recorder(target.prog, vmcoreinfo)
-    core = corefile.CoreFile("elf", notes={CAPTURE_NOTE: format_note(known.values())})
-    shadow = Target(recorder.prog, "vmcore", target.path, target.vmcoreinfo, core)
+def _load_types(target: Target, inputs: Inputs) -> TypeSource:
     try:
-        typeinfo.load(shadow, btf=btf)
+        return load(target, btf=inputs.btf)
     except TypeInfoError:
-        if not symbols:
+        if not inputs.symbols:
             raise
         # The kernel has no BTF in its memory: the capture needs the vmlinux, as its original does.
-        typeinfo.load(shadow, symbols)
-    memory = read_memory_map(shadow, pageblock_order)
-    memmap = Memmap(recorder.prog, memory)
-    calibrate(memmap, memory)
-    memory = with_per_cpu_pages(shadow, memory)
-    look = _remember_symbols(target, shadow, memory, known)
-    for _ in attach(Scan(memory, memmap, select_rules(), look).walk(), Judge(shadow, memory, memmap, look)):
+        return load(target, inputs.symbols)
+
+
+def _record(kernel: Kernel) -> None:
+    """Do what a scan of the capture will do."""
+    memmap = kernel.memmap
+    scan = Scan(kernel.memory_with_lists, memmap, select_rules(), kernel.identify)
+    for _ in attach(scan.walk(), Outcomes(kernel)):
         pass
-    _use_helpers(recorder.prog)
-    return recorder
+    _use_helpers(kernel)
 
 
-def _use_helpers(prog: Program) -> None:
+def _use_helpers(kernel: Kernel) -> None:
     """Let drgn's own helpers read what they need, so that they work on the capture too; and what a fault would need."""
-    read_booted(prog)
+    read_booted(kernel.prog)
     for helper in (for_each_online_pgdat, for_each_present_section, for_each_valid_page_range):
         # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP.
         with contextlib.suppress(LookupError, FaultError):
-            for _ in helper(prog):
+            for _ in helper(kernel.prog):
                 pass
     # For "mminspect page" and "mminspect triage".
-    resources(prog)
-
-
-def check_ending(path: str) -> None:
-    """
-    Check that the ending of a path doesn't ask for a compression that a capture can't have.
-
-    :raises MminspectError: if it does.
-    """
-    ending = os.path.splitext(path)[1].lower()
-    if ending in _OTHER_ENDINGS:
-        raise MminspectError(f"{path}: {ending} files can't be written; a capture is compressed as .gz, .xz or .zst")
-
-
-@contextlib.contextmanager
-def _compressed(file: IO[bytes], path: str) -> Iterator[IO[bytes]]:
-    """Compress by the ending of the path. The same data gives the same file."""
-    ending = os.path.splitext(path)[1].lower()
-    if ending == ".gz":
-        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out:
-            yield cast(IO[bytes], out)
-    elif ending == ".xz":
-        with lzma.LZMAFile(file, "wb", preset=6) as out:
-            yield out
-    elif ending == ".zst":
-        with zstandard.ZstdCompressor(level=10).stream_writer(file, closefd=False) as out:
-            yield cast(IO[bytes], out)
-    else:
-        yield file
+    _ = kernel.resources
 
 
 def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:

@@ -1,143 +1,151 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who has a page: a free list, a slab cache, a page table, firmware, a resource.
+Who has a page: a free list, a CPU's list, a slab cache, a page table, a file.
 
 All of it is read from memory that may be damaged. What can't be read or makes no sense is left out.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from drgn import FaultError, Object, Program, cast
-from drgn.helpers.linux.mm import PageSlab
 
-from mminspect.layout.pagetypes import page_type
-from mminspect.memorymap.layout import Layout
-from mminspect.memorymap.map import MemoryMap
-from mminspect.program.target import Target
+from mminspect.commands.struct_page import (
+    PAGE_MAPPING_KSM,
+    PAGE_MAPPING_MOVABLE,
+    Entry,
+    compound_page,
+    flag_names,
+    read_entry,
+)
+from mminspect.consequences.attach import Outcomes
+from mminspect.kernel.kernel import Kernel
+from mminspect.kernel.resources import MAX_NAME, READ_ERRORS
+from mminspect.memmap.chunk import INITIALIZED
+from mminspect.memorymap.mmzone import pfn_to_page
+from mminspect.memorymap.sections import Section
 from mminspect.typeinfo.lookup import enumerator
 
-# Steps along a free list; a longer one is taken for a loop.
-MAX_STEPS = 1 << 20
-MAX_NAME = 64
-# The low bits of page->mapping (include/linux/page-flags.h).
-PAGE_MAPPING_ANON = 1
-PAGE_MAPPING_MOVABLE = 2
-PAGE_MAPPING_KSM = PAGE_MAPPING_ANON | PAGE_MAPPING_MOVABLE
-# Flags that each page of a compound page has for itself.
-OF_TAILS = ("PG_reserved", "PG_hwpoison", "PG_anon_exclusive")
-_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
 
-
-def flag_names(prog: Program, flags: int, kind: str | None, anon: bool, tail: bool) -> list[str]:
+def describe(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section, state: int) -> dict[str, Any]:
     """
-    Name the flags of a page, each bit once.
+    Decode a struct page and say who has the page.
 
-    :param flags: ``page->flags``.
-    :param kind: What :func:`page_type` returned.
-    :param anon: Whether the page, or its head, is anonymous memory.
-    :param tail: Whether the page is the tail of a compound page.
+    :param state: The state of the struct page, as :mod:`mminspect.memmap.chunk` has it.
+    :raises drgn.FaultError: if the target doesn't hold it.
     """
-    enumerators = [(item.name, int(item.value)) for item in prog.type("enum pageflags").enumerators or ()]
-    # Behind __NR_PAGEFLAGS are other names of the same bits, each for some kinds of pages.
-    count = [name for name, _ in enumerators].index("__NR_PAGEFLAGS")
-    names = {bit: name for name, bit in reversed(enumerators[:count])}
-    swap_backed = any(names[bit] == "PG_swapbacked" and flags >> bit & 1 for bit in names)
-    aliases = {
-        "PG_reported": kind == "buddy",
-        "PG_anon_exclusive": anon,
-        # folio_test_swapcache()
-        "PG_swapcache": swap_backed and kind is None,
+    layout = kernel.memory.layout
+    entry = read_entry(kernel, pfn, section)
+    compound, head = compound_page(kernel, entry, section)
+    tail = compound is not None and compound["part"] == "tail"
+    whole = head if tail else entry
+    mapcount = entry.page.mapcount + 1 if entry.kind is None and state == INITIALIZED else None
+    anon = whole is not None and whole.anon
+    result: dict[str, Any] = {
+        "flags": "|".join(flag_names(kernel.prog, entry.page.flags, entry.kind, anon, tail)),
+        "refcount": entry.page.refcount,
+        "mapcount": mapcount,
+        "page_type": entry.kind,
+        "words": [f"{word:#0{layout.word_bits // 4 + 2}x}" for word in entry.page.words],
+        "slab": whole.slab if whole is not None else None,
     }
-    names.update({bit: name for name, bit in enumerators[count + 1 :] if aliases.get(name)})
-    found = [names[bit] for bit in sorted(names) if flags >> bit & 1]
-    # The other bits of tails are data of the compound page, such as its order in folio->_flags_1.
-    return [name for name in found if name in OF_TAILS] if tail else found
+    if compound is not None:
+        result["compound"] = compound
+    result["buddy"] = free_block(kernel, outcomes, pfn, section)
+    result["per_cpu"] = per_cpu_block(kernel, pfn)
+    result["owner"] = _owner(kernel, entry, head, state, result)
+    return result
 
 
-@dataclass(frozen=True)
-class Entry:
-    """
-    A struct page.
-
-    :ivar page: ``struct page *``
-    :ivar words: All of it.
-    :ivar flags: ``page->flags``.
-    :ivar refcount: ``_refcount``, signed.
-    :ivar mapcount: ``_mapcount``, signed: one less than there are mappings.
-    :ivar mapping: ``page->mapping``. It means something else in a page of a type or a slab cache, and in tails.
-    :ivar kind: What :func:`page_type` returns.
-    :ivar slab: Whether it is of a slab cache. ``None`` if that can't be told.
-    """
-
-    page: Object
-    words: tuple[int, ...]
-    flags: int
-    refcount: int
-    mapcount: int
-    mapping: int
-    kind: str | None
-    slab: bool | None
-
-    @property
-    def anon(self) -> bool:
-        """Whether it is anonymous memory (``PageAnon()``)."""
-        return self.kind in (None, "hugetlb") and not self.slab and bool(self.mapping & PAGE_MAPPING_ANON)
+def free_block(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section) -> dict[str, Any] | None:
+    """Find the free block that a page is in, and the free list that it is really on. ``None`` if there is none."""
+    for order in range(kernel.memory.layout.max_order + 1):
+        head = pfn & -(1 << order)
+        entry = outcomes.page(head) if kernel.memory.section(head) == section else None
+        if entry is None or not entry.buddy:
+            continue
+        address = pfn_to_page(kernel.memory.layout, section, head)
+        try:
+            block_order = Object(kernel.prog, "struct page *", address).private.value_()
+            if head + (1 << min(block_order, 63)) <= pfn:
+                continue
+            on = kernel.free_lists.find(address)
+        except (FaultError, LookupError, AttributeError) as e:
+            return {"head_pfn": head, "order": None, "list": {"broken": str(e)}}
+        return {"head_pfn": head, "order": block_order, "list": on}
+    return None
 
 
-def read_entry(target: Target, layout: Layout, page: Object, data: bytes) -> Entry:
-    """
-    Decode a struct page.
-
-    :param page: ``struct page *``
-    :param data: The bytes there.
-    """
-    size = layout.word_bits // 8
-    order = "<" if layout.byteorder == "little" else ">"
-    words = struct.unpack(f"{order}{len(data) // size}{'Q' if size == 8 else 'I'}", data)
-    (mapcount,) = struct.unpack_from(f"{order}i", data, layout.page.mapcount_offset)
-    (refcount,) = struct.unpack_from(f"{order}i", data, layout.page.refcount_offset)
-    try:
-        slab = PageSlab(page)
-    except _ERRORS:
-        slab = None
-    mapping = target.prog.type("struct page").member("mapping").offset // size
-    kind = page_type(target, mapcount)
-    return Entry(page, words, words[layout.page.flags_offset // size], refcount, mapcount, words[mapping], kind, slab)
+def per_cpu_block(kernel: Kernel, pfn: int) -> dict[str, Any] | None:
+    """Find the block on a per-CPU list that a page is in. ``None`` if there is none."""
+    blocks = kernel.per_cpu_blocks
+    at = int(np.searchsorted(blocks.start, np.uint64(pfn), "right")) - 1
+    if at < 0 or pfn >= int(blocks.end[at]):
+        return None
+    pages, item = blocks.lists[int(blocks.number[at])]
+    return {
+        "cpu": pages.cpu,
+        "zone": str(kernel.memory.zone(pages.node, pages.zone)),
+        "head_pfn": int(blocks.start[at]),
+        "order": item.order,
+        "migratetype": item.migratetype,
+    }
 
 
-def holder(target: Target, entry: Entry) -> str | None:
+def _owner(kernel: Kernel, entry: Entry, head: Entry | None, state: int, known: dict[str, Any]) -> str:
+    """Say in words who has a page."""
+    if known["buddy"] is not None:
+        return f"the buddy allocator: a free block of order {known['buddy']['order']}"
+    if known["per_cpu"] is not None:
+        return f"the page allocator: free, on a list of CPU {known['per_cpu']['cpu']}"
+    if not any(entry.page.words):
+        return "nobody: the entry is empty"
+    if state != INITIALIZED:
+        return "unknown: the entry was not initialised"
+    compound = known.get("compound", {})
+    if compound.get("part") == "tail":
+        have = holder(kernel, head) if head is not None else None
+        return f"compound page at {compound['head_pfn']:#x}: {have or 'its owner is unknown'}"
+    if compound.get("part") == "unknown":
+        return "unknown: its compound page can't be determined"
+    listed = "" if kernel.memory_with_lists.per_cpu else "on a per-CPU list, or "
+    return (
+        holder(kernel, entry)
+        or f"unknown: no references; possibly {listed}the tail of an allocation that is not compound"
+    )
+
+
+def holder(kernel: Kernel, entry: Entry) -> str | None:
     """
     Say in words who has a page that is not free.
 
     :param entry: Its struct page; of a compound page, that of the head.
-    :return: ``None`` if nothing tells.
+    :return: ``None`` if unknown.
     """
     if entry.slab:
-        cache = slab_cache(target.prog, entry.page)
+        cache = slab_cache(kernel.prog, entry.pointer)
         return f"slab cache {cache}" if cache else "a slab cache"
     if entry.kind == "kmemcg":
         return "in use by the kernel, charged to a memory cgroup"
     if entry.kind is not None:
         return "a page table" if "table" in entry.kind.split() else f"page type {entry.kind}"
-    names = flag_names(target.prog, entry.flags, entry.kind, entry.anon, False)
+    names = flag_names(kernel.prog, entry.page.flags, entry.kind, entry.anon, False)
     if "PG_reserved" in names:
         return "reserved: the kernel image, firmware or a hole"
-    if entry.refcount <= 0 and "PG_lru" not in names:
+    if entry.page.refcount <= 0 and "PG_lru" not in names:
         return None
     if entry.anon:
-        ksm = entry.mapping & PAGE_MAPPING_KSM == PAGE_MAPPING_KSM
+        ksm = entry.page.mapping & PAGE_MAPPING_KSM == PAGE_MAPPING_KSM
         return "anonymous memory, merged by KSM" if ksm else "anonymous memory"
-    if entry.mapping & PAGE_MAPPING_MOVABLE:
+    if entry.page.mapping & PAGE_MAPPING_MOVABLE:
         # Since Linux 6.17 such pages have a type, and the bit has no meaning of its own.
-        if enumerator(target.prog, "enum pageflags", "PG_movable_ops") is None:
+        if enumerator(kernel.prog, "enum pageflags", "PG_movable_ops") is None:
             return "in use by the kernel: a page of a driver that can move it"
-    elif entry.mapping:
+    elif entry.page.mapping:
         kind = "shmem or tmpfs" if "PG_swapbacked" in names else "a file"
-        operations = _mapping_operations(target.prog, entry.mapping)
+        operations = _mapping_operations(kernel.prog, entry.page.mapping)
         return f"the page cache: {kind}{f' ({operations})' if operations else ''}"
     if "PG_lru" in names:
         return "on the LRU lists, but of no mapping"
@@ -150,59 +158,8 @@ def _mapping_operations(prog: Program, mapping: int) -> str | None:
         operations = Object(prog, "struct address_space", address=mapping).a_ops.value_()
         symbol = prog.symbol(operations)
         return symbol.name if symbol.address == operations else None
-    except _ERRORS:
+    except READ_ERRORS:
         return None
-
-
-class FreeLists:
-    """
-    The heads of all free lists.
-
-    :param memory: The kernel's memory map.
-    """
-
-    def __init__(self, prog: Program, memory: MemoryMap) -> None:
-        self._prog = prog
-        self._memory = memory
-        self._word = memory.layout.word_bits // 8
-        self._lru = prog.type("struct page").member("lru").offset
-        self._heads: dict[int, tuple[str, int, str]] = {}
-        names = memory.layout.migratetypes
-        for zone in memory.zones:
-            areas = Object(prog, "struct zone", address=zone.address).free_area
-            for order in range(memory.layout.max_order + 1):
-                lists = areas[order].free_list
-                for index in range(len(lists)):
-                    name = names[index] if index < len(names) else str(index)
-                    address = lists[index].address_
-                    assert address is not None
-                    self._heads[address] = (str(zone), order, name)
-
-    def find(self, page: int) -> dict[str, Any]:
-        """
-        Follow the links of a free page to the head of its list.
-
-        :param page: Address of its struct page.
-        :return: ``zone``, ``order`` and ``migratetype`` of the list, or ``broken``: what is wrong with the links.
-        """
-        start = page + self._lru
-        node = start
-        for _ in range(MAX_STEPS):
-            following = 0
-            try:
-                following = self._prog.read_word(node)
-                back = self._prog.read_word(following + self._word)
-            except FaultError:
-                return {"broken": f"the link at {node:#x} leads to {following:#x}, which can't be read"}
-            if back != node:
-                return {"broken": f"the list is torn at {node:#x}: its next, {following:#x}, points back to {back:#x}"}
-            if following in self._heads:
-                zone, order, name = self._heads[following]
-                return {"zone": zone, "order": order, "migratetype": name}
-            if following == start:
-                return {"broken": "the links lead back to the page without a list's head"}
-            node = following
-        return {"broken": f"no head of a free list within {MAX_STEPS} links"}
 
 
 def slab_cache(prog: Program, head: Object) -> str | None:
@@ -219,5 +176,5 @@ def slab_cache(prog: Program, head: Object) -> str | None:
             slab = head
         name: bytes = slab.slab_cache.name.string_()
         return name[:MAX_NAME].decode("ascii", "replace")
-    except _ERRORS:
+    except READ_ERRORS:
         return None

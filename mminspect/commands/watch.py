@@ -3,29 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mminspect.findings import Finding
-
-# The longest interval, in seconds: a year.
-MAX_INTERVAL = 365 * 86400
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
-
-
-def parse_interval(text: str) -> float:
-    """
-    Parse a time such as ``30s``, ``5m``, ``2h`` or ``1d``.
-
-    :return: Seconds.
-    :raises ValueError: if it is none, or longer than a year.
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
-    if match is None or not 0 < float(match.group(1)) * _UNITS[match.group(2)] <= MAX_INTERVAL:
-        raise ValueError(f"{text!r} is no interval up to a year; give for example 30s, 5m or 1h")
-    return float(match.group(1)) * _UNITS[match.group(2)]
 
 
 @dataclass(frozen=True)

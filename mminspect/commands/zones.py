@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import subtract
 from mminspect.memorymap.sections import Section
 from mminspect.walk.report import describe_zones
 
 
-def overview(memory: MemoryMap) -> dict[str, Any]:
+def zones(kernel: Kernel) -> dict[str, Any]:
     """
     Summarise a memory map.
 
     :return: ``nodes``, ``zones`` (as in the report), ``sections`` (adjacent sections with equal flags joined) and
         ``holes``: pfn ranges inside a zone's span that are not online.
     """
+    memory = kernel.memory
     return {
         "nodes": [
             {

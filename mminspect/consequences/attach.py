@@ -2,8 +2,8 @@
 """
 Add consequences to findings.
 
-Each finding is judged by one page: the first that is wrong in it. Its pageblock's first and last entry are read again.
-Findings of one rule that agree in every input of the model are evaluated once.
+Each finding gets the consequences of one page: the first that is wrong in it. Its pageblock's first and last entry are
+read again. Findings of one rule that agree in every input of the model are evaluated once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from drgn import FaultError
 from mminspect.consequences.guards import Guards, read_guards
 from mminspect.consequences.model import REFUSES, SAFE, Outcome, Place, consequences, fatal, walked_zone
 from mminspect.findings import ERROR, TARGET, WARNING, Finding
+from mminspect.kernel.kernel import Kernel
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
-from mminspect.memmap.reader import Memmap
-from mminspect.memorymap.map import MemoryMap
-from mminspect.program.target import Target
-from mminspect.rules.base import Identify
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -47,21 +44,19 @@ class Brief(NamedTuple):
     deadly: Outcome | None
 
 
-class Judge:
+class Outcomes:
     """
     Says what the kernel would do with a page.
 
-    :param memory: The kernel's memory map.
-    :param memmap: Reads its struct pages.
-    :param look: Says what lives at an address.
+    :ivar guards: What of the kernel decides that.
     """
 
-    def __init__(self, target: Target, memory: MemoryMap, memmap: Memmap, look: Identify) -> None:
-        self.guards: Guards = read_guards(target)
-        self._memory = memory
-        self._prog = target.prog
-        self._memmap = memmap
-        self._look = look
+    def __init__(self, kernel: Kernel) -> None:
+        self.guards: Guards = read_guards(kernel.target.vmcoreinfo.release, kernel.target.has_function)
+        self._memory = kernel.memory
+        self._prog = kernel.prog
+        self._memmap = kernel.memmap
+        self._identify = kernel.identify
         self._windows: dict[tuple[int, int], Chunk] = {}
         self._around: dict[tuple[int, int], tuple[Page, Page, Page] | None] = {}
         self._cases: dict[Hashable, Brief] = {}
@@ -199,7 +194,7 @@ class Judge:
             block,
         )
 
-    def outcomes(self, pfn: int) -> list[Outcome]:
+    def of(self, pfn: int) -> list[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
         try:
             place = self.place(pfn)
@@ -212,7 +207,7 @@ class Judge:
     def _with_object(self, item: Outcome) -> Outcome:
         if item.address is None:
             return item
-        there = self._look(item.address).get("text", "unknown memory")
+        there = self._identify(item.address).get("text", "unknown memory")
         return replace(item, why=f"{item.why}, {there}")
 
     def wrong_page(self, finding: Finding) -> int:
@@ -226,7 +221,7 @@ class Judge:
         return pfn
 
 
-def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
+def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]:
     """
     Add ``detail.consequences`` to findings, and make errors of warnings that the kernel would not survive.
 
@@ -244,15 +239,15 @@ def attach(findings: Iterable[Finding], judge: Judge) -> Iterator[Finding]:
             yield _with_consequences(finding, {"consequences": []}, None, "")
             continue
         done[finding.rule] += 1
-        pfn = judge.wrong_page(finding)
+        pfn = outcomes.wrong_page(finding)
         if done[finding.rule] > MAX_PER_RULE:
-            brief = judge.brief(pfn)
+            brief = outcomes.brief(pfn)
             more = {"consequences": brief.harm if brief is not None else [], "consequences_abridged": True}
             yield _with_consequences(finding, more, brief.deadly if brief is not None else None, "")
             continue
         if pfn not in known:
-            known[pfn] = judge.outcomes(pfn)
-        deadly = fatal(known[pfn], judge.guards)
+            known[pfn] = outcomes.of(pfn)
+        deadly = fatal(known[pfn], outcomes.guards)
         more = {"consequences": [item.as_dict() for item in known[pfn]]}
         yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
 

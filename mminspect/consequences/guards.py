@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Callable
 
 from mminspect.program import since
-from mminspect.program.target import Target
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,25 @@ class Guards:
     around_checks_block: bool | None = None
 
 
-def read_guards(target: Target) -> Guards:
-    """Read what decides from a target that has types."""
-    release = target.vmcoreinfo.release
+def read_guards(release: str, has_function: Callable[[str], bool]) -> Guards:
+    """
+    Find out what decides.
+
+    :param release: The kernel's release.
+    :param has_function: Tells whether the kernel has a function.
+    """
     return Guards(
-        debug_vm=_debug_vm(target.has_function),
+        debug_vm=_debug_vm(has_function),
         # Since Linux 6.17 both go through get_pfnblock_bitmap_bitidx(); get_pfnblock_bit() came with it.
-        get_checks_span=target.has_function("get_pfnblock_bit") or since.get_pageblock_flags_checks_span(release),
+        get_checks_span=has_function("get_pfnblock_bit") or since.get_pageblock_flags_checks_span(release),
         # Since Linux 6.10. The first name is of 6.10, the second of 6.17; both need CONFIG_MEMORY_ISOLATION.
         moves_whole_blocks=any(
-            map(target.has_function, ("move_freepages_block_isolate", "pageblock_isolate_and_move_free_pages"))
+            map(has_function, ("move_freepages_block_isolate", "pageblock_isolate_and_move_free_pages"))
         )
         or since.move_freepages_block_takes_whole_blocks(release),
         # Since Linux kernel commit 1f90a3477df3 ("mm: teach pfn_to_online_page() about ZONE_DEVICE section
         # collisions") (in v5.12), it is a function where there is memory hotplug.
-        checks_subsections=target.has_function("pfn_to_online_page"),
+        checks_subsections=has_function("pfn_to_online_page"),
         fast_search=since.compaction_searches_fast(release),
         around_checks_block=True if since.fast_search_stays_in_zone(release) else None,
     )

@@ -3,49 +3,45 @@
 
 from __future__ import annotations
 
-from typing import Callable
-
 from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mm import PageSlab, decode_page_flags, follow_pfn, virt_to_pfn
+from drgn.helpers.linux.slab import slab_object_info
 
+from mminspect.memmap.page import decode_page
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.program.arch import arch_of
 from mminspect.program.pagetable import PAGE_SHIFT
 from mminspect.program.target import Target
 from mminspect.typeinfo.symbols import best_symbol
 
-_UNKNOWN: dict[str, object] = {"kind": "unknown", "text": "unknown memory"}
 
-
-def what_is(target: Target, memory: MemoryMap) -> Callable[[int], dict[str, object]]:
+def identify(target: Target, memory: MemoryMap, address: int) -> dict[str, object]:
     """
-    Make a function that says what lives at an address.
+    Say what lives at an address.
 
-    Its result has ``kind`` (``symbol``, ``slab``, ``free``, ``reserved``, ``page``, ``unmapped``, ``unknown``),
-    ``text`` for people, and what is known: ``symbol`` and ``offset``, ``cache`` and ``object``, ``pfn`` and ``flags``.
+    :return: ``kind`` (``symbol``, ``slab``, ``free``, ``reserved``, ``page``, ``unmapped``, ``unknown``), ``text`` for
+        people, and what is known: ``symbol`` and ``offset``, ``cache`` and ``object``, ``pfn`` and ``flags``.
     """
     prog = target.prog
-
-    def look(address: int) -> dict[str, object]:
-        symbol = best_symbol(s for s in prog.symbols(address) if s.address <= address < s.address + s.size)
-        if symbol is not None:
-            offset = address - symbol.address
-            return {
-                "kind": "symbol",
-                "text": f"symbol {symbol.name}+{offset:#x}",
-                "symbol": symbol.name,
-                "offset": offset,
-            }
-        # The struct page tells whose the memory is, also where the target doesn't hold the memory itself.
-        pfn = virtual_to_pfn(target, memory, address)
-        if pfn is not None:
-            return _what_page(target, memory, pfn, address)
-        try:
-            prog.read(address, memory.layout.word_bits // 8)
-        except FaultError:
-            return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
-        return dict(_UNKNOWN)
-
-    return look
+    symbol = best_symbol(s for s in prog.symbols(address) if s.address <= address < s.address + s.size)
+    if symbol is not None:
+        offset = address - symbol.address
+        return {
+            "kind": "symbol",
+            "text": f"symbol {symbol.name}+{offset:#x}",
+            "symbol": symbol.name,
+            "offset": offset,
+        }
+    # The struct page shows whose memory it is, even where the target doesn't hold the memory itself.
+    pfn = virtual_to_pfn(target, memory, address)
+    if pfn is not None:
+        return _identify_page(target, memory, pfn, address)
+    try:
+        prog.read(address, memory.layout.word_bits // 8)
+    except FaultError:
+        return {"kind": "unmapped", "text": "no memory there that the target holds; on a live kernel, a fault"}
+    return {"kind": "unknown", "text": "unknown memory"}
 
 
 def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
@@ -60,7 +56,7 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | Non
         except (LookupError, FaultError, NotImplementedError, ValueError, OverflowError):
             continue
         except Exception as e:
-            # drgn has no narrower one for a kernel that doesn't tell where its direct mapping is, as 5.10.
+            # drgn raises a plain Exception for a kernel that doesn't say where its direct mapping is, as 5.10.
             if type(e) is not Exception:
                 raise
             continue
@@ -70,9 +66,6 @@ def virtual_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | Non
 
 
 def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
-    # Here and below imported late: drgn loads all its helpers at once, and most scans need none.
-    from drgn.helpers.linux.mm import virt_to_pfn
-
     prog = target.prog
     page_offset = arch_of(prog.platform).page_offset
     if page_offset is not None:
@@ -93,40 +86,32 @@ def _follow_pfn(target: Target, memory: MemoryMap, address: int) -> int | None:
     root = target.vmcoreinfo.symbols.get("swapper_pg_dir")
     if root is None:
         return None
-    from drgn.helpers.linux.mm import follow_pfn
-
     mm = Object(prog, "struct mm_struct", value={"pgd": root})
     return int(follow_pfn(mm, address).value_())
 
 
-def _what_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> dict[str, object]:
-    from drgn.helpers.linux.mm import PageSlab, decode_page_flags
-
+def _identify_page(target: Target, memory: MemoryMap, pfn: int, address: int) -> dict[str, object]:
     prog = target.prog
     section = memory.section(pfn)
     if section is None:
         return {"kind": "unknown", "text": f"physical page {pfn:#x}, which has no struct page", "pfn": pfn}
     layout = memory.layout
-    page = Object(prog, "struct page *", section.mem_map + pfn * layout.page.size)
+    page = Object(prog, "struct page *", pfn_to_page(layout, section, pfn))
     try:
-        word = prog.read_word(page.value_() + layout.page.flags_offset)
-        mapcount = page._mapcount.counter.value_()
-        buddy = target.vmcoreinfo.buddy_mapcount
-        if word & layout.page.reserved:
+        entry = decode_page(layout, pfn, prog.read(page.value_(), layout.page.size), 0)
+        if entry.reserved:
             return {"kind": "reserved", "text": f"page {pfn:#x}, reserved (boot-time memory)", "pfn": pfn}
-        if buddy is not None and mapcount == buddy:
+        if entry.buddy:
             return {"kind": "free", "text": f"page {pfn:#x}, free", "pfn": pfn}
         if PageSlab(page):
-            return _what_slab(prog, pfn, address)
+            return _identify_slab(prog, pfn, address)
         flags = decode_page_flags(page)
         return {"kind": "page", "text": f"page {pfn:#x}, in use ({flags or 'no flags'})", "pfn": pfn, "flags": flags}
     except (FaultError, LookupError, AttributeError, ValueError):
         return {"kind": "unknown", "text": f"page {pfn:#x}, of unknown use", "pfn": pfn}
 
 
-def _what_slab(prog: Program, pfn: int, address: int) -> dict[str, object]:
-    from drgn.helpers.linux.slab import slab_object_info
-
+def _identify_slab(prog: Program, pfn: int, address: int) -> dict[str, object]:
     info = slab_object_info(prog, address)
     if info is None:
         return {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}

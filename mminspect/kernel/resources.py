@@ -3,62 +3,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from drgn import Object, Program
+from drgn import FaultError, Object, Program
 
-from mminspect.commands.owner import _ERRORS, MAX_NAME
-
+# What drgn raises where memory is damaged or missing.
+READ_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
+MAX_NAME = 64
 # Resources and memblock regions that are looked at.
 MAX_RESOURCES = 1 << 16
 
 
-class _Unreadable(Exception):
+class Resource(NamedTuple):
+    """
+    A line of ``/proc/iomem``.
+
+    :ivar start: First byte.
+    :ivar end: Byte after the last.
+    :ivar depth: How many others it is in.
+    """
+
+    start: int
+    end: int
+    name: str
+    depth: int
+
+
+class _UnreadableError(Exception):
     """What was asked for can't be read."""
 
 
-def resources(prog: Program) -> list[tuple[int, int, str, int]]:
-    """
-    List ``/proc/iomem``.
-
-    :return: (first byte, byte behind the last, name, depth).
-    """
+def resources(prog: Program) -> list[Resource]:
+    """Return ``/proc/iomem``, ascending; nothing if it can't be read."""
     try:
         return list(_walk(prog["iomem_resource"].child, 0))
-    except (*_ERRORS, _Unreadable):
+    except (*READ_ERRORS, _UnreadableError):
         return []
 
 
-def _walk(resource: Object, depth: int) -> Iterator[tuple[int, int, str, int]]:
+def _walk(resource: Object, depth: int) -> Iterator[Resource]:
     count = 0
     while resource:
         count += 1
         if count > MAX_RESOURCES or depth > 16:
-            raise _Unreadable
+            raise _UnreadableError
         item = resource[0].read_()
         name = item.name.string_()[:MAX_NAME].decode("ascii", "replace") if item.name else ""
-        yield int(item.start.value_()), int(item.end.value_()) + 1, name, depth
+        yield Resource(int(item.start.value_()), int(item.end.value_()) + 1, name, depth)
         yield from _walk(item.child, depth + 1)
         resource = item.sibling
 
 
-def resource_path(found: list[tuple[int, int, str, int]], address: int) -> list[str]:
-    """
-    Get the names of the resources that a physical address is in, outermost first.
-
-    :param found: What :func:`resources` returned.
-    """
-    return [name for start, end, name, _ in found if start <= address < end]
+def resource_path(found: Sequence[Resource], address: int) -> list[str]:
+    """Return the names of the resources that a physical address is in, outermost first."""
+    return [item.name for item in found if item.start <= address < item.end]
 
 
 def memblock_regions(prog: Program, address: int) -> list[str] | None:
     """
-    Tell which lists of memblock have a physical address.
+    Find the lists of memblock that have a physical address.
 
     :return: ``memory``, ``reserved``; ``None`` where the kernel gave memblock's memory back after boot.
     """
     try:
-        # memblock is in the init section unless CONFIG_ARCH_KEEP_MEMBLOCK is set; there is no variable that tells.
+        # memblock is in the init section unless CONFIG_ARCH_KEEP_MEMBLOCK is set, and no variable shows whether it is.
         start, end = prog.symbol("__init_begin").address, prog.symbol("__init_end").address
         memblock = prog["memblock"]
         if memblock.address_ is None or start <= memblock.address_ < end:
@@ -72,5 +81,5 @@ def memblock_regions(prog: Program, address: int) -> list[str] | None:
                 if base <= address < base + regions[index].size.value_():
                     names.append(name)
         return names
-    except _ERRORS:
+    except READ_ERRORS:
         return None

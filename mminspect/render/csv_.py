@@ -8,11 +8,12 @@ import json
 from typing import IO
 
 from mminspect.findings import Report
+from mminspect.render.style import Style
 
 COLUMNS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail")
 
 
-def write_findings(report: Report, out: IO[str]) -> None:
+def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write a header and the findings; ``detail`` is JSON."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)

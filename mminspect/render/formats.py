@@ -1,39 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Renderers: the only code that knows output formats.
+The formats of reports and of changes, by the names that users give them.
 
-A renderer writes a report to a text stream. It gets a :class:`Style`, which says what the stream can show.
+Each is a file of this package that is imported when its format is asked for. It has ``write_report``, ``write_changes``
+or both; they take what to write, a text stream, and what the stream can show.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import IO, Callable
+import importlib
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Callable
 
-from mminspect.findings import Report
-from mminspect.render import csv_, json_, prometheus, table
+if TYPE_CHECKING:
+    from mminspect.commands.watch import Change
+    from mminspect.findings import Report
+    from mminspect.render.style import Style
 
+    ReportWriter = Callable[[Report, IO[str], Style], None]
+    ChangesWriter = Callable[[Sequence[Change], IO[str], Style], None]
 
-@dataclass(frozen=True)
-class Style:
-    """
-    What an output stream can show.
-
-    :ivar width: Columns of the terminal, or ``None`` if the output isn't one: then no line is wrapped.
-    :ivar color: Whether to use colour.
-    :ivar verbose: Whether to show what the kernel would do with each finding.
-    """
-
-    width: int | None = None
-    color: bool = False
-    verbose: bool = False
+# The file of each format. The default is first.
+REPORT_FORMATS = {"table": "table", "json": "json_", "ndjson": "ndjson", "csv": "csv_", "prometheus": "prometheus"}
+CHANGE_FORMATS = {"table": "table", "ndjson": "ndjson"}
 
 
-Renderer = Callable[[Report, IO[str], Style], None]
-REPORT_FORMATS: dict[str, Renderer] = {
-    "table": lambda report, out, style: table.write_report(report, out, style.width, style.color, style.verbose),
-    "json": lambda report, out, style: json_.write_report(report, out),
-    "ndjson": lambda report, out, style: json_.write_findings(report, out),
-    "prometheus": lambda report, out, style: prometheus.write_report(report, out),
-    "csv": lambda report, out, style: csv_.write_findings(report, out),
-}
+def report_writer(format_: str) -> ReportWriter:
+    """Get the function that writes a report in a format."""
+    writer: ReportWriter = importlib.import_module(f"mminspect.render.{REPORT_FORMATS[format_]}").write_report
+    return writer
+
+
+def changes_writer(format_: str) -> ChangesWriter:
+    """Get the function that writes changes between scans in a format."""
+    writer: ChangesWriter = importlib.import_module(f"mminspect.render.{CHANGE_FORMATS[format_]}").write_changes
+    return writer

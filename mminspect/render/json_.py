@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""JSON: the whole report, or one finding per line."""
+"""JSON: the whole report, or any plain data."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import IO, Any
 
 from mminspect.findings import Report
+from mminspect.render.style import Style
 
 
 def write(data: Any, out: IO[str]) -> None:
@@ -16,14 +16,7 @@ def write(data: Any, out: IO[str]) -> None:
     out.write("\n")
 
 
-def write_lines(items: Iterable[Any], out: IO[str]) -> None:
-    """Write each item on a line of its own."""
-    for item in items:
-        # dumps() runs in C, dump() doesn't.
-        out.write(json.dumps(item) + "\n")
-
-
-def write_report(report: Report, out: IO[str]) -> None:
+def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write the report as one JSON object, with each finding on a line of its own."""
     head = json.dumps(report.head(), indent=2)
     assert head.endswith("\n}")
@@ -33,8 +26,3 @@ def write_report(report: Report, out: IO[str]) -> None:
         out.write(before + json.dumps(finding.as_dict()))
         before = ",\n    "
     out.write("\n  ]\n}\n" if len(report.findings) else "]\n}\n")
-
-
-def write_findings(report: Report, out: IO[str]) -> None:
-    """Write each finding as a JSON object on a line of its own."""
-    write_lines((finding.as_dict() for finding in report.findings), out)

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import IO
 
 from mminspect.findings import Report
+from mminspect.render.style import Style
 
 
 def _escape(value: object) -> str:
@@ -24,7 +25,7 @@ def _write_metric(out: IO[str], name: str, help_: str, samples: dict[str, float]
         out.write(f"{name}{labels} {value}\n")
 
 
-def write_report(report: Report, out: IO[str]) -> None:
+def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write counts of findings, and what the last scan took."""
     summary = report.summary
     counts = Counter(

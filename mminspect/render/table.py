@@ -11,7 +11,9 @@ from typing import IO, Any
 
 import click
 
+from mminspect.commands.watch import Change
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
+from mminspect.render.style import Style
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -41,7 +43,7 @@ def write_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[s
         # tabulate makes a column two wider than its header.
         used = sum(max([len(header) + 2, *column]) for header, column in zip(headers[:-1], zip(*plain)))
         limits[-1] = max(MIN_MESSAGE_WIDTH, width - used - 2 * (len(headers) - 1))
-    # Numbers stay as they are written; "0x10" and "1e5" are no numbers to tabulate.
+    # Numbers stay as they are written; tabulate must not parse "0x10" and "1e5".
     text = tabulate(rows, headers, tablefmt="simple", maxcolwidths=limits, disable_numparse=True)
     out.write(text + "\n")
 
@@ -77,12 +79,9 @@ def _write_line(text: str, out: IO[str], width: int | None) -> None:
     out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
 
 
-def write_report(report: Report, out: IO[str], width: int | None, color: bool, verbose: bool = False) -> None:
-    """
-    Write target, findings and summary.
-
-    :param verbose: Also what the kernel would do with each finding.
-    """
+def write_report(report: Report, out: IO[str], style: Style) -> None:
+    """Write target, findings and summary."""
+    width, color = style.width, style.color
     target, summary = report.target, report.summary
     order = target["pageblock_order"]
     _write_line(
@@ -102,7 +101,7 @@ def write_report(report: Report, out: IO[str], width: int | None, color: bool, v
         if more > 0:
             out.write(f"{plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
         out.write("\n")
-    if verbose:
+    if style.verbose:
         for finding in islice(report.findings, MAX_FINDINGS):
             _write_finding_consequences(finding, out, width, color)
     counts = ", ".join(plural(number, severity) for severity, number in summary["by_severity"].items())
@@ -116,7 +115,7 @@ def write_report(report: Report, out: IO[str], width: int | None, color: bool, v
     )
     if summary.get("transient"):
         transient = plural(summary["transient"], "finding")
-        _write_line(f"{transient} not shown: a second read didn't show them again", out, width)
+        _write_line(f"{transient} omitted: a second read did not confirm them", out, width)
     if summary.get("partial"):
         _write_line("stopped early: not all of memory was examined", out, width)
 
@@ -137,7 +136,7 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
         why = item.get("why", "so many findings of one rule: the reasons are left out; 'mminspect page PFN' has them")
         if "commit" in item:
             commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
-            why += f". Only the source tells whether this kernel has {commit}"
+            why += f". Only the source shows whether this kernel has {commit}"
         groups.setdefault((item["outcome"], why), []).append(item["function"])
     rows = [(outcome, ", ".join(functions), why) for (outcome, why), functions in groups.items()]
     rows.sort(key=lambda row: row[0] in ("safe", "refuses"))
@@ -151,13 +150,15 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
             out.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ") + "\n")
 
 
-def write_changes(changes: Sequence[tuple[str, Finding]], out: IO[str], width: int | None, color: bool) -> None:
-    """Write what is new and what is gone, as ``mminspect watch`` shows it."""
+def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
+    """Write what is new and what is gone, as ``mminspect watch`` shows it; nothing where nothing changed."""
     rows = [
-        (event, _severity(finding, color), finding.rule, hex_range(finding.start_pfn, finding.end_pfn), finding.message)
-        for event, finding in changes
+        (change.event, _severity(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), f.message)
+        for change in changes
+        for f in (change.finding,)
     ]
-    write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, width)
+    if rows:
+        write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, style.width)
 
 
 def _severity(finding: Finding, color: bool) -> str:
@@ -205,7 +206,7 @@ def write_overview(data: dict[str, Any], out: IO[str], width: int | None) -> Non
 def write_rules(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
     """Write the catalogue, a line per rule."""
     write_table([(r["id"], r["summary"]) for r in data], ("rule", "what it finds"), out, width)
-    out.write("\n'mminspect rules RULE' tells all about one.\n")
+    out.write("\n'mminspect rules RULE' shows all about one.\n")
 
 
 def write_rule(data: dict[str, Any], out: IO[str]) -> None:
@@ -228,123 +229,3 @@ def _write_example(example: dict[str, Any], out: IO[str]) -> None:
     out.write(f"\nA finding in {example['fixture']}{planted}:\n")
     out.write(f"  {finding['severity']} {where}: {finding['message']}\n")
     out.write(f"  detail: {json.dumps(finding['detail'])}\n")
-
-
-def write_pages(data: dict[str, Any], out: IO[str], width: int | None) -> None:
-    """Write what ``mminspect page`` shows: a block per page."""
-    if data["understood_as"] != "pfn":
-        out.write(f"There is no such online pfn: taken for a {data['understood_as']}.\n\n")
-    for number, page in enumerate(data["pages"]):
-        if number:
-            out.write("\n")
-        _write_page(page, out, width)
-
-
-def _migratetype(page: dict[str, Any]) -> str:
-    if not page.get("bitmap"):
-        return "unknown: there is no bitmap"
-    if page["migratetype"] is None:
-        return f"unknown: {page['migratetype_why']}"
-    bits = [name for name in ("skip", "isolate") if page.get(f"pageblock_{name}")]
-    return " ".join([str(page["migratetype"]), *bits])
-
-
-def _compound(compound: dict[str, Any]) -> str:
-    if compound["part"] == "unknown":
-        return "can't be told"
-    return f"{compound['part']}, head {compound['head_pfn']:#x}, order {compound['order']}"
-
-
-def _free_block(buddy: dict[str, Any]) -> str:
-    on = buddy["list"]
-    if "broken" in on:
-        return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on no list: {on['broken']}"
-    where = f"{on['zone']}, order {on['order']}, {on['migratetype']}"
-    return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on the list of {where}"
-
-
-def _per_cpu(on: dict[str, Any]) -> str:
-    order = "" if on["order"] is None else f"order {on['order']}, "
-    return f"head {on['head_pfn']:#x}; on the list of CPU {on['cpu']}, {on['zone']}, {order}{on['migratetype']}"
-
-
-def _neighbour(page: dict[str, Any] | None) -> str:
-    if page is None:
-        return "not online"
-    parts = [page.get("link", "")] + [page["state"]] * (page["state"] != "initialized")
-    return ", ".join(filter(None, parts)) + (" (reserved)" if page.get("reserved") else "")
-
-
-def _page_pairs(page: dict[str, Any]) -> dict[str, Any]:
-    block, order = page["pageblock"]
-    pairs: dict[str, Any] = {
-        "pfn": f"{page['pfn']:#x} ({page['pfn']})",
-        "physical address": f"{page['physical_address']:#x}",
-        "struct page": f"{page['struct_page']:#x}",
-        "state": page["state"],
-    }
-    if "link" in page:
-        link = page["link"]
-        pairs["links to"] = f"node {link['node']} zone {link['zone'] or 'id ' + str(link['zone_id'])}"
-    spanned = ", ".join(f"node {node} zone {name}" for node, _, name in page["spanned_by"])
-    pairs["spanned by"] = spanned or "no zone"
-    if page["section"] is not None:
-        bit = {True: ", subsection present", False: ", subsection absent", None: ""}[page["subsection"]]
-        pairs["section"] = f"{page['section']} ({' '.join(page['section_flags'])}{bit})"
-    pairs["pageblock"] = f"{block:#x}, order {order}"
-    if "link" in page:
-        pairs["migratetype"] = _migratetype(page)
-    if page.get("bitmap"):
-        value = f": {page['bitmap_value']:#x}" if "bitmap_value" in page else ""
-        where = f"word at {page['bitmap_word']:#x}{value}"
-        pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, {where}"
-    if "words" in page:
-        tail = page.get("compound", {}).get("part") == "tail"
-        note = " (other bits of a tail's word are data of the compound page)" if tail else ""
-        pairs["flags"] = (" ".join(page["flags"].split("|")) or "none") + note
-        mapcount = page["mapcount"]
-        if mapcount is None:
-            mapcount = "none (a page type)" if page["page_type"] else "none (not initialised)"
-        pairs["refcount, mapcount"] = f"{page['refcount']}, {mapcount}"
-        pairs["page type"] = page["page_type"] or "none"
-        if "compound" in page:
-            pairs["compound"] = _compound(page["compound"])
-        if page["buddy"] is not None:
-            pairs["free block"] = _free_block(page["buddy"])
-        if page["per_cpu"] is not None:
-            pairs["per-CPU list"] = _per_cpu(page["per_cpu"])
-        pairs["owner"] = page["owner"]
-    if page["resources"]:
-        pairs["resource"] = " / ".join(page["resources"])
-    if page["memblock"] is not None:
-        pairs["memblock"] = ", ".join(page["memblock"]) or "in no region"
-    return pairs
-
-
-def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
-    write_pairs(_page_pairs(page), out, width)
-    if "words" in page:
-        out.write("\nWords\n")
-        size = len(page["words"][0])
-        per_line = 4 if width is None else max(1, min(4, (width - 6) // (size + 1)))
-        for start in range(0, len(page["words"]), per_line):
-            out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
-    out.write("\nNeighbours\n")
-    rows: list[Sequence[Any]] = []
-    for item in page["neighbours"]:
-        at = f"{item['boundary']} {item['pfn']:#x}"
-        rows.append((at, _neighbour(item["before"]) + " | " + _neighbour(item["after"])))
-    write_table(rows, ("boundary", "before | after"), out, width)
-    if page.get("consequences"):
-        out.write("\nWhat the kernel would do\n")
-        write_consequences(page["consequences"], out, width)
-    for heading, findings in (
-        ("Rules that it breaks", page["findings"]),
-        ("Of its zone as a whole", page["zone_findings"]),
-    ):
-        rows = [(f["severity"], f["rule"], f["message"]) for f in findings]
-        if rows:
-            out.write(f"\n{heading}\n")
-            write_table(rows, ("severity", "rule", "message"), out, width)
-        elif findings is page["findings"]:
-            out.write(f"\n{heading}\nnone\n")

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
-from mminspect.consequences.attach import Judge, attach
+from mminspect.consequences.attach import Outcomes, attach
 from mminspect.findings import Finding, sort_key
 from mminspect.memmap.chunk import EXCLUDED, OFFLINE, Chunk
 from mminspect.memmap.reader import Memmap
@@ -87,18 +87,18 @@ class Scan:
         self.pages_unreadable = 0
         self.pageblocks = 0
 
-    def findings(self, progress: Progress | None = None, jobs: int = 1, judge: Judge | None = None) -> Findings:
+    def findings(self, progress: Progress | None = None, jobs: int = 1, outcomes: Outcomes | None = None) -> Findings:
         """
         Walk the memmap.
 
         :param progress: Called with the number of pages after each chunk.
         :param jobs: Number of processes that read and check. The findings are the same for any.
-        :param judge: Adds the consequences; without it, findings have none.
+        :param outcomes: Says what the kernel would do; without it, findings have no consequences.
         :return: Findings, sorted by start pfn, end pfn and rule.
         """
         found = Findings()
         with contextlib.closing(self.walk(progress, jobs)) as walk:
-            for finding in walk if judge is None else attach(walk, judge):
+            for finding in walk if outcomes is None else attach(walk, outcomes):
                 found.add(finding)
         return found
 

@@ -11,44 +11,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from drgn import FaultError
 
 from mminspect.errors import LayoutError
 from mminspect.findings import Finding, sort_key
-from mminspect.layout.read import read_memory_map
-from mminspect.memmap.reader import Memmap
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.proc import ProcFiles
-from mminspect.program.target import Target
-from mminspect.rules.base import Identify, ProcCheck, Rule
+from mminspect.rules.base import ProcCheck, Rule
 from mminspect.walk.engine import LIVE_KINDS, Progress, Scan, check_map
-from mminspect.walk.proc import read_proc_files
+from mminspect.walk.limits import Limits
 
 # How often a scan is begun again because memory was plugged or unplugged meanwhile.
 MAX_ATTEMPTS = 5
 RETRY_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """
-    What is read while the process is still privileged.
-
-    :ivar memory: The memory map.
-    :ivar files: The kernel's files, read after it.
-    """
-
-    memory: MemoryMap
-    files: ProcFiles
-
-
-def prepare(target: Target, pageblock_order: int | None = None) -> Prepared:
-    """Read what needs privileges."""
-    memory = read_memory_map(target, pageblock_order)
-    return Prepared(memory, read_proc_files(memory.layout.page_size))
 
 
 def same_map(one: MemoryMap, other: MemoryMap) -> bool:
@@ -70,14 +48,7 @@ def _identity(finding: Finding) -> str:
     return json.dumps(data, sort_keys=True)
 
 
-def confirm(
-    memory: MemoryMap,
-    memmap: Memmap,
-    rules: Sequence[Rule],
-    look: Identify,
-    found: Sequence[Finding],
-    after: MemoryMap,
-) -> list[Finding]:
+def confirm(kernel: Kernel, rules: Sequence[Rule], found: Sequence[Finding], after: MemoryMap) -> list[Finding]:
     """
     Read the pages of findings again.
 
@@ -87,13 +58,16 @@ def confirm(
     """
     if not found:
         return []
+    memmap = kernel.memmap
     ranges = [
         (start, end, section)
         for start, end, section in memmap.ranges()
         if any(f.start_pfn < end and start < f.end_pfn for f in found)
     ]
     chunks = (memmap.chunk(start, end, section) for start, end, section in ranges)
-    again = {_identity(f) for f in Scan(memory, memmap, rules, look, kinds=LIVE_KINDS).findings_in(chunks)}
+    again = {
+        _identity(f) for f in Scan(kernel.memory, memmap, rules, kernel.identify, kinds=LIVE_KINDS).findings_in(chunks)
+    }
     again.update(_identity(f) for f in check_map(after, rules))
     return [finding for finding in found if _identity(finding) in again]
 
@@ -106,61 +80,59 @@ def check_proc(memory: MemoryMap, files: ProcFiles, rules: Sequence[Rule]) -> It
                 yield from rule.findings(check.check(memory, files), memory)
 
 
-@dataclass
-class LiveScan:
+class LiveScan(NamedTuple):
     """
     The result of a scan of the running kernel.
 
-    :ivar scan: The walk that counted the pages.
-    :ivar transient: Findings that a second read didn't show again.
+    :ivar kernel: The kernel as it was during the walk.
+    :ivar walk: The walk that counted the pages.
+    :ivar transient: Findings that a second read did not confirm.
     """
 
-    memory: MemoryMap
-    scan: Scan
+    kernel: Kernel
+    walk: Scan
     findings: list[Finding]
     transient: int
 
 
-def scan_live(
-    target: Target,
-    prepared: Prepared,
+def scan(
+    kernel: Kernel,
     rules: Sequence[Rule],
-    make_look: Callable[[MemoryMap], Identify],
-    progress: Callable[[int], Progress] | None,
-    pace: Progress | None,
-    stop: Callable[[], bool] | None,
+    limits: Limits,
+    progress: Callable[[int], Progress] | None = None,
 ) -> LiveScan:
     """
     Scan the running kernel until nodes, zones and sections stand still for the time of a scan.
 
-    :param pace: Called with the bytes of memmap after each chunk; may sleep.
-    :param stop: Asked after each chunk whether to end the walk there.
+    :param kernel: The kernel as it was while the process was privileged.
+    :param progress: As in :func:`mminspect.walk.scan.scan`.
     :raises LayoutError: if memory changes all the time, or can't be read at any attempt.
     """
+    files = kernel.proc_files
+    _ = kernel.memmap  # calibrates it
+    pace = limits.pace()
     failure: Exception | None = None
     # What was read while privileged is old by now where scans are repeated.
-    known: MemoryMap | None = None
-    for _ in range(MAX_ATTEMPTS):
+    known: Kernel | None = None
+    for _attempt in range(MAX_ATTEMPTS):
         try:
-            memory = known if known is not None else read_memory_map(target, layout=prepared.memory.layout)
-            memmap = Memmap(target.prog, memory, live=True)
-            look = make_look(memory)
-            scan = Scan(memory, memmap, rules, look, pace, stop, LIVE_KINDS)
-            total = sum(end - start for start, end, _ in memmap.ranges())
-            found = scan.findings(progress(total) if progress is not None else None)
-            after = read_memory_map(target, layout=prepared.memory.layout)
-            kept = confirm(memory, memmap, rules, look, found, after)
+            now = known if known is not None else kernel.reread()
+            walk = Scan(now.memory, now.memmap, rules, now.identify, pace, limits.stop, LIVE_KINDS)
+            total = sum(end - start for start, end, _ in now.memmap.ranges())
+            found = walk.findings(progress(total) if progress is not None else None)
+            after = kernel.reread()
+            kept = confirm(now, rules, found, after.memory)
         except (FaultError, LayoutError) as e:
             # Memory that went away while it was read, or the tables that describe it.
             failure, known = e, None
             time.sleep(RETRY_SECONDS)
             continue
-        if same_map(memory, after) or scan.stopped:
+        if same_map(now.memory, after.memory) or walk.stopped:
             transient = len(found) - len(kept)
-            if same_map(memory, prepared.memory):
-                kept += check_proc(memory, prepared.files, rules)
+            if same_map(now.memory, kernel.memory):
+                kept += check_proc(now.memory, files, rules)
                 kept.sort(key=sort_key)
-            return LiveScan(memory, scan, kept, transient)
+            return LiveScan(now, walk, kept, transient)
         failure, known = None, after
     if failure is not None:
         raise LayoutError(f"the memory map could not be read in {MAX_ATTEMPTS} attempts: {failure}") from failure

@@ -2,9 +2,9 @@
 """
 The walk over the memmap in several processes.
 
-Each process is a fork with the open target: worker n of N takes every Nth unit of work, starting with the nth. drgn
-reads a file by pread(), libkdumpfile too, so no process moves another's position. Threads would wait for each other, as
-drgn keeps the interpreter's lock while it reads.
+Each process is a fork with the open kernel: worker n of N takes every Nth unit of work, starting with the nth. drgn and
+libkdumpfile read files with pread(), so no process moves another's position. Threads would wait for each other, because
+drgn holds the interpreter's lock while it reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mminspect.signals import SIGNALS
 
 # Items of a unit of work: with windows of a mapped memmap, 64 MiB.
 UNIT = 2
-# What a process says behind the results of a unit. Each result is a tuple of one.
+# What a process sends after the results of a unit. Each result is a tuple of one.
 UNIT_ENDS = ()
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ def _signals_wait() -> Iterator[None]:
 
 class Worker:
     """
-    A process that does every Nth unit of work. Signals must be blocked while it is started.
+    A process that takes every Nth unit of work. Signals must be blocked while it is started.
 
     :param work: Does one item and gets its results, which are sent one by one.
     :param items: All items; the same in every process.

@@ -5,48 +5,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-)
+from typing import Any
 
-from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.findings import SEVERITIES, Report
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
-from mminspect.program.target import Target
 from mminspect.rules.base import Rule
-from mminspect.typeinfo.load import TypeSource
+from mminspect.walk.engine import Scan
 from mminspect.walk.spill import Findings
 
-if TYPE_CHECKING:
-    pass
-from mminspect.walk.engine import Scan
 
-
-def summarize(scan: Scan, rules: Sequence[Rule], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def summarize(walk: Scan, rules: Sequence[Rule], findings: Findings, seconds: float) -> dict[str, Any]:
     """Count pages and findings, as the report's ``summary`` has it."""
     by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
     by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
-    if not isinstance(findings, Findings):
-        counted = Findings()
-        for finding in findings:
-            counted.add(finding)
-        findings = counted
     for rule_id, (number, pages) in findings.by_rule.items():
         by_rule[rule_id] = {"findings": number, "pages": pages}
     by_severity.update(findings.by_severity)
     return {
-        "pages_examined": scan.pages_examined,
-        "pages_unreadable": scan.pages_unreadable,
-        "pageblocks": scan.pageblocks,
+        "pages_examined": walk.pages_examined,
+        "pages_unreadable": walk.pages_unreadable,
+        "pageblocks": walk.pageblocks,
         "by_rule": by_rule,
         "by_severity": by_severity,
         "elapsed_seconds": round(seconds, 3),
     }
 
 
-def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dict[str, Any]:
+def describe_target(kernel: Kernel) -> dict[str, Any]:
     """Describe the kernel and its layout, as the report's ``target`` has it."""
-    layout = memory.layout
+    target, layout = kernel.target, kernel.memory.layout
     flags = layout.flags
     return {
         "kind": target.kind,
@@ -58,7 +46,7 @@ def describe_target(target: Target, memory: MemoryMap, types: TypeSource) -> dic
         "pageblock_order": layout.pageblock_order,
         "pageblock_order_from": layout.pageblock_order_from,
         "bits_per_pageblock": layout.bits_per_pageblock,
-        "types_from": types.types_from,
+        "types_from": kernel.types.types_from,
         "page_flags_layout": {
             "section": {"shift": flags.section.shift, "width": flags.section.width},
             "node": {"shift": flags.node.shift, "width": flags.node.width},
@@ -88,16 +76,13 @@ def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
     ]
 
 
-def _report(
-    target: Target,
-    memory: MemoryMap,
-    types: TypeSource,
-    scan: Scan,
-    rules: Sequence[Rule],
-    findings: Sequence[Finding],
-    start: float,
-) -> Report:
-    summary = summarize(scan, rules, findings, time.monotonic() - start)
-    if scan.stopped:
+def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Findings, start: float) -> Report:
+    """
+    Make the report of a walk.
+
+    :param start: When it began, by :func:`time.monotonic`.
+    """
+    summary = summarize(walk, rules, findings, time.monotonic() - start)
+    if walk.stopped:
         summary["partial"] = True
-    return Report(describe_target(target, memory, types), describe_zones(memory), summary, findings)
+    return Report(describe_target(kernel), describe_zones(kernel.memory), summary, findings)

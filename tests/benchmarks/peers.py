@@ -20,14 +20,10 @@ from unittest import mock
 from drgn import Program
 from drgn.helpers.linux.mm import for_each_valid_page_range, page_flags, pfn_to_page
 
-from mminspect.layout.read import read_memory_map
-from mminspect.memmap.reader import Memmap
-from mminspect.memorymap.map import MemoryMap
+from mminspect.kernel.inputs import Inputs
+from mminspect.kernel.kernel import Kernel, open_kernel
 from mminspect.program import kdump
-from mminspect.program.open import open_vmcore
-from mminspect.program.target import Target
 from mminspect.rules.registry import all_rules
-from mminspect.typeinfo import load as typeinfo
 from mminspect.walk.engine import Scan
 from tests.kit.handmade import nothing_known
 
@@ -37,22 +33,22 @@ STEP = 1 << 20
 ENOUGH = 300000
 
 
-def scan(target: Target, memory: MemoryMap) -> int:
+def scan(kernel: Kernel) -> int:
     """Apply all rules, as mminspect does."""
-    walk = Scan(memory, Memmap(target.prog, memory, direct=target.direct), list(all_rules().values()), nothing_known)
+    walk = Scan(kernel.memory, kernel.memmap, list(all_rules().values()), nothing_known)
     walk.findings()
     return walk.pages_examined
 
 
-def plain_read(target: Target, memory: MemoryMap) -> int:
+def plain_read(kernel: Kernel) -> int:
     """Read all of the memmap and look at none of it."""
-    size = memory.layout.page.size
+    size = kernel.memory.layout.page.size
     pages = 0
-    for section in memory.sections:
+    for section in kernel.memory.sections:
         for start, end in section.ranges:
-            address = (section.mem_map + start * size) % (1 << memory.layout.word_bits)
+            address = (section.mem_map + start * size) % (1 << kernel.memory.layout.word_bits)
             for offset in range(0, (end - start) * size, STEP):
-                target.prog.read(address + offset, min(STEP, (end - start) * size - offset))
+                kernel.prog.read(address + offset, min(STEP, (end - start) * size - offset))
             pages += end - start
     return pages
 
@@ -63,18 +59,18 @@ def _pages(prog: Program) -> Iterator[Any]:
             yield mem_map + pfn
 
 
-def valid_page_range(target: Target, memory: MemoryMap) -> int:
+def valid_page_range(kernel: Kernel) -> int:
     """Read the flags of each page of drgn's for_each_valid_page_range()."""
-    return sum(1 for page in islice(_pages(target.prog), ENOUGH) if page.flags.value_() is not None)
+    return sum(1 for page in islice(_pages(kernel.prog), ENOUGH) if page.flags.value_() is not None)
 
 
-def page_by_pfn(target: Target, memory: MemoryMap) -> int:
+def page_by_pfn(kernel: Kernel) -> int:
     """Read the flags of each pfn's page."""
-    pfns = (pfn for section in memory.sections for low, high in section.ranges for pfn in range(low, high))
-    return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(target.prog, pfn)) is not None)
+    pfns = (pfn for section in kernel.memory.sections for low, high in section.ranges for pfn in range(low, high))
+    return sum(1 for pfn in islice(pfns, ENOUGH) if page_flags(pfn_to_page(kernel.prog, pfn)) is not None)
 
 
-def packed_pages(target: Target, memory: MemoryMap) -> list[bytes]:
+def packed_pages(kernel: Kernel) -> list[bytes]:
     """Collect the memmap's pages as they are in a dump that is compressed with zlib."""
     packed: list[bytes] = []
 
@@ -83,13 +79,13 @@ def packed_pages(target: Target, memory: MemoryMap) -> list[bytes]:
         return INFLATE["inflate-zlib"](page, *arguments)
 
     with mock.patch.object(kdump.zlib, "decompress", collect):
-        plain_read(target, memory)
+        plain_read(kernel)
     return packed
 
 
 # Ways to decompress pages and look at none of them: as Python does, and as mminspect does.
 INFLATE: dict[str, Callable[..., bytes]] = {"inflate-zlib": zlib.decompress, "inflate": kdump.zlib.decompress}
-WAYS: dict[str, Callable[[Target, MemoryMap], int]] = {
+WAYS: dict[str, Callable[[Kernel], int]] = {
     "scan": scan,
     "plain-read": plain_read,
     "page-by-pfn": page_by_pfn,
@@ -99,21 +95,19 @@ WAYS: dict[str, Callable[[Target, MemoryMap], int]] = {
 
 def main(way: str, path: str) -> None:
     """Go one way through a vmcore."""
-    target = open_vmcore(path)
-    typeinfo.load(target)
-    memory = read_memory_map(target)
-    if way in INFLATE:
-        packed = packed_pages(target, memory)
-        inflate = INFLATE[way]
-        start = time.process_time()
-        for page in packed:
-            inflate(page)
-        pages = len(packed) * memory.layout.page_size // memory.layout.page.size
-    else:
-        # Loaded before; that is part of the start.
-        all_rules()
-        start = time.process_time()
-        pages = WAYS[way](target, memory)
+    with open_kernel(Inputs(path)) as kernel:
+        if way in INFLATE:
+            packed = packed_pages(kernel)
+            inflate = INFLATE[way]
+            start = time.process_time()
+            for page in packed:
+                inflate(page)
+            pages = len(packed) * kernel.memory.layout.page_size // kernel.memory.layout.page.size
+        else:
+            # Read before; that is part of the start.
+            _ = kernel.memmap, all_rules()
+            start = time.process_time()
+            pages = WAYS[way](kernel)
     print(json.dumps({"pages": pages, "cpu": time.process_time() - start}))
 
 

@@ -20,13 +20,16 @@ from typing import NamedTuple
 
 from drgn import Architecture, Platform, PlatformFlags, Program
 
-from mminspect.consequences.attach import Judge
+from mminspect.consequences.attach import Outcomes
 from mminspect.findings import Report
+from mminspect.kernel.kernel import Kernel
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.render.formats import report_writer
+from mminspect.render.style import Style
 from mminspect.rules.registry import all_rules
+from mminspect.typeinfo.load import TypeSource
 from mminspect.walk.engine import Scan
 from mminspect.walk.report import summarize
 from tests.kit import handmade
@@ -106,17 +109,19 @@ def main(arguments: Sequence[str]) -> None:
     prog, memory = make(Size(span, holes, findings))
     cpu, wall = seconds(), time.monotonic()
     rules: list[object] = list(all_rules().values())
-    scan = Scan(memory, Memmap(prog, memory), rules, handmade.nothing_known)  # type: ignore[arg-type]
+    memmap = Memmap(prog, memory)
+    scan = Scan(memory, memmap, rules, handmade.nothing_known)  # type: ignore[arg-type]
     target = SimpleNamespace(
         prog=prog,
         vmcoreinfo=SimpleNamespace(release=LAYOUT.release, buddy_mapcount=None),
         has_function=lambda name: name == "dump_page",
     )
-    judge = Judge(target, memory, Memmap(prog, memory), handmade.nothing_known)  # type: ignore[arg-type]
-    found = scan.findings(jobs=jobs, judge=judge)
+    kernel = Kernel(target, TypeSource("btf", ()))  # type: ignore[arg-type]
+    kernel.memory, kernel.memmap = memory, memmap
+    found = scan.findings(jobs=jobs, outcomes=Outcomes(kernel))
     scanned = seconds()
     with open(os.devnull, "w") as out:
-        REPORT_FORMATS["json"](Report({}, [], summarize(scan, rules, found, 0), found), out, Style())  # type: ignore[arg-type]
+        report_writer("json")(Report({}, [], summarize(scan, rules, found, 0), found), out, Style())  # type: ignore[arg-type]
     result = {
         "pages": scan.pages_examined,
         "findings": len(found),

@@ -17,7 +17,7 @@ from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect.findings import SEVERITIES, Finding
-from mminspect.walk.scan import scan_target
+from mminspect.walk.scan import scan
 from tests.kit.planted import Fault, a_free_block
 from tests.kit.support import (
     AMD64_400M,
@@ -162,8 +162,8 @@ def make(rule: str, path: Path) -> dict[str, Any]:
     """
     example = EXAMPLES[rule]
     if example.plant is not None:
-        target, types = open_core(path)
-        fault = Fault(example.fixture, CoreEditor(path), target.prog, scan_target(target, types, []))
+        kernel = open_core(path)
+        fault = Fault(example.fixture, CoreEditor(path), kernel.prog, scan(kernel, []))
         example.plant(fault)
     found: list[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
     worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))

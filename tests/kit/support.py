@@ -19,13 +19,12 @@ from drgn import FaultError, Program
 
 from mminspect.cli.run import run
 from mminspect.findings import Finding, Report
-from mminspect.program import open as target
+from mminspect.kernel.inputs import Inputs
+from mminspect.kernel.kernel import Kernel, open_kernel
 from mminspect.program.elf import ET_CORE, PT_LOAD, PT_NOTE, Elf, Header, Note, Segment
 from mminspect.program.pagetable import LARGE_PAGE, PageTables
-from mminspect.program.target import Target
 from mminspect.signals import SIGNALS
-from mminspect.typeinfo import load as typeinfo
-from mminspect.walk.scan import scan_target
+from mminspect.walk.scan import scan
 
 ROOT = Path(__file__).resolve().parents[2]
 VMCORES = ROOT / "fixtures" / "vmcores"
@@ -99,16 +98,15 @@ def run_here(arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def open_core(path: os.PathLike[str]) -> tuple[Target, typeinfo.TypeSource]:
-    """Open a vmcore with types."""
-    opened = target.open_vmcore(str(path))
-    return opened, typeinfo.load(opened)
+def open_core(path: os.PathLike[str]) -> Kernel:
+    """Open a vmcore."""
+    with open_kernel(Inputs(str(path))) as kernel:
+        return kernel
 
 
 def scan_file(path: os.PathLike[str]) -> Report:
     """Scan a vmcore."""
-    opened, types = open_core(path)
-    return scan_target(opened, types)
+    return scan(open_core(path))
 
 
 def without_times(report: Any) -> Any:

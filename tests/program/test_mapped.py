@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mminspect.errors import CutShortError, LostError
+from mminspect.kernel.kernel import Kernel
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap import reader as memmap_
 from mminspect.memmap.reader import Memmap
@@ -21,7 +22,7 @@ from mminspect.program.elf import Segment
 from mminspect.program.mapped import MappedFile
 from mminspect.program.pagetable import LARGE_PAGE
 from mminspect.program.target import Target
-from mminspect.walk.scan import scan_target
+from mminspect.walk.scan import scan
 from tests.conftest import Opened, Unpacked
 from tests.kit.support import (
     AMD64_400M,
@@ -66,8 +67,8 @@ def test_findings_are_the_same_mapped_and_copied(name: str, opened: Opened, monk
     target, types = opened(name)
     monkeypatch.setattr(memmap_, "CHUNK_PAGES", 1 << 11)
     monkeypatch.setattr(MappedFile, "at_once", 64 << 14)
-    mapped = scan_target(target, types)
-    copied = scan_target(replace(target, direct=None), types)
+    mapped = scan(Kernel(target, types))
+    copied = scan(Kernel(replace(target, direct=None), types))
     assert without_times(mapped.as_dict()) == without_times(copied.as_dict())
 
 
@@ -102,7 +103,7 @@ def alone(unpacked: Unpacked, tmp_path: Path) -> Iterator[tuple[Path, Target]]:
     """Give a copy of a vmcore that may be changed."""
     path = tmp_path / "core"
     path.write_bytes(unpacked(AMD64_400M).read_bytes())
-    yield path, open_core(path)[0]
+    yield path, open_core(path).target
 
 
 def largest(target: Target) -> Segment:
@@ -174,14 +175,16 @@ def test_page_tables_lead_to_physical_segments(alone: tuple[Path, Target]) -> No
 CUT = """
 import os, sys
 from mminspect.cli import run as cli
+from mminspect.cli.session import Session
+from mminspect.kernel import kernel
 from mminspect.memmap.reader import Memmap
 from mminspect.program import open as targets
-from mminspect.walk import report, scan
+from mminspect.walk import report
 
 when, size, *arguments = sys.argv[1:]
 owner, name = {
     "opening": (targets, "_open_core"),
-    "opened": (cli.Session, "scan"),
+    "opened": (Session, "scan"),
     "mapped": (Memmap, "_words"),
     "walked": (report, "summarize"),
 }[when]
@@ -196,7 +199,7 @@ def arm(*arguments):
 
 if when == "mapped":
     # Not what calibrate() reads.
-    scan.calibrate = arm
+    kernel.calibrate = arm
 else:
     arm()
 cli.run(tuple(arguments))

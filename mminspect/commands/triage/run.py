@@ -13,44 +13,31 @@ from mminspect.commands.triage.log import read_log
 from mminspect.commands.triage.registers import saved_registers
 from mminspect.commands.triage.verdict import Verdict, judge
 from mminspect.findings import Finding, Report
-from mminspect.kernel.resources import resource_path, resources
-from mminspect.layout.read import read_memory_map
-from mminspect.program import open as targets
-from mminspect.typeinfo import load as typeinfo
-from mminspect.walk.scan import scan_target
+from mminspect.kernel.kernel import Kernel
+from mminspect.kernel.resources import Resource, resource_path
+from mminspect.walk.scan import scan
 
 SCHEMA = "mminspect.triage/1"
 
 
-def triage(
-    path: str,
-    symbols: Sequence[str] = (),
-    btf: str | None = None,
-    system_map: str | None = None,
-    pageblock_order: int | None = None,
-) -> tuple[dict[str, Any], Report]:
+def triage(kernel: Kernel) -> tuple[dict[str, Any], Report]:
     """
     Find out whether the memory map explains why a kernel died.
 
-    :param path: The vmcore.
-    :param symbols: As in :func:`mminspect.typeinfo.load.load`, likewise ``btf`` and ``system_map``.
     :return: The result as plain data, and the report of the scan.
     :raises mminspect.errors.MminspectError: if the vmcore can't be analysed.
     """
-    with targets.opened(path) as target:
-        types = typeinfo.load(target, symbols, btf, system_map)
-        report = scan_target(target, types, pageblock_order=pageblock_order)
-        memory = read_memory_map(target, pageblock_order)
-        lines = read_log(target.prog)
-        crash = parse(lines or [])
-        # Resources take their symbols, which take time; only a crash needs them.
-        known = resources(target.prog) if crash is not None else []
-        saved = saved_registers(target, crash) if crash is not None else {}
-    verdict = judge(crash, _with_resources(report, known), memory, bool(lines), saved)
+    report = scan(kernel)
+    lines = read_log(kernel.prog)
+    crash = parse(lines or [])
+    # Resources take their symbols, which take time; only a crash needs them.
+    known = kernel.resources if crash is not None else []
+    saved = saved_registers(kernel.target, crash) if crash is not None else {}
+    verdict = judge(crash, _with_resources(report, known), kernel.memory, bool(lines), saved)
     return _as_dict(report, crash, verdict), report
 
 
-def _with_resources(report: Report, resources: list[tuple[int, int, str, int]]) -> Iterator[Finding]:
+def _with_resources(report: Report, resources: Sequence[Resource]) -> Iterator[Finding]:
     """Add ``detail.in_ram`` to uninitialised pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:

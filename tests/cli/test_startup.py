@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mminspect.cli.run import SESSION_PLUGINS, _installed_plugins, _start_fast
+from mminspect.cli.startup import SESSION_PLUGINS, installed_plugins, start_fast
+from mminspect.cli.usage import COMMANDS
 from tests.conftest import Unpacked
 from tests.kit.support import AMD64_HEALTHY
 
@@ -40,9 +43,17 @@ def loaded(*arguments: str, **variables: str) -> set[str]:
     return set(done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_what_needs_no_kernel_loads_no_drgn(option: str) -> None:
-    assert not loaded(option) & {"_drgn", "numpy"}
+@pytest.mark.parametrize("words", ["--help", "--version", *(f"{command.name} --help" for command in COMMANDS)])
+def test_what_needs_no_kernel_loads_no_drgn(words: str) -> None:
+    modules = loaded(*words.split())
+    assert "click" in modules
+    assert not modules & {"_drgn", "numpy"}
+
+
+def test_every_command_has_a_file_that_takes_its_options() -> None:
+    for command in COMMANDS:
+        run = importlib.import_module(f"mminspect.cli.{command.name}").run
+        assert list(inspect.signature(run).parameters) == ["inputs", *(p.name for p in command.params)]
 
 
 def test_scan_loads_no_helpers_commands_or_tables_that_it_does_not_use(unpacked: Unpacked) -> None:
@@ -60,7 +71,7 @@ def test_plugins_that_the_user_disabled_stay_disabled(disabled: str, unpacked: U
 
 def test_plugins_are_found_without_importing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = [entry.name for entry in entry_points(group="drgn.plugins")]
-    assert _installed_plugins() == set(group)
+    assert installed_plugins() == set(group)
     for name, text in (
         ("other-1.dist-info", "[console_scripts]\nno = a:b\n\n[drgn.plugins]\nmine = a.b\n"),
         ("none-1.dist-info", "[console_scripts]\nno = a:b\n"),
@@ -70,16 +81,16 @@ def test_plugins_are_found_without_importing_anything(tmp_path: Path, monkeypatc
     (tmp_path / "archive.zip").write_bytes(b"")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path / "gone"))
-    assert _installed_plugins() == {*group, "mine"}
+    assert installed_plugins() == {*group, "mine"}
     monkeypatch.syspath_prepend(str(tmp_path / "archive.zip"))
-    assert str(tmp_path / "archive.zip") in _installed_plugins()
+    assert str(tmp_path / "archive.zip") in installed_plugins()
 
 
 def test_another_plugin_stays_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DRGN_DISABLE_PLUGINS", raising=False)
-    monkeypatch.setattr("mminspect.cli.run._installed_plugins", lambda: {*SESSION_PLUGINS, "mine"})
-    _start_fast()
+    monkeypatch.setattr("mminspect.cli.startup.installed_plugins", lambda: {*SESSION_PLUGINS, "mine"})
+    start_fast()
     assert os.environ["DRGN_DISABLE_PLUGINS"].split(",") == list(SESSION_PLUGINS)
     monkeypatch.setenv("DRGN_DISABLE_PLUGINS", "mine")
-    _start_fast()
+    start_fast()
     assert os.environ["DRGN_DISABLE_PLUGINS"] == "*"

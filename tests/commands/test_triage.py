@@ -10,18 +10,19 @@ from typing import Any, Callable
 
 import pytest
 
-from mminspect.commands import capture as capture_
+from mminspect.commands.capture import capture
 from mminspect.commands.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
 from mminspect.commands.triage.log import Line, read_log
 from mminspect.commands.triage.registers import saved_registers
 from mminspect.commands.triage.verdict import Pages, about_pages, is_walker, judge, useful_registers
 from mminspect.findings import Finding
-from mminspect.layout.read import read_memory_map
+from mminspect.kernel.inputs import Inputs
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.program import corefile
 from mminspect.rules.registry import all_rules
-from tests.conftest import Cli, Edited, Opened, Unpacked
+from tests.conftest import Cli, Edited, Kernels, Opened, Unpacked
 from tests.kit.handmade import SPARSE, zone
 from tests.kit.support import AMD64_400M, I386_HOLE, elf_core
 
@@ -340,8 +341,10 @@ def test_stock_oddity_is_not_suspected(
     assert "safe from the" in result["why"]
 
 
-def test_bad_page_of_the_stock_oddity_is_named_so(unpacked: Unpacked, opened: Opened, tmp_path: Path, cli: Cli) -> None:
-    pfn = max(zone.end_pfn for zone in read_memory_map(opened(SYSRQ)[0]).populated_zones)
+def test_bad_page_of_the_stock_oddity_is_named_so(
+    unpacked: Unpacked, kernels: Kernels, tmp_path: Path, cli: Cli
+) -> None:
+    pfn = max(zone.end_pfn for zone in kernels(SYSRQ).memory.populated_zones)
     before = b"Kernel panic - not syncing: sysrq triggered crash"
     after = b"BUG: Bad page state in process init  pfn:%05x" % pfn
     path = tmp_path / "core"
@@ -476,28 +479,20 @@ def test_notes_of_a_core(tmp_path: Path) -> None:
     assert core.vmcoreinfo == b"OSRELEASE=6.1.0\n"
 
 
-def test_capture_keeps_the_registers_that_triage_uses(
-    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = opened(DAMAGED)[0]
+def test_capture_keeps_the_registers_that_triage_uses(kernels: Kernels, tmp_path: Path) -> None:
+    target = kernels(DAMAGED).target
     crash = parse(read_log(target.prog) or [])
     assert target.core is not None
     assert crash is not None
-    memory = read_memory_map(target)
+    memory = kernels(DAMAGED).memory
     page = memory.sections[0].mem_map + 0x8000 * 64
     core = dataclasses.replace(target.core, prstatus=(prstatus(crash.pid or 0, rdi=page & ((1 << 64) - 1)),))
     changed = dataclasses.replace(target, core=core)
     before = saved_registers(changed, crash)
     assert len(before) == 18
-    load = capture_.typeinfo.load
-    monkeypatch.setattr(capture_.targets, "open_vmcore", lambda path: changed)
-
-    def load_types(which: Any, *rest: Any, **more: Any) -> Any:
-        return opened(DAMAGED)[1] if which is changed else load(which, *rest, **more)
-
-    monkeypatch.setattr(capture_.typeinfo, "load", load_types)
     path = tmp_path / "core"
-    capture_.capture("core", (), None, None, None, str(path))
+    with path.open("wb") as out:
+        capture(Kernel(changed, kernels(DAMAGED).types), Inputs(), out)
     with path.open("rb") as file:
         kept = corefile.parse(file.fileno(), str(path))
     useful = {"rdi": page & ((1 << 64) - 1)}

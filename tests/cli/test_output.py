@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any
 import pytest
 
 from mminspect.cli.output import open_output
+from mminspect.render.style import style_of
 from tests.conftest import Cli, Unpacked
-from tests.kit.support import AMD64_HEALTHY
+from tests.kit.support import AMD64_HEALTHY, I386_HOLE, without_times
 
 
 def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -99,17 +102,15 @@ def test_all_streams_into_a_pipe_that_is_closed(unpacked: Unpacked) -> None:
 
 
 def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mminspect.cli import run as cli
-
     class Terminal:
         def isatty(self) -> bool:
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert cli._style(Terminal()).color  # type: ignore[arg-type]
+    assert style_of(Terminal()).color  # type: ignore[arg-type]
     monkeypatch.setenv("TERM", "dumb")
-    assert not cli._style(Terminal()).color  # type: ignore[arg-type]
+    assert not style_of(Terminal()).color  # type: ignore[arg-type]
 
 
 def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
@@ -117,3 +118,36 @@ def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_pa
     done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", output)
     assert done.err == f"{output}: {output.stat().st_size:,} bytes\n"
     assert output.read_bytes().startswith(b"\xfd7zXZ\0")
+
+
+def test_output_file_holds_what_stdout_would(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    path = unpacked(I386_HOLE)
+    done = cli("-c", path, "scan", "--format", "json", "-o", tmp_path / "report")
+    assert (done.status, done.out, done.err) == (1, "", "")
+    report = json.loads((tmp_path / "report").read_text())
+    assert without_times(report) == without_times(cli("-c", path, "scan", "--format", "json").json())
+
+
+def test_output_file_has_the_rights_of_the_umask(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        cli("-c", unpacked(AMD64_HEALTHY), "scan", "-o", tmp_path / "report")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "report").stat().st_mode) == 0o640
+
+
+def test_output_file_is_replaced_at_once(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    """Who has the old file open keeps reading the old one."""
+    report = tmp_path / "report"
+    report.write_text("old")
+    with report.open() as old:
+        cli("-c", unpacked(AMD64_HEALTHY), "scan", "-o", report)
+        assert old.read() == "old"
+    assert report.read_text() != "old"
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_dash_is_stdout(cli: Cli, unpacked: Unpacked) -> None:
+    done = cli("-c", unpacked(AMD64_HEALTHY), "scan", "--format", "csv", "-o", "-")
+    assert done.out.startswith("rule,severity")

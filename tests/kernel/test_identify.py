@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from drgn import Symbol, SymbolBinding, SymbolKind
 
-from mminspect.kernel.identify import virtual_to_pfn, what_is
-from mminspect.layout.read import read_memory_map
+from mminspect.kernel.identify import virtual_to_pfn
 from mminspect.typeinfo.symbols import best_symbol
-from tests.conftest import Opened
+from tests.conftest import Kernels
 from tests.kit.support import AMD64_HOTPLUG, I386_HOLE
 
 
@@ -21,19 +20,17 @@ def test_checksum_is_no_address() -> None:
     assert best_symbol([crc]) is None
 
 
-def test_kernel_whose_direct_mapping_is_unknown(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_whose_direct_mapping_is_unknown(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise Exception("could not find variable in direct mapping")
 
-    target, _ = opened(AMD64_HOTPLUG)
-    memory = read_memory_map(target)
-    monkeypatch.setattr("drgn.helpers.linux.mm.virt_to_pfn", fail)
+    kernel = kernels(AMD64_HOTPLUG)
+    monkeypatch.setattr("mminspect.kernel.identify.virt_to_pfn", fail)
     # A capture has no page tables either.
-    assert virtual_to_pfn(target, memory, 0xFFFF888008000000) is None
-    assert what_is(target, memory)(0xFFFF888008000000)["kind"] in ("unmapped", "unknown")
+    assert virtual_to_pfn(kernel.target, kernel.memory, 0xFFFF888008000000) is None
+    assert kernel.identify(0xFFFF888008000000)["kind"] in ("unmapped", "unknown")
 
 
-def test_struct_page_tells_of_memory_that_the_dump_lacks(opened: Opened) -> None:
-    target, _ = opened(I386_HOLE)
-    there = what_is(target, read_memory_map(target))(0xF6EF5FE8)
+def test_struct_page_tells_of_memory_that_the_dump_lacks(kernels: Kernels) -> None:
+    there = kernels(I386_HOLE).identify(0xF6EF5FE8)
     assert (there["kind"], there["pfn"]) == ("reserved", 0x36EF5)

@@ -31,6 +31,7 @@ from drgn.helpers.linux.mmzone import (
     valid_section,
 )
 
+from mminspect.cli.capture import compressed
 from mminspect.commands import capture as capture_
 from mminspect.program.arch import arch_of
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
@@ -103,7 +104,7 @@ def test_ending_chooses_the_compression(ending: str) -> None:
     results = []
     for _ in range(2):
         packed = io.BytesIO()
-        with capture_._compressed(packed, f"core.{ending}") as out:
+        with compressed(packed, f"core.{ending}") as out:
             out.write(data)
         results.append(packed.getvalue())
     assert UNPACK[ending](results[0]) == data

@@ -96,6 +96,7 @@ def test_interrupt_that_gets_lost_in_a_callback_comes_again() -> None:
     script = """
 import os, signal, time
 from mminspect.cli import run as cli
+from mminspect.cli import zones
 class Dropping:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
@@ -103,7 +104,7 @@ class Dropping:
 def lose(*arguments):
     Dropping()
     time.sleep(30)
-cli._opened = lose
+zones.open_kernel = lose
 cli.run(("zones",))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20)

@@ -1,34 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reports in every format, through the command line."""
+"""Reports in every format."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import pty
-import stat
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mminspect.findings import Finding, Report
-from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.render.formats import report_writer
+from mminspect.render.style import Style
 from tests.conftest import Cli, Scanned, Unpacked
 from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
-    AMD64_LOW_RAM,
     AMD64_NUMA,
     ARM64,
     I386_HOLE,
     NAMES,
     S390X,
-    without_times,
 )
 
 RULES = ("bitmap-bounds", "contiguous", "mixed-zone", "uninitialized", "unreadable", "zone-id", "zone-span")
@@ -133,15 +126,6 @@ def test_two_runs_are_equal_but_for_the_time(name: str, cli: Cli, unpacked: Unpa
     assert json.dumps(one) == json.dumps(other)
 
 
-def test_option_overrides_the_pageblock_order(cli: Cli, unpacked: Unpacked) -> None:
-    path = unpacked(AMD64_LOW_RAM)
-    report = cli("-c", path, "--pageblock-order", "10", "scan", "--format", "json").json()
-    assert (report["target"]["pageblock_order"], report["target"]["pageblock_order_from"]) == (10, "option")
-    (mixed,) = [f for f in report["findings"] if f["rule"] == "mixed-zone"]
-    assert (mixed["start_pfn"], mixed["end_pfn"]) == (0x7C00, 0x8000)
-    assert report["summary"]["pageblocks"] == 65536 // 1024
-
-
 # Other formats
 
 
@@ -188,7 +172,7 @@ def test_table_in_a_pipe_is_neither_wrapped_nor_coloured(cli: Cli, unpacked: Unp
 def rendered(report: Report, style: Style) -> list[str]:
     """Render a table."""
     out = io.StringIO()
-    REPORT_FORMATS["table"](report, out, style)
+    report_writer("table")(report, out, style)
     return out.getvalue().splitlines()
 
 
@@ -230,155 +214,3 @@ def test_numbers_in_messages_stay_as_they_are() -> None:
     summary = {"by_severity": {}, "pages_examined": 1, "pageblocks": 1, "pages_unreadable": 0, "elapsed_seconds": 0.0}
     target = dict.fromkeys(TARGET_KEYS, "x")
     assert any(line.rstrip().endswith("  1e5") for line in rendered(Report(target, [], summary, [finding]), Style()))
-
-
-def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
-    """Run mminspect with stdout and stderr on a terminal."""
-    main, terminal = pty.openpty()
-    variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
-    variables.update(environment, COLUMNS=str(columns), TERM="xterm")
-    command = [sys.executable, "-m", "mminspect", *arguments]
-    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=variables) as process:
-        os.close(terminal)
-        data = b""
-        while True:
-            try:
-                piece = os.read(main, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            data += piece
-        process.wait(60)
-    os.close(main)
-    return data.decode()
-
-
-def test_terminal_gets_colour_and_lines_of_its_width(unpacked: Unpacked) -> None:
-    text = on_terminal(["-c", str(unpacked(I386_HOLE)), "scan"], 100)
-    assert "\x1b[31merror" in text
-    rows = [line for line in text.replace("\r", "").splitlines() if line.startswith("\x1b[31merror")]
-    assert rows
-    assert all(len(row) - len("\x1b[31m\x1b[0m") <= 100 for row in rows)
-
-
-def test_no_color_turns_colour_off(unpacked: Unpacked) -> None:
-    text = on_terminal(["-c", str(unpacked(I386_HOLE)), "scan"], 100, NO_COLOR="1")
-    assert "error" in text
-    assert "\x1b[3" not in text
-
-
-def test_progress_goes_to_a_terminal_only(cli: Cli, unpacked: Unpacked) -> None:
-    assert cli("-c", unpacked(AMD64_HEALTHY), "scan").err == ""
-    assert "struct pages" in on_terminal(["-c", str(unpacked(AMD64_HEALTHY)), "scan"], 100)
-
-
-# Choice of rules, exit status
-
-
-@pytest.mark.parametrize(
-    ("name", "worst"), [(AMD64_400M, "error"), (AMD64_LOW_RAM, "warning"), (AMD64_HEALTHY, "note")]
-)
-@pytest.mark.parametrize("fail_on", ["error", "warning", "note", "never"])
-def test_exit_status_follows_fail_on(name: str, worst: str, fail_on: str, cli: Cli, unpacked: Unpacked) -> None:
-    severities = ["note", "warning", "error"]
-    fails = fail_on != "never" and severities.index(worst) >= severities.index(fail_on)
-    assert cli("-c", unpacked(name), "scan", "--fail-on", fail_on).status == int(fails)
-
-
-def test_default_is_to_fail_on_errors(cli: Cli, unpacked: Unpacked) -> None:
-    assert cli("-c", unpacked(AMD64_400M), "scan").status == 1
-    assert cli("-c", unpacked(AMD64_LOW_RAM), "scan").status == 0
-
-
-def test_select_applies_only_these_rules(cli: Cli, unpacked: Unpacked) -> None:
-    whole = scan_json(cli, unpacked(I386_HOLE))
-    report = scan_json(cli, unpacked(I386_HOLE), "--select", "mixed-zone, zone-span")
-    assert report["findings"] == [f for f in whole["findings"] if f["rule"] in ("mixed-zone", "zone-span")]
-    assert set(report["summary"]["by_rule"]) == {"mixed-zone", "zone-span"}
-
-
-def test_ignore_leaves_rules_out(cli: Cli, unpacked: Unpacked) -> None:
-    whole = scan_json(cli, unpacked(I386_HOLE))
-    report = scan_json(cli, unpacked(I386_HOLE), "--ignore", "mixed-zone,zone-span")
-    assert report["findings"] == [f for f in whole["findings"] if f["rule"] not in ("mixed-zone", "zone-span")]
-    assert set(report["summary"]["by_rule"]).isdisjoint({"mixed-zone", "zone-span"})
-
-
-def test_ignore_wins_over_select(cli: Cli, unpacked: Unpacked) -> None:
-    report = scan_json(cli, unpacked(I386_HOLE), "--select", "mixed-zone,zone-id", "--ignore", "mixed-zone")
-    assert set(report["summary"]["by_rule"]) == {"zone-id"}
-
-
-def test_select_can_be_given_again(cli: Cli, unpacked: Unpacked) -> None:
-    report = scan_json(cli, unpacked(I386_HOLE), "--select", "mixed-zone", "--select", "zone-id")
-    assert set(report["summary"]["by_rule"]) == {"mixed-zone", "zone-id"}
-
-
-def test_status_counts_selected_rules_only(cli: Cli, unpacked: Unpacked) -> None:
-    assert cli("-c", unpacked(AMD64_400M), "scan", "--select", "zone-span").status == 0
-
-
-# Output files
-
-
-def test_output_file_holds_what_stdout_would(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
-    path = unpacked(I386_HOLE)
-    done = cli("-c", path, "scan", "--format", "json", "-o", tmp_path / "report")
-    assert (done.status, done.out, done.err) == (1, "", "")
-    report = json.loads((tmp_path / "report").read_text())
-    assert without_times(report) == without_times(scan_json(cli, path))
-
-
-def test_output_file_has_the_rights_of_the_umask(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
-    umask = os.umask(0o027)
-    try:
-        cli("-c", unpacked(AMD64_HEALTHY), "scan", "-o", tmp_path / "report")
-    finally:
-        os.umask(umask)
-    assert stat.S_IMODE((tmp_path / "report").stat().st_mode) == 0o640
-
-
-def test_output_file_is_replaced_at_once(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
-    """Who has the old file open keeps reading the old one."""
-    report = tmp_path / "report"
-    report.write_text("old")
-    with report.open() as old:
-        cli("-c", unpacked(AMD64_HEALTHY), "scan", "-o", report)
-        assert old.read() == "old"
-    assert report.read_text() != "old"
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_dash_is_stdout(cli: Cli, unpacked: Unpacked) -> None:
-    done = cli("-c", unpacked(AMD64_HEALTHY), "scan", "--format", "csv", "-o", "-")
-    assert done.out.startswith("rule,severity")
-
-
-# Zones
-
-
-def test_zones_as_json_has_nodes_zones_sections_and_holes(cli: Cli, unpacked: Unpacked) -> None:
-    done = cli("-c", unpacked(AMD64_LOW_RAM), "zones", "--format", "json")
-    assert done.status == 0
-    data = done.json()
-    assert [n["node"] for n in data["nodes"]] == [0]
-    assert (data["nodes"][0]["start_pfn"], data["nodes"][0]["end_pfn"]) == (1, 1067776)
-    assert data["zones"] == scan_json(cli, unpacked(AMD64_LOW_RAM))["zones"]
-    assert [(s["first"], s["last"]) for s in data["sections"]] == [(0, 0), (32, 32)]
-    holes = [(h["zone"], h["start_pfn"], h["end_pfn"]) for h in data["holes"]]
-    assert holes == [("DMA32", 0x8000, 0x100000)]
-
-
-def test_zones_leaves_out_sections_that_are_offline(cli: Cli, unpacked: Unpacked) -> None:
-    data = cli("-c", unpacked("amd64-5.10-hotplug"), "zones", "--format", "json").json()
-    assert [(s["first"], s["last"]) for s in data["sections"]] == [(0, 3)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_zones_as_table_names_every_zone(name: str, cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
-    done = cli("-c", unpacked(name), "zones")
-    assert (done.status, done.err) == (0, "")
-    for zone in scanned(name).zones:
-        assert f"{zone['start_pfn']:#x}-{zone['end_pfn']:#x}" in done.out
-        assert zone["name"] in done.out

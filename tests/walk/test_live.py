@@ -12,16 +12,16 @@ from drgn import FaultError
 
 from mminspect.errors import LayoutError
 from mminspect.findings import Report
-from mminspect.kernel.identify import what_is
-from mminspect.layout.read import read_memory_map
+from mminspect.kernel import kernel as kernel_
+from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.proc import ProcFiles
-from mminspect.rules.base import Identify
 from mminspect.rules.registry import select_rules
-from mminspect.walk import live as rescan
-from mminspect.walk.live import MAX_ATTEMPTS, LiveScan, Prepared, scan_live
-from mminspect.walk.scan import scan_target
-from tests.conftest import Opened, Scanned
+from mminspect.walk import live
+from mminspect.walk.limits import Limits
+from mminspect.walk.live import MAX_ATTEMPTS, LiveScan
+from mminspect.walk.scan import scan
+from tests.conftest import Kernels, Scanned
 from tests.kit.support import AMD64_400M, I386_HOLE, without_consequences
 
 GONE = FaultError("could not find memory segment", 0xFFFF888000000000)
@@ -51,27 +51,32 @@ class Reader:
 
 
 @pytest.fixture(name="memory")
-def memory_fixture(opened: Opened) -> MemoryMap:
+def memory_fixture(kernels: Kernels) -> MemoryMap:
     """Give the memory map of a stored vmcore."""
-    return read_memory_map(opened(AMD64_400M)[0])
+    return kernels(AMD64_400M).memory
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once."""
-    monkeypatch.setattr(rescan, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(live, "RETRY_SECONDS", 0)
+
+
+def running(kernel: Kernel, memory: MemoryMap) -> Kernel:
+    """Make a kernel that seems to run, as it was read while privileged."""
+    made = Kernel(dataclasses.replace(kernel.target, kind="live"), kernel.types)
+    made.memory, made.proc_files = memory, ProcFiles()
+    return made
 
 
 def rescanned(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap, *outcomes: Outcome
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap, *outcomes: Outcome
 ) -> tuple[Reader, LiveScan]:
     """Scan the vmcore as if it were the running kernel."""
-    target = opened(AMD64_400M)[0]
     reader = Reader(memory, *outcomes)
-    monkeypatch.setattr(rescan, "read_memory_map", reader)
-    prepared = Prepared(memory, ProcFiles())
+    monkeypatch.setattr(kernel_, "read_memory_map", reader)
     rules = select_rules()
-    return reader, scan_live(target, prepared, rules, lambda m: what_is(target, m), None, None, None)
+    return reader, live.scan(running(kernels(AMD64_400M), memory), rules, Limits())
 
 
 def same_findings(result: LiveScan, report: Report) -> bool:
@@ -94,12 +99,12 @@ def same_findings(result: LiveScan, report: Report) -> bool:
 def test_a_read_that_fails_is_tried_again(
     outcomes: tuple[Outcome, ...],
     reads: int,
-    opened: Opened,
+    kernels: Kernels,
     scanned: Scanned,
     monkeypatch: pytest.MonkeyPatch,
     memory: MemoryMap,
 ) -> None:
-    reader, result = rescanned(opened, monkeypatch, memory, *outcomes)
+    reader, result = rescanned(kernels, monkeypatch, memory, *outcomes)
     assert reader.calls == reads
     assert same_findings(result, scanned(AMD64_400M))
     assert result.transient == 0
@@ -107,55 +112,51 @@ def test_a_read_that_fails_is_tried_again(
 
 @pytest.mark.parametrize("failure", [GONE, ODD], ids=["fault", "layout"])
 def test_reads_that_always_fail_end_with_the_reason(
-    failure: Exception, opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+    failure: Exception, kernels: Kernels, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
 ) -> None:
     with pytest.raises(LayoutError, match=str(failure)):
-        rescanned(opened, monkeypatch, memory, failure)
+        rescanned(kernels, monkeypatch, memory, failure)
     with pytest.raises(LayoutError, match=str(failure)):
-        rescanned(opened, monkeypatch, memory, None, failure)
+        rescanned(kernels, monkeypatch, memory, None, failure)
 
 
 def test_memory_that_changes_is_scanned_again(
-    opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+    kernels: Kernels, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
 ) -> None:
     fewer = dataclasses.replace(memory, sections=memory.sections[:-1])
-    reader, result = rescanned(opened, monkeypatch, memory, fewer, None)
+    reader, result = rescanned(kernels, monkeypatch, memory, fewer, None)
     assert reader.calls == 3
     assert same_findings(result, scanned(AMD64_400M))
 
 
 def test_memory_that_changes_all_the_time_ends_the_scan(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
 ) -> None:
     fewer = dataclasses.replace(memory, sections=memory.sections[:-1])
     outcomes = [None if number % 2 else fewer for number in range(MAX_ATTEMPTS + 1)]
     with pytest.raises(LayoutError, match="plugged or unplugged"):
-        rescanned(opened, monkeypatch, memory, *outcomes)
+        rescanned(kernels, monkeypatch, memory, *outcomes)
 
 
 def test_the_running_kernel_is_scanned_so(
-    opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
+    kernels: Kernels, scanned: Scanned, monkeypatch: pytest.MonkeyPatch, memory: MemoryMap
 ) -> None:
-    target, types = opened(AMD64_400M)
-    monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None, GONE, GONE, None))
-    live = dataclasses.replace(target, kind="live")
+    monkeypatch.setattr(kernel_, "read_memory_map", Reader(memory, None, GONE, GONE, None))
     rules = select_rules()
-    report = scan_target(live, types, rules, prepared=Prepared(memory, ProcFiles()))
+    report = scan(running(kernels(AMD64_400M), memory), rules)
     assert report.findings == scanned(AMD64_400M).findings
     assert report.summary["transient"] == 0
 
 
-def test_what_lives_at_an_address_may_change(opened: Opened, scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = opened(I386_HOLE)[0]
-    memory = read_memory_map(target)
-    monkeypatch.setattr(rescan, "read_memory_map", Reader(memory, None))
+def test_what_lives_at_an_address_may_change(
+    kernels: Kernels, scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = kernels(I386_HOLE).memory
+    monkeypatch.setattr(kernel_, "read_memory_map", Reader(memory, None))
     calls = count()
-
-    def make_look(_: MemoryMap) -> Identify:
-        return lambda address: {"kind": "slab", "text": f"slab object {next(calls)}"}
-
-    rules = select_rules(["bitmap-bounds"])
-    result = scan_live(target, Prepared(memory, ProcFiles()), rules, make_look, None, None, None)
+    monkeypatch.setattr(Kernel, "identify", lambda *_: {"kind": "slab", "text": f"slab object {next(calls)}"})
+    result = live.scan(running(kernels(I386_HOLE), memory), select_rules(["bitmap-bounds"]), Limits())
     expected = [f for f in scanned(I386_HOLE).findings if f.rule == "bitmap-bounds"]
     assert [(f.start_pfn, f.end_pfn) for f in result.findings] == [(f.start_pfn, f.end_pfn) for f in expected]
     assert result.transient == 0
+    assert next(calls) > len(expected)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mminspect.errors import MminspectError
 from mminspect.findings import SEVERITIES, Finding, Report, sort_key
-from mminspect.render.formats import REPORT_FORMATS, Style
+from mminspect.render.formats import report_writer
+from mminspect.render.style import Style
 from mminspect.walk import spill
 from mminspect.walk.spill import Findings
 
@@ -133,17 +134,17 @@ def test_json_is_written_as_it_comes(number: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(spill, "MAX_IN_MEMORY", 10)
     made = report(number)
     out = io.StringIO()
-    REPORT_FORMATS["json"](made, out, Style())
+    report_writer("json")(made, out, Style())
     assert json.loads(out.getvalue()) == made.as_dict()
     assert len(made.as_dict()["findings"]) == number
     out = io.StringIO()
-    REPORT_FORMATS["ndjson"](made, out, Style())
+    report_writer("ndjson")(made, out, Style())
     assert [json.loads(line) for line in out.getvalue().splitlines()] == made.as_dict()["findings"]
 
 
 def test_table_shows_the_first_and_counts_the_rest() -> None:
     out = io.StringIO()
-    REPORT_FORMATS["table"](report(1003), out, Style())
+    report_writer("table")(report(1003), out, Style())
     lines = out.getvalue().splitlines()
     assert sum(line.startswith("note") for line in lines) == 1000
     assert "0x3e7-0x3e8" in out.getvalue() and "0x3e8-0x3e9" not in out.getvalue()
@@ -153,5 +154,5 @@ def test_table_shows_the_first_and_counts_the_rest() -> None:
 
 def test_table_of_as_many_as_it_shows_says_nothing_of_more() -> None:
     out = io.StringIO()
-    REPORT_FORMATS["table"](report(1000), out, Style())
+    report_writer("table")(report(1000), out, Style())
     assert "not shown" not in out.getvalue()

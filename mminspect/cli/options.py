@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+# The longest interval, in seconds: a year.
+MAX_INTERVAL = 365 * 86400
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def rule_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse rule IDs, separated by commas."""
+    chosen = tuple(name.strip() for names in value for name in names.split(",") if name.strip())
+    if value and not chosen:
+        raise click.BadParameter("names no rule")
+    return chosen
+
+
+def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Parse bytes a second such as ``100M``."""
+    if value is None:
+        return None
+    number, unit = (value[:-1], _BYTES[value[-1].upper()]) if value[-1:].upper() in _BYTES else (value, 1)
+    if not number.isdigit() or int(number) == 0:
+        raise click.BadParameter("give bytes a second, for example 100M")
+    return int(number) * unit
+
+
+def interval(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """Parse a time such as ``30s``, ``5m``, ``2h`` or ``1d`` to seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", value.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= MAX_INTERVAL:
+        raise click.BadParameter(f"{value!r} is not an interval of up to a year; give for example 30s, 5m or 1h")
+    return seconds
+
+
+def format_option(*formats: str) -> click.Option:
+    """Make the option that chooses one of some formats; the first is the default."""
+    return click.Option(["--format", "format_"], type=click.Choice(formats), default=formats[0], show_default=True)
+
+
+def output_option(what: str, required: bool = False) -> click.Option:
+    """Make the option that names the output file."""
+    return click.Option(["-o", "--output"], metavar="FILE", required=required, help=what)
+
+
+SELECT = click.Option(
+    ["--select"], metavar="RULE,...", multiple=True, callback=rule_list, help="Apply these rules only."
+)
+IGNORE = click.Option(
+    ["--ignore"], metavar="RULE,...", multiple=True, callback=rule_list, help="Leave these rules out."
+)
+FAIL_ON = click.Option(
+    ["--fail-on"],
+    type=click.Choice(["error", "warning", "note", "never"]),
+    default="error",
+    show_default=True,
+    help="Least severity of a finding that makes the exit status 1.",
+)
+MAX_RATE = click.Option(
+    ["--max-rate"], metavar="BYTES", callback=rate, help="Read no more memmap a second than this, e.g. 100M."
+)
+USER = click.Option(
+    ["--user"],
+    metavar="NAME",
+    default="nobody",
+    show_default=True,
+    help="User to become once the running kernel's files are open; root keeps the user ID.",
+)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``mminspect scan``."""
+
+from __future__ import annotations
+
+from mminspect import signals
+from mminspect.cli import status
+from mminspect.cli.output import check_writable, say
+from mminspect.cli.session import Session
+from mminspect.kernel.inputs import Inputs
+from mminspect.render.formats import report_writer
+from mminspect.render.style import style_of
+from mminspect.rules.registry import select_rules
+from mminspect.walk.limits import Limits
+
+
+def run(
+    inputs: Inputs,
+    format_: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    fail_on: str,
+    output: str | None,
+    max_rate: int | None,
+    user: str,
+    partial: bool,
+    jobs: int | None,
+    verbose: bool,
+) -> int:
+    """Scan a kernel and write the report; return the exit status."""
+    rules = select_rules(select, ignore)
+    write = report_writer(format_)
+    check_writable(output, inputs.files)
+    with Session(inputs, output, user) as session:
+        stopper = signals.Stopper() if partial else None
+        report = session.scan(rules, Limits(max_rate, stopper, jobs))
+        with session.output() as out:
+            write(report, out, style_of(out)._replace(verbose=verbose))
+    found = fail_on != "never" and report.count(fail_on)
+    if stopper is not None and stopper.status is not None:
+        say(f"{stopper.message}: the report is of the part that was walked")
+        # Nothing found says little when not all was looked at.
+        return status.FINDINGS if found else 0 if fail_on == "never" else stopper.status
+    return status.FINDINGS if found else 0

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Exit statuses."""
+
+from __future__ import annotations
+
+FINDINGS = 1
+FAILED = 2

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The commands and their options, as the user sees them.
+
+The file of a command is imported when the command is called: help and errors of usage need neither drgn nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from mminspect import __version__
+from mminspect.cli.options import (
+    FAIL_ON,
+    IGNORE,
+    MAX_RATE,
+    SELECT,
+    USER,
+    format_option,
+    interval,
+    output_option,
+)
+from mminspect.cli.output import discard
+from mminspect.errors import MminspectError
+from mminspect.kernel.inputs import Inputs
+from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
+
+
+class Command(click.Command):
+    """A command that is the function ``run`` of the file of its name: it takes the inputs and the options."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Import the file and call it."""
+        module = importlib.import_module(f"mminspect.cli.{self.name}")
+        return context.invoke(module.run, context.obj, **context.params)
+
+
+class Commands(click.Group):
+    """A group of commands that notices when its output can't be written. click alone would exit with status 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command, and write all of its output."""
+        try:
+            result = super().invoke(context)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            discard(1)
+            raise MminspectError("the output was closed before all of it was written") from None
+        except OSError as e:
+            discard(1)
+            raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-c", "--core", metavar="VMCORE", help="Core dump to read. Default: the running kernel, as root.")
+@click.option(
+    "-s",
+    "--symbols",
+    metavar="VMLINUX",
+    multiple=True,
+    help="File with the kernel's DWARF. May be given more than once. Not needed if the kernel has BTF.",
+)
+@click.option(
+    "--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given."
+)
+@click.option("--system-map", metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF.")
+@click.option(
+    "--pageblock-order",
+    metavar="N",
+    type=click.IntRange(1, 30),
+    help="Override the order of a pageblock. A capture can lack the bitmap of a smaller one.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+@click.version_option(__version__, prog_name="mminspect")
+@click.pass_context
+def main(
+    context: click.Context,
+    core: str | None,
+    symbols: tuple[str, ...],
+    btf: str | None,
+    system_map: str | None,
+    pageblock_order: int | None,
+    debug: bool,
+) -> None:
+    """A linter for the Linux kernel's memory map."""
+    context.obj = Inputs(core, symbols, btf, system_map, pageblock_order)
+
+
+COMMANDS = (
+    Command(
+        "scan",
+        help="Walk every pageblock and report what is wrong.",
+        params=[
+            format_option(*REPORT_FORMATS),
+            SELECT,
+            IGNORE,
+            FAIL_ON,
+            output_option("Write the report there, not to stdout."),
+            MAX_RATE,
+            USER,
+            click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
+            click.Option(
+                ["--jobs"],
+                metavar="N",
+                type=click.IntRange(1, 256),
+                help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory "
+                "on.",
+            ),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Show what the kernel would do with each finding."),
+        ],
+    ),
+    Command(
+        "watch",
+        help="Scan again and again; report what is new or gone since the last scan.\n\n"
+        "With --format prometheus, the whole state is written after each scan. The exit status is 0 after --count "
+        "scans, whatever they found.",
+        params=[
+            click.Option(
+                ["--interval"],
+                metavar="TIME",
+                default="5m",
+                show_default=True,
+                callback=interval,
+                help="Time between the starts of scans: 30s, 5m, 1h.",
+            ),
+            click.Option(["--count"], metavar="N", type=click.IntRange(1), help="End after N scans."),
+            format_option(*CHANGE_FORMATS, "prometheus"),
+            SELECT,
+            IGNORE,
+            output_option("With prometheus: the file to replace after each scan."),
+            MAX_RATE,
+            USER,
+        ],
+    ),
+    Command("zones", help="Show nodes, zones, sections and holes.", params=[format_option("table", "json")]),
+    Command(
+        "page",
+        help="Show all about a page, or a range of pages.\n\n"
+        "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
+        "virtual address.",
+        params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json")],
+    ),
+    Command(
+        "rules",
+        help="Show the catalogue of rules, or all about one RULE.",
+        params=[click.Argument(["rule"], required=False), format_option("table", "json")],
+    ),
+    Command(
+        "capture",
+        help="Write a small vmcore that holds only what an analysis reads.",
+        params=[output_option("The new vmcore; .gz, .xz or .zst compresses it.", required=True)],
+    ),
+    Command(
+        "triage",
+        help="Tell whether the memory map explains why a kernel died.",
+        params=[
+            click.Argument(["vmcores"], metavar="VMCORE...", nargs=-1),
+            format_option("text", "json"),
+            FAIL_ON,
+            output_option("Write the result there, not to stdout."),
+        ],
+    ),
+)
+for command in COMMANDS:
+    main.add_command(command)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``mminspect page`` shows to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import IO, Any
+
+from mminspect.render.table import write_consequences, write_pairs, write_table
+
+
+def write_pages(data: dict[str, Any], out: IO[str], width: int | None) -> None:
+    """Write what ``mminspect page`` shows: a block per page."""
+    if data["understood_as"] != "pfn":
+        out.write(f"There is no such online pfn: taken for a {data['understood_as']}.\n\n")
+    for number, page in enumerate(data["pages"]):
+        if number:
+            out.write("\n")
+        _write_page(page, out, width)
+
+
+def _migratetype(page: dict[str, Any]) -> str:
+    if not page.get("bitmap"):
+        return "unknown: there is no bitmap"
+    if page["migratetype"] is None:
+        return f"unknown: {page['migratetype_why']}"
+    bits = [name for name in ("skip", "isolate") if page.get(f"pageblock_{name}")]
+    return " ".join([str(page["migratetype"]), *bits])
+
+
+def _compound(compound: dict[str, Any]) -> str:
+    if compound["part"] == "unknown":
+        return "can't be determined"
+    return f"{compound['part']}, head {compound['head_pfn']:#x}, order {compound['order']}"
+
+
+def _free_block(buddy: dict[str, Any]) -> str:
+    on = buddy["list"]
+    if "broken" in on:
+        return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on no list: {on['broken']}"
+    where = f"{on['zone']}, order {on['order']}, {on['migratetype']}"
+    return f"head {buddy['head_pfn']:#x}, order {buddy['order']}; on the list of {where}"
+
+
+def _per_cpu(on: dict[str, Any]) -> str:
+    order = "" if on["order"] is None else f"order {on['order']}, "
+    return f"head {on['head_pfn']:#x}; on the list of CPU {on['cpu']}, {on['zone']}, {order}{on['migratetype']}"
+
+
+def _neighbour(page: dict[str, Any] | None) -> str:
+    if page is None:
+        return "not online"
+    parts = [page.get("link", "")] + [page["state"]] * (page["state"] != "initialized")
+    return ", ".join(filter(None, parts)) + (" (reserved)" if page.get("reserved") else "")
+
+
+def _page_pairs(page: dict[str, Any]) -> dict[str, Any]:
+    block, order = page["pageblock"]
+    pairs: dict[str, Any] = {
+        "pfn": f"{page['pfn']:#x} ({page['pfn']})",
+        "physical address": f"{page['physical_address']:#x}",
+        "struct page": f"{page['struct_page']:#x}",
+        "state": page["state"],
+    }
+    if "link" in page:
+        link = page["link"]
+        pairs["links to"] = f"node {link['node']} zone {link['zone'] or 'id ' + str(link['zone_id'])}"
+    spanned = ", ".join(f"node {node} zone {name}" for node, _, name in page["spanned_by"])
+    pairs["spanned by"] = spanned or "no zone"
+    if page["section"] is not None:
+        bit = {True: ", subsection present", False: ", subsection absent", None: ""}[page["subsection"]]
+        pairs["section"] = f"{page['section']} ({' '.join(page['section_flags'])}{bit})"
+    pairs["pageblock"] = f"{block:#x}, order {order}"
+    if "link" in page:
+        pairs["migratetype"] = _migratetype(page)
+    if page.get("bitmap"):
+        value = f": {page['bitmap_value']:#x}" if "bitmap_value" in page else ""
+        where = f"word at {page['bitmap_word']:#x}{value}"
+        pairs["bitmap index"] = f"{page['bitmap_index']} of {page['bitmap_limit']}, {where}"
+    if "words" in page:
+        tail = page.get("compound", {}).get("part") == "tail"
+        note = " (other bits of a tail's word are data of the compound page)" if tail else ""
+        pairs["flags"] = (" ".join(page["flags"].split("|")) or "none") + note
+        mapcount = page["mapcount"]
+        if mapcount is None:
+            mapcount = "none (a page type)" if page["page_type"] else "none (not initialised)"
+        pairs["refcount, mapcount"] = f"{page['refcount']}, {mapcount}"
+        pairs["page type"] = page["page_type"] or "none"
+        if "compound" in page:
+            pairs["compound"] = _compound(page["compound"])
+        if page["buddy"] is not None:
+            pairs["free block"] = _free_block(page["buddy"])
+        if page["per_cpu"] is not None:
+            pairs["per-CPU list"] = _per_cpu(page["per_cpu"])
+        pairs["owner"] = page["owner"]
+    if page["resources"]:
+        pairs["resource"] = " / ".join(page["resources"])
+    if page["memblock"] is not None:
+        pairs["memblock"] = ", ".join(page["memblock"]) or "in no region"
+    return pairs
+
+
+def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
+    write_pairs(_page_pairs(page), out, width)
+    if "words" in page:
+        out.write("\nWords\n")
+        size = len(page["words"][0])
+        per_line = 4 if width is None else max(1, min(4, (width - 6) // (size + 1)))
+        for start in range(0, len(page["words"]), per_line):
+            out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
+    out.write("\nNeighbours\n")
+    rows: list[Sequence[Any]] = []
+    for item in page["neighbours"]:
+        at = f"{item['boundary']} {item['pfn']:#x}"
+        rows.append((at, _neighbour(item["before"]) + " | " + _neighbour(item["after"])))
+    write_table(rows, ("boundary", "before | after"), out, width)
+    if page.get("consequences"):
+        out.write("\nWhat the kernel would do\n")
+        write_consequences(page["consequences"], out, width)
+    for heading, findings in (
+        ("Rules that it breaks", page["findings"]),
+        ("Of its zone as a whole", page["zone_findings"]),
+    ):
+        rows = [(f["severity"], f["rule"], f["message"]) for f in findings]
+        if rows:
+            out.write(f"\n{heading}\n")
+            write_table(rows, ("severity", "rule", "message"), out, width)
+        elif findings is page["findings"]:
+            out.write(f"\n{heading}\nnone\n")
