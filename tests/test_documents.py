@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.__main__ import HEAD
 from tests.conftest import Cli
-from tests.kit.documents import MADE, README, ROOT, replaced
+from tests.kit.documents import FLOW, MADE, README, ROOT, replaced
 
 USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 JSON = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
@@ -60,6 +60,10 @@ def test_readme_is_short() -> None:
 def test_made_part_is_what_it_is_made_of(name: str) -> None:
     path, make = MADE[name]
     assert read(path) == replaced(name, read(path), make()), "run python -m tests.kit.documents"
+
+
+def test_tree_has_every_folder() -> None:
+    assert set(FLOW) == {path.parent.name for path in (ROOT / "mminspect").glob("*/__init__.py")}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=shown)

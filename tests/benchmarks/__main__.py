@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -362,7 +363,9 @@ def versions() -> str:
 def write_markdown(path: Path, tables: Sequence[Table]) -> None:
     """Write what was measured as a page of the documentation."""
     parts = [f"{HEAD}\nMeasured on {time.strftime('%Y-%m-%d')}: {versions()}.\n"]
-    parts += [f"## {table.title}\n\n{table.about}\n\n{table.text('github')}\n" for table in tables]
+    for table in tables:
+        about = textwrap.fill(table.about, 120, break_long_words=False, break_on_hyphens=False)
+        parts.append(f"## {table.title}\n\n{about}\n\n{table.text('github')}\n")
     path.write_text("\n".join(parts), encoding="utf-8")
 
 

@@ -8,8 +8,7 @@ The parts of the documents that are made of the code and of stored vmcores.
 from __future__ import annotations
 
 import ast
-import io
-import json
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +16,6 @@ import textwrap
 from pathlib import Path
 from typing import Callable
 
-from mminspect.findings import Finding, Report
-from mminspect.render import table
 from mminspect.rules.registry import all_rules
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,14 +37,15 @@ def rules_table() -> str:
 
 
 def example() -> str:
-    """Make the report of a stored vmcore, as a terminal shows it, without its last line, which has a time."""
-    command = [sys.executable, "-m", "mminspect", *EXAMPLE, "--format", "json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    data = json.loads(done.stdout)
-    findings = [Finding(**finding) for finding in data["findings"]]
-    out = io.StringIO()
-    table.write_report(Report(data["target"], data["zones"], data["summary"], findings), out, WIDTH, False)
-    shown = out.getvalue().rstrip().rsplit("\n", 1)[0].rstrip()
+    """Scan a stored vmcore, as a terminal shows it. The last line, which has a time, is left out."""
+    master, slave = os.openpty()
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "TERM": "dumb"}
+    with open(master, "rb", buffering=0) as terminal:
+        command = [sys.executable, "-m", "mminspect", *EXAMPLE]
+        # It is shorter than what a terminal holds.
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=slave, stderr=subprocess.DEVNULL, check=False)
+        os.close(slave)
+        shown = terminal.read(1 << 16).decode().replace("\r\n", "\n").rstrip().rsplit("\n", 1)[0].rstrip()
     return f"```\n$ mminspect {' '.join(EXAMPLE)}\n{shown}\n```\n"
 
 
@@ -66,7 +64,8 @@ def tree() -> str:
     lines = [f"{'mminspect/':26}{first_line(top / '__init__.py')}"]
     lines += _files(top, "  ")
     for package in FLOW:
-        lines += ["", f"  {package + '/':24}{first_line(top / package / '__init__.py')}"]
+        about = textwrap.wrap(first_line(top / package / "__init__.py"), WIDTH - 26, subsequent_indent=" " * 26)
+        lines += ["", f"  {package + '/':24}{about[0]}", *about[1:]]
         lines += _files(top / package, "    ")
         for inner in sorted(path.parent for path in (top / package).glob("*/__init__.py")):
             lines.append(f"    {inner.name + '/':22}{first_line(inner / '__init__.py')}")
