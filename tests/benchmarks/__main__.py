@@ -2,6 +2,8 @@
 """
 Measure mminspect beside its peers, and how it grows: ``python -m tests.benchmarks``.
 
+``--markdown docs/performance.md`` writes the page of the documentation.
+
 Without --core, a Debian 6.1 guest of 4 GiB is booted and dumped first (its packages are fetched; see contrib/kernels),
 and without --large a guest of 128 GiB. Times are user and system CPU seconds, the best of some runs: others who use the
 machine don't change them much. Only --jobs is judged by the clock.
@@ -17,6 +19,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,8 +76,54 @@ prog.load_debug_info([sys.argv[2]])
 
 ONLY = ("start", "peers", "use", "large", "kdump", "growth")
 
+HEAD = """\
+<!-- SPDX-License-Identifier: LGPL-2.1-or-later -->
+<!-- Written by: python -m tests.benchmarks --markdown docs/performance.md -->
+# How fast mminspect is
+
+For each chunk of the memmap, a scan computes the OR and the AND of its struct pages. In most chunks these prove that
+nothing is wrong. pip compiles this step from C if it finds a compiler and Python's headers (on Debian: `apt-get install
+gcc python3-dev`). Otherwise numpy does the same in two passes and takes twice as long.
+
+If an ELF dump's headers or, on x86-64, the kernel's page tables tell where the memmap is in the file, it is mapped, not
+copied. Pages of a kdump-compressed dump (zlib, zstd, or not compressed) are found, read and decompressed together.
+libkdumpfile reads LZO and snappy; a flattened dump with many records of such pages is first put in order in `$TMPDIR`,
+if there is room.
+
+More than 10,000 findings, or fewer large ones, are spilled to an unlinked temporary file, so memory use stays constant.
+From 32 GiB of memory on (4 GiB if compressed), a vmcore is read by as many processes as there are CPUs. `--jobs N`
+overrides this, and the findings are the same for any N.
+
+`python -m tests.benchmarks` boots and dumps guests, measures CPU time beside other ways, and prints the tables below.
+Times are user and system CPU seconds, the best of some runs; only `wall s` is by the clock.
+"""
+ABOUT_START = "What a command takes before it reads its first struct page."
+ABOUT_PEERS = "CPU time to go over all of the memmap."
+ABOUT_KDUMP = "The time is that of decompressing the pages, and little more."
+ABOUT_GROWTH = (
+    "Memory maps made up while they are read; from 4 TiB on with holes. Holes cost nothing. "
+    "`report s` is the time to write the JSON report."
+)
+
 # Pages that crash is asked for, so that they take longer than its start.
 CRASH_PAGES = 1 << 23
+
+
+class Table(NamedTuple):
+    """
+    What was measured of one subject.
+
+    :ivar about: What the numbers mean, in Markdown.
+    """
+
+    title: str
+    about: str
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+
+    def text(self, form: str) -> str:
+        """Format the rows in one of tabulate's forms."""
+        return tabulate(self.rows, self.headers, tablefmt=form, disable_numparse=True)
 
 
 class Run(NamedTuple):
@@ -146,8 +195,8 @@ def opening(repeat: int, core: Path) -> float:
     return best(repeat, command(core, "zones")).cpu
 
 
-def compare_start(core: Path, vmlinux: Path | None, repeat: int) -> None:
-    """Print what it takes to start, with and without DWARF."""
+def compare_start(core: Path, vmlinux: Path | None, repeat: int) -> Table:
+    """Measure what it takes to start, with and without DWARF."""
     drgn_loads = [sys.executable, "-c", DRGN_LOADS, str(core)]
     rows = [
         ("Python with numpy, drgn and click", [sys.executable, "-c", IMPORTS]),
@@ -160,12 +209,11 @@ def compare_start(core: Path, vmlinux: Path | None, repeat: int) -> None:
     runs = [[run_once(line) for _, line in rows] for _ in range(repeat + 2)]
     least = [(min(run.cpu for run in column), min(run.wall for run in column)) for column in zip(*runs)]
     table = [(name, f"{cpu:.2f}", f"{wall:.2f}") for (name, _), (cpu, wall) in zip(rows, least)]
-    click.echo(f"\n{core.name}: start-up\n")
-    click.echo(tabulate(table, ("command", "CPU s", "wall s"), disable_numparse=True))
+    return Table(f"Start-up: {core.name}", ABOUT_START, ("command", "CPU s", "wall s"), table)
 
 
-def compare_kdump(core: Path, repeat: int) -> None:
-    """Print how long a dump that is compressed with zlib takes, flattened as QEMU writes it, and in order."""
+def compare_kdump(core: Path, repeat: int) -> Table:
+    """Measure a dump that is compressed with zlib, flattened as QEMU writes it, and in order."""
     rows = []
     with tempfile.TemporaryDirectory(dir=core.parent) as directory:
         plain = Path(directory) / "plain"
@@ -188,13 +236,12 @@ def compare_kdump(core: Path, repeat: int) -> None:
             for label, cpu in (("decompression and nothing else", bare), ("the same with Python's zlib", by_zlib)):
                 rows.append((name, label, f"{cpu:.2f}", f"{cpu / bare:.2f}", f"{cpu / by_zlib:.2f}"))
     headers = ("dump", "way", "CPU s", "x decompression", "x Python's zlib")
-    click.echo(f"\n{core.name}: kdump, compressed with zlib\n")
-    click.echo(tabulate(rows, headers, disable_numparse=True))
+    return Table(f"kdump compressed with zlib: {core.name}", ABOUT_KDUMP, headers, rows)
 
 
-def compare(core: Path, vmlinux: Path | None, repeat: int, whole: Path | None = None) -> None:
+def compare(core: Path, vmlinux: Path | None, repeat: int, whole: Path | None = None) -> Table:
     """
-    Print the table of mminspect and its peers.
+    Measure mminspect and its peers.
 
     :param whole: The vmcore that a capture was made of, for crash. It reads more than a capture has.
     """
@@ -210,32 +257,35 @@ def compare(core: Path, vmlinux: Path | None, repeat: int, whole: Path | None = 
     pages = rows[0][1]
     seconds = crash_seconds(whole or core, vmlinux, pages) if vmlinux is not None else None
     if seconds is None:
-        click.echo("crash is not measured: it is not installed, or doesn't know this kernel, or there is no vmlinux")
+        message = "crash is not measured: it is not installed, or doesn't know this kernel, or there is no vmlinux"
+        click.echo(message, err=True)
     else:
         rows.append(("crash: kmem -p", pages, seconds))
     speed = pages / rows[0][2]
     table = [(name, f"{n / cpu / 1e6:.2f}", f"{speed / (n / cpu):.2f}") for name, n, cpu in rows]
-    click.echo(f"\n{core.name}: {pages:,} pages. Start-up apart; mminspect's is {opening(repeat, core):.2f} s\n")
-    click.echo(tabulate(table, ("way", "M pages/s", "mminspect is x times as fast"), disable_numparse=True))
+    title = f"Beside other ways: {core.name}, {pages:,} pages"
+    about = f"{ABOUT_PEERS} Start-up is not included; mminspect's is {opening(repeat, core):.2f} s."
+    return Table(title, about, ("way", "M pages/s", "mminspect is x times as fast"), table)
 
 
-def compare_walk(core: Path, repeat: int) -> None:
-    """Print how a scan of a vmcore compares with reading its memmap, and what a second process brings."""
+def compare_walk(core: Path, repeat: int) -> Table:
+    """Measure how a scan of a vmcore compares with reading its memmap, and what a second process brings."""
     plain, scan = peer(repeat, "plain-read", core), peer(repeat, "scan", core)
     ratio = scan["cpu"] / plain["cpu"]
-    click.echo(
-        f"\n{core.name}: {plain['pages']:,} pages. prog.read() takes {plain['cpu']:.3f} s, "
-        f"all rules {scan['cpu']:.3f} s: {ratio:.2f} times as long. The whole command:\n"
+    about = (
+        f"`prog.read()` of the memmap takes {plain['cpu']:.3f} s, all rules {scan['cpu']:.3f} s: "
+        f"{ratio:.2f} times as long. The whole command:"
     )
     rows = []
     for jobs in (1, 2):
         run = best(repeat, scan_command(core, jobs))
         rows.append((jobs, f"{run.cpu:.2f}", f"{run.wall:.2f}", f"{run.rss} MiB"))
-    click.echo(tabulate(rows, ("jobs", "CPU s", "wall s", "memory of a process"), disable_numparse=True))
+    title = f"From start to end: {core.name}, {plain['pages']:,} pages"
+    return Table(title, about, ("jobs", "CPU s", "wall s", "memory of a process"), rows)
 
 
-def grow() -> None:
-    """Print what memory maps of several sizes take."""
+def grow() -> Table:
+    """Measure memory maps of several sizes."""
     rows = []
     for span, holes, findings in GROWTH:
         arguments = [str(n) for n in (span, holes, findings, 1)]
@@ -254,8 +304,7 @@ def grow() -> None:
             )
         )
     headers = ("span", "online pages", "findings", "scan s", "report s", "scan ns/page", "memory")
-    click.echo("\nGenerated memory maps; from 4 TiB on with holes\n")
-    click.echo(tabulate(rows, headers, disable_numparse=True))
+    return Table("Generated memory maps", ABOUT_GROWTH, headers, rows)
 
 
 def build(directory: Path, name: str, **changes: Any) -> Path:
@@ -291,8 +340,14 @@ def capture(core: Path) -> Path:
     return target
 
 
+def processor() -> str:
+    """Name the CPU, as far as the kernel does."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def versions() -> str:
-    """Name what is compared."""
+    """Name what is compared, and the machine."""
     try:
         said = subprocess.run(["crash", "--version"], capture_output=True, text=True, check=False).stdout
         crash = next(filter(None, said.splitlines()), "crash")
@@ -301,8 +356,17 @@ def versions() -> str:
     cpus = len(os.sched_getaffinity(0))
     return (
         f"mminspect {__version__}, drgn {drgn.__version__}, {crash}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}, {cpus} CPUs, load {os.getloadavg()[0]:.1f}"
+        f"Python {platform.python_version()}, {cpus} CPUs ({processor()}), load {os.getloadavg()[0]:.1f}"
     )
+
+
+def write_markdown(path: Path, tables: Sequence[Table]) -> None:
+    """Write what was measured as a page of the documentation."""
+    parts = [f"{HEAD}\nMeasured on {time.strftime('%Y-%m-%d')}: {versions()}.\n"]
+    for table in tables:
+        about = textwrap.fill(table.about, 120, break_long_words=False, break_on_hyphens=False)
+        parts.append(f"## {table.title}\n\n{about}\n\n{table.text('github')}\n")
+    path.write_text("\n".join(parts), encoding="utf-8")
 
 
 @click.command(help=__doc__)
@@ -313,19 +377,28 @@ def versions() -> str:
 )
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Runs, of which the best counts.")
 @click.option("--only", type=click.Choice(ONLY), help="Measure this only.")
-def main(core: Path | None, vmlinux: Path | None, large: Path | None, repeat: int, only: str | None) -> None:
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables there as well.")
+def main(
+    core: Path | None, vmlinux: Path | None, large: Path | None, repeat: int, only: str | None, markdown: Path | None
+) -> None:
     directory = cache_dir() / "benchmarks"
+    tables: list[Table] = []
+
+    def show(table: Table) -> None:
+        tables.append(table)
+        click.echo(f"\n{table.title}\n{table.about}\n\n{table.text('simple')}")
+
     click.echo(versions())
     if only in (None, "start", "peers"):
         if core is None:
             core = build(directory, "amd64-6.1-4g", memory="4G")
             vmlinux = vmlinux or built_vmlinux()
         if only != "peers":
-            compare_start(core, vmlinux, repeat)
+            show(compare_start(core, vmlinux, repeat))
         if only != "start":
-            compare(core, vmlinux, repeat)
+            show(compare(core, vmlinux, repeat))
     if only in (None, "use"):
-        compare_walk(build(directory, "amd64-6.1-4g-in-use", memory="4G", shell=USE), repeat)
+        show(compare_walk(build(directory, "amd64-6.1-4g-in-use", memory="4G", shell=USE), repeat))
     if only in (None, "large", "kdump"):
         if large is None:
             if only != "kdump":
@@ -333,12 +406,14 @@ def main(core: Path | None, vmlinux: Path | None, large: Path | None, repeat: in
             large = build(directory, "amd64-6.1-128g", memory="128G", qemu_args=HUGE_GUEST, format="kdump-zlib")
         if only != "kdump":
             captured = capture(large)
-            compare_walk(captured, repeat)
-            compare(captured, vmlinux, repeat, large)
+            show(compare_walk(captured, repeat))
+            show(compare(captured, vmlinux, repeat, large))
         if only != "large" and not is_elf(large):
-            compare_kdump(large, repeat)
+            show(compare_kdump(large, repeat))
     if only in (None, "growth"):
-        grow()
+        show(grow())
+    if markdown is not None:
+        write_markdown(markdown, tables)
 
 
 if __name__ == "__main__":
