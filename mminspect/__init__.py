@@ -39,7 +39,7 @@ def scan(
     :param ignore: IDs of rules to leave out.
     :param pageblock_order: Overrides what the kernel says.
     :return: The report; its findings are sorted by pfn.
-    :raises mminspect.errors.MminspectError: if the kernel can't be analysed.
+    :raises mminspect.errors.MminspectError: if the kernel can't be analyzed.
     """
     # Imported here so that "import mminspect" costs nothing.
     from mminspect.kernel.kernel import from_program

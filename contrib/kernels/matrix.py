@@ -193,7 +193,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "amd64-6.12-pmem",
         AMD64_6_12,
-        "zone Device: pages of persistent memory, initialised by memremap_pages()",
+        "zone Device: pages of persistent memory, initialized by memremap_pages()",
         memory="1G",
         append="memmap=256M!512M",
         modules=("nd_e820", "nd_pmem"),
@@ -248,7 +248,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "i386-5.10-pae-hole",
         I386_5_10_PAE,
-        "the hole [0xa17b, 0xa217) was never initialised and links to DMA inside Normal",
+        "the hole [0xa17b, 0xa217) was never initialized and links to DMA inside Normal",
         memory="1200M",
         paging=True,
         append=HOLE,
@@ -285,7 +285,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "i386-6.1-pae-hole",
         I386_6_1_PAE,
-        "6.1 initialises the hole",
+        "6.1 initializes the hole",
         memory="1200M",
         paging=True,
         append=HOLE,
@@ -376,7 +376,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "i386-5.10-pae-highmem-holes",
         I386_5_10_PAE,
-        "the same holes where nobody initialises them",
+        "the same holes where nobody initializes them",
         memory="1200M",
         paging=True,
         append=HIGHMEM_HOLES,
@@ -420,7 +420,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "amd64-6.1-poisoned",
         build.DEBUG_VM,
-        "CONFIG_DEBUG_VM, and holes that nobody initialises: their struct pages are poison",
+        "CONFIG_DEBUG_VM, and holes that nobody initializes: their struct pages are poison",
         append=f"memmap=0x40000$0xa17b000 {build.POISONED_HOLES}",
         # With CONFIG_DEBUG_VM_PGFLAGS, who reads the flags of a poisoned page is killed.
         shell=("mount -o bind /dev/null /proc/kpageflags",),
@@ -444,7 +444,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "amd64-5.10-debug-vm",
         build.BUG_2021,
-        "CONFIG_DEBUG_VM, and holes that link to zone 0: memory for struct pages is poisoned, and all is initialised",
+        "CONFIG_DEBUG_VM, and holes that link to zone 0: memory for struct pages is poisoned, and all is initialized",
         append="vm_debug=P",
     ),
     Row(

@@ -111,7 +111,7 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
     :param inputs: What it was opened with.
     :param out: Where to write.
     :return: Bytes written.
-    :raises MminspectError: if the kernel can't be analysed.
+    :raises MminspectError: if the kernel can't be analyzed.
     """
     embedded = _read_file(inputs.btf) if inputs.btf is not None else b""
     known = _symbols(kernel.target, kernel.types.btf_address, len(embedded))

@@ -103,7 +103,7 @@ def _owner(kernel: Kernel, entry: Entry, head: Entry | None, state: int, known: 
     if not any(entry.page.words):
         return "nobody: the entry is empty"
     if state != INITIALIZED:
-        return "unknown: the entry was not initialised"
+        return "unknown: the entry was not initialized"
     compound = known.get("compound", {})
     if compound.get("part") == "tail":
         have = holder(kernel, head) if head is not None else None

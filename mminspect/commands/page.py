@@ -66,7 +66,7 @@ def _page(
         "subsection": None if layout.flatmem else subsection(kernel.prog, pfn),
         "spanned_by": [[zone.node, zone.index, zone.name] for zone in memory.zones_spanning(pfn, pfn + 1)],
         "pageblock": [chunk.start_pfn & -layout.pageblock_nr_pages, layout.pageblock_order],
-        "neighbours": _neighbours(kernel, pfn, chunk),
+        "neighbours": _neighbors(kernel, pfn, chunk),
         "resources": resource_path(kernel.resources, pfn * layout.page_size),
         "memblock": memblock_regions(kernel.prog, pfn * layout.page_size),
     }
@@ -98,7 +98,7 @@ def _block(kernel: Kernel, pfn: int, section: Section) -> Chunk:
     raise MminspectError(f"pfn {pfn:#x} is not online")
 
 
-def _neighbours(kernel: Kernel, pfn: int, chunk: Chunk) -> list[dict[str, Any]]:
+def _neighbors(kernel: Kernel, pfn: int, chunk: Chunk) -> list[dict[str, Any]]:
     """
     Describe both sides of every boundary around a page.
 

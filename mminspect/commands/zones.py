@@ -14,7 +14,7 @@ from mminspect.walk.report import describe_zones
 
 def zones(kernel: Kernel) -> dict[str, Any]:
     """
-    Summarise a memory map.
+    Summarize a memory map.
 
     :return: ``nodes``, ``zones`` (as in the report), ``sections`` (adjacent sections with equal flags joined) and
         ``holes``: pfn ranges inside a zone's span that are not online.

@@ -168,13 +168,13 @@ def pfn_to_online_page(place: Place) -> Outcome:
         # pfn_valid() makes an exception for early sections, pfn_section_valid() doesn't.
         return Outcome(name, REFUSES, "the pfn's bit in subsection_map is clear: returns NULL")
     if page.state == INITIALIZED:
-        return Outcome(name, SAFE, "the pfn is online and its struct page initialised")
+        return Outcome(name, SAFE, "the pfn is online and its struct page initialized")
     if page.state == DEFERRED:
-        return Outcome(name, READS_WRONG, "deferred initialisation hasn't come this far; nobody walks the zone yet")
+        return Outcome(name, READS_WRONG, "deferred initialization hasn't come this far; nobody walks the zone yet")
     looks = "the section's and subsection's flags" if place.guards.checks_subsections else "the section's flags only"
     if place.memory.layout.flatmem:
         looks = "pfn_valid() only"
-    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that nobody initialised")
+    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that nobody initialized")
 
 
 def page_zone(place: Place) -> Outcome:
@@ -318,7 +318,7 @@ def _takes(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
         return Outcome(name, SAFE, f"passes over the page: it isn't {flag}{reserved}")
     if page.state != INITIALIZED:
         kind = UNINITIALIZED_KINDS[page.state]
-        return Outcome(name, READS_WRONG, f"the entry was never initialised ({kind}) and looks {flag}")
+        return Outcome(name, READS_WRONG, f"the entry was never initialized ({kind}) and looks {flag}")
     if page.link != place.zone_link:
         return Outcome(name, READS_WRONG, f"takes a page of another zone under the lock of {place.zone}")
     return Outcome(name, SAFE, f"the page is of {place.zone}")

@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
     @property
     def judged(self) -> bool:
-        """Whether the links of these pages mean anything: read, and not waiting for initialisation."""
+        """Whether the links of these pages mean anything: read, and not waiting for initialization."""
         return self.state < DEFERRED
 
 

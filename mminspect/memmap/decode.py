@@ -81,7 +81,7 @@ class Decoder:
         state = np.full(len(flags), INITIALIZED, np.uint8)
         zero = np.flatnonzero(flags == 0)
         if len(zero):
-            # __init_single_page() leaves -1 in _mapcount, and no other use of an initialised page zeroes
+            # __init_single_page() leaves -1 in _mapcount, and no other use of an initialized page zeroes
             # all of the entry. flags alone may be 0 in a zone 0 of node 0.
             mapcount = words[zero, page.mapcount_offset // words.itemsize]
             zero = zero[mapcount == 0]
@@ -94,9 +94,9 @@ class Decoder:
             counts = np.ascontiguousarray(refcounts).view(f"{self._layout.order}i4")[:, 0]
             state[invalid[(counts < 0) | (counts > MAX_REFCOUNT)]] = STALE
         for first_deferred_pfn, node_end, nid in self._deferred:
-            # Deferred initialisation runs from here to the end of the node. Struct pages there are as they
+            # Deferred initialization runs from here to the end of the node. Struct pages there are as they
             # were allocated: poisoned, or with whatever was in that memory. Only reserved pages were
-            # initialised early; they link to a zone of the node that spans them.
+            # initialized early; they link to a zone of the node that spans them.
             low, high = max(start, first_deferred_pfn), min(start + len(flags), node_end)
             if low < high:
                 part = slice(low - start, high - start)
@@ -132,7 +132,7 @@ class Decoder:
         if (common.any_bits(page.flags_offset) ^ flags) & self._link_mask:
             return None
         link = (flags & self._link_mask) >> self._link_shift
-        # Each of these may hide entries that no initialiser wrote: an impossible link stale data, a link with all
+        # Each of these may hide entries that no initializer wrote: an impossible link stale data, a link with all
         # bits set poison, a link of 0 zeros.
         if self._invalid_link[link] or link == self._link_mask >> self._link_shift:
             return None

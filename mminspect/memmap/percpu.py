@@ -184,7 +184,7 @@ class Walker:
             if pfn in seen:
                 return pfns, [*faults, ListFault("cycle", last, following)], False
             if any(low <= pfn < high for low, high in self._deferred):
-                # Entries there may wait for their initialisation, and are not judged.
+                # Entries there may wait for their initialization, and are not judged.
                 return pfns, faults, False
             if not self._left or len(faults) >= MAX_FAULTS:
                 return pfns, faults, False

@@ -234,7 +234,7 @@ class Memmap:
     def _uniform_chunk(
         self, start: int, words: npt.NDArray[np.unsignedinteger], common: Digest, link: int, section: Section
     ) -> Chunk:
-        """Make a chunk of initialised pages with one link. Its columns are shared with others like it."""
+        """Make a chunk of initialized pages with one link. Its columns are shared with others like it."""
         size = len(words)
         links = self._link_columns.get(link)
         if links is None or len(links) < size:

@@ -18,7 +18,7 @@ class ListFault(NamedTuple):
     :ivar problem: As ``detail.problem`` of the rule on per-CPU lists.
     :ivar pfn: Of the page that is wrong, ``None`` for the list's head.
     :ivar value: Address or number that shows it.
-    :ivar linked: Whether the page is linked to its neighbours both ways.
+    :ivar linked: Whether the page is linked to its neighbors both ways.
     """
 
     problem: str

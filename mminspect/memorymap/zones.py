@@ -88,7 +88,7 @@ class Node:
     A ``struct pglist_data``.
 
     :ivar address: Address of the structure.
-    :ivar first_deferred_pfn: First pfn whose struct page waits for deferred initialisation, or
+    :ivar first_deferred_pfn: First pfn whose struct page waits for deferred initialization, or
         ``None`` if none does.
     :ivar online: Whether the node is online. One that isn't can have a pgdat, with empty zones.
     :ivar node_id: ``pgdat->node_id``, ``None`` if it can't be read.

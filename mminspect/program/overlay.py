@@ -20,7 +20,7 @@ def fault_on_excluded(prog: Program, segments: Iterable[Segment]) -> bool:
     Make reads of memory that was left out of an ELF dump fail.
 
     makedumpfile marks what it left out by ``p_filesz < p_memsz``. drgn returns zeros there, which
-    look like a memmap that nobody initialised.
+    look like a memmap that nobody initialized.
 
     :param segments: The segments of the dump.
     :return: Whether anything was left out.

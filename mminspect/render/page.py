@@ -47,7 +47,7 @@ def _per_cpu(on: dict[str, Any]) -> str:
     return f"head {on['head_pfn']:#x}; on the list of CPU {on['cpu']}, {on['zone']}, {order}{on['migratetype']}"
 
 
-def _neighbour(page: dict[str, Any] | None) -> str:
+def _neighbor(page: dict[str, Any] | None) -> str:
     if page is None:
         return "not online"
     parts = [page.get("link", "")] + [page["state"]] * (page["state"] != "initialized")
@@ -83,7 +83,7 @@ def _page_pairs(page: dict[str, Any]) -> dict[str, Any]:
         pairs["flags"] = (" ".join(page["flags"].split("|")) or "none") + note
         mapcount = page["mapcount"]
         if mapcount is None:
-            mapcount = "none (a page type)" if page["page_type"] else "none (not initialised)"
+            mapcount = "none (a page type)" if page["page_type"] else "none (not initialized)"
         pairs["refcount, mapcount"] = f"{page['refcount']}, {mapcount}"
         pairs["page type"] = page["page_type"] or "none"
         if "compound" in page:
@@ -108,11 +108,11 @@ def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
         per_line = 4 if width is None else max(1, min(4, (width - 6) // (size + 1)))
         for start in range(0, len(page["words"]), per_line):
             out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
-    out.write("\nNeighbours\n")
+    out.write("\nNeighbors\n")
     rows: list[Sequence[Any]] = []
     for item in page["neighbours"]:
         at = f"{item['boundary']} {item['pfn']:#x}"
-        rows.append((at, _neighbour(item["before"]) + " | " + _neighbour(item["after"])))
+        rows.append((at, _neighbor(item["before"]) + " | " + _neighbor(item["after"])))
     write_table(rows, ("boundary", "before | after"), out, width)
     if page.get("consequences"):
         out.write("\nWhat the kernel would do\n")

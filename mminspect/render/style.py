@@ -13,7 +13,7 @@ class Style(NamedTuple):
     What an output stream can show.
 
     :ivar width: Columns of the terminal, or ``None`` if the output isn't one: then no line is wrapped.
-    :ivar color: Whether to use colour.
+    :ivar color: Whether to use color.
     :ivar verbose: Whether to show what the kernel would do with each finding.
     """
 

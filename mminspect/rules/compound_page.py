@@ -12,7 +12,7 @@ gets hold of, so a tail that leads elsewhere changes the reference count of a fo
 - ``zone``: tails that link to another zone than their head. Freed, they end in the wrong free list.
 
 Legal and not reported: blocks that are allocated as a whole without being compound; huge pages whose struct pages are
-shared to save memory (hugetlb vmemmap optimisation), where many tails are one and the same memory, and the first entry
+shared to save memory (hugetlb vmemmap optimization), where many tails are one and the same memory, and the first entry
 of each shared page may look like a head; since Linux 7.1 ``compound_info``, which holds a mask and no address.
 
 A compound page larger than what is looked at at once (128 MiB with pages of 4 KiB) is judged piece by piece, by
@@ -215,6 +215,6 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
 RULE = Rule(
     summary="compound pages whose tails disagree with their head",
     functions=("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
-    commits=(commit("907ec5fca3dc", "struct pages that nobody initialised look like tails"),),
+    commits=(commit("907ec5fca3dc", "struct pages that nobody initialized look like tails"),),
     checks=(PageCheck(check, describe),),
 )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Nodes whose deferred initialisation never finished.
+Nodes whose deferred initialization never finished.
 
 With CONFIG_DEFERRED_STRUCT_PAGE_INIT, the struct pages from ``pgdat->first_deferred_pfn`` to the end of the node wait
 for ``deferred_init_memmap()``, a thread per node that ``page_alloc_init_late()`` starts and waits for before the system
@@ -40,7 +40,7 @@ def check(memory: MemoryMap) -> Iterator[Violation]:
         yield Violation(
             ERROR if memory.booted else NOTE,
             f"node {node.nid} has first_deferred_pfn {first:#x}: {node.end_pfn - first} struct pages wait for deferred "
-            f"initialisation, {why}",
+            f"initialization, {why}",
             {"first_deferred_pfn": first, "booted": memory.booted},
             of=node,
             pages=(first, node.end_pfn),
@@ -48,11 +48,11 @@ def check(memory: MemoryMap) -> Iterator[Violation]:
 
 
 RULE = Rule(
-    summary="nodes whose deferred initialisation never finished",
+    summary="nodes whose deferred initialization never finished",
     functions=("deferred_init_memmap", "deferred_grow_zone", "page_alloc_init_late", "pfn_to_online_page"),
     commits=(
         commit("dc2da7b45ffe", "what was deferred was computed wrongly since v5.8"),
-        commit("a4b0bf6a40f3", "memory was freed before its struct pages were initialised"),
+        commit("a4b0bf6a40f3", "memory was freed before its struct pages were initialized"),
     ),
     checks=(MapCheck(check),),
 )

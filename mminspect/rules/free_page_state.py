@@ -115,6 +115,6 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
 RULE = Rule(
     summary="pages in free blocks with page flags or references",
     functions=("free_pages_prepare", "check_new_page", "bad_page", "__free_one_page"),
-    commits=(commit("907ec5fca3dc", "struct pages that nobody initialised"),),
+    commits=(commit("907ec5fca3dc", "struct pages that nobody initialized"),),
     checks=(PageCheck(check, describe),),
 )

@@ -11,7 +11,7 @@ kernel clips its walks to the zone. The severity is that of the worst page in th
 
 - note: every page is spanned by its own zone, or is a reserved page outside every span.
 - warning: reserved pages of another zone's link, on SPARSEMEM; see rule zone-span.
-- error: pages with an impossible link, never initialised, or linked to a zone that doesn't span them without a
+- error: pages with an impossible link, never initialized, or linked to a zone that doesn't span them without a
   guard.
 
 ``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block.

@@ -17,7 +17,7 @@ another look. Each list is followed from its head, never further than to the fir
 
 A CPU that died or was stopped in the allocator leaves its lists half changed. Where ``pcp->lock`` (Linux 6.0 and newer,
 with SMP) is free, nobody was changing them, and everything is an error. Where it is held, or there is no such lock,
-``count`` and ``prev`` are notes, and the others warnings; but a page that is linked to its neighbours both ways is on
+``count`` and ``prev`` are notes, and the others warnings; but a page that is linked to its neighbors both ways is on
 the list for certain, and stays an error. The message says which it is.
 
 The lists of the running kernel are not looked at, as they change all the time. Lists that the dump doesn't hold are

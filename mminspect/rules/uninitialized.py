@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Entries of the memmap that no initialiser wrote.
+Entries of the memmap that no initializer wrote.
 
 Every struct page that ``pfn_to_online_page()`` returns must have gone through ``__init_single_page()``. One
 that did not holds whatever was in its memory. Kernel code that walks pfns takes it for a page: zeros
@@ -8,12 +8,12 @@ look like an unused page of node 0 and the first zone, which is the wrong zone a
 
 ``detail.kind`` says what is in the entry:
 
-- ``zeroed``: all bytes are zero. ``__init_single_page()`` leaves -1 in ``_mapcount``, so no initialised entry
+- ``zeroed``: all bytes are zero. ``__init_single_page()`` leaves -1 in ``_mapcount``, so no initialized entry
   ever looks like this.
 - ``poisoned``: ``page->flags`` is ``PAGE_POISON_PATTERN``, written to memory for struct pages on kernels with
   ``CONFIG_DEBUG_VM``. ``PF_POISONED_CHECK()`` panics on it.
 - ``stale``: the link is impossible and the reference count is no count: old data.
-- ``deferred``: deferred initialisation has not come this far yet (``pgdat->first_deferred_pfn``).
+- ``deferred``: deferred initialization has not come this far yet (``pgdat->first_deferred_pfn``).
 
 ``detail.spanned_by`` lists the zones, ``[node, zone ID]``, that span any of the pages.
 
@@ -49,7 +49,7 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     inside = ", ".join(map(str, zones))
     if match.key == DEFERRED:
         severity = NOTE
-        why = "deferred initialisation has not come this far"
+        why = "deferred initialization has not come this far"
     elif zones:
         severity = ERROR
         why = f"inside {inside}: whoever walks the zone takes them for pages"
@@ -58,13 +58,13 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         why = "no zone spans them, so only pfn walkers reach them"
     return Violation(
         severity,
-        f"{counted(match.pages, 'struct page')} never initialised ({kind}); {why}",
+        f"{counted(match.pages, 'struct page')} never initialized ({kind}); {why}",
         {"kind": kind, "spanned_by": [[z.node, z.index] for z in zones]},
     )
 
 
 RULE = Rule(
-    summary="memmap entries that no initialiser wrote",
+    summary="memmap entries that no initializer wrote",
     functions=(
         "page_zone",
         "page_to_nid",
@@ -77,8 +77,8 @@ RULE = Rule(
     commits=(
         commit("907ec5fca3dc", "zeroes entries that were left as they were"),
         commit("e822969cab48", "the tail of the last section"),
-        commit("4b094b7851bf", "a real initialisation instead of zeros"),
-        commit("0740a50b9baa", "holes get the zone and node of a neighbour"),
+        commit("4b094b7851bf", "a real initialization instead of zeros"),
+        commit("0740a50b9baa", "holes get the zone and node of a neighbor"),
         commit("2ebc3b68ac40", "the tail of a FLATMEM mem_map"),
     ),
     checks=(PageCheck(check, describe),),

@@ -2,7 +2,7 @@
 """
 Struct pages that the target doesn't hold.
 
-Nothing is said about these pages: "unreadable" is never "uninitialised". ``detail.why`` names the reason:
+Nothing is said about these pages: "unreadable" is never "uninitialized". ``detail.why`` names the reason:
 
 - ``excluded from the dump``: makedumpfile left the memory out (``-e``, or a dump level that took it for
   free or user memory).

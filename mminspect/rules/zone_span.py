@@ -7,7 +7,7 @@ index into a FLATMEM pageblock bitmap counts from ``zone_start_pfn``, and a page
 zone that doesn't own it. With ``CONFIG_DEBUG_VM``, ``VM_BUG_ON_PAGE(!zone_spans_pfn())`` stops the kernel in
 ``set_pfnblock_flags_mask()``; since Linux 6.17 in the reading functions too.
 
-Holes are the normal case. Since Linux 5.12 (0740a50b9baa), a hole's pages link to the zone of a neighbour and
+Holes are the normal case. Since Linux 5.12 (0740a50b9baa), a hole's pages link to the zone of a neighbor and
 are PG_reserved. Severity:
 
 - note: no zone spans the pages, and all are PG_reserved. No zone walker comes here. Every x86 has
@@ -118,7 +118,7 @@ RULE = Rule(
     ),
     commits=(
         commit("73a6e474cb37", "left holes to zone 0 of node 0"),
-        commit("0740a50b9baa", "its fix: a hole gets the zone and node of a neighbour"),
+        commit("0740a50b9baa", "its fix: a hole gets the zone and node of a neighbor"),
         commit("122e093c1734", "holes of one node were written over pages of another"),
     ),
     checks=(PageCheck(check, describe),),

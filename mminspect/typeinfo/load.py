@@ -123,7 +123,7 @@ def _kernel_module(prog: Program) -> MainModule:
     for module, _ in prog.loaded_modules():
         if isinstance(module, MainModule):
             return module
-    raise TypeInfoError("drgn doesn't recognise the kernel in the dump")
+    raise TypeInfoError("drgn doesn't recognize the kernel in the dump")
 
 
 def _load_dwarf(target: Target, paths: Sequence[str]) -> None:

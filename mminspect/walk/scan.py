@@ -48,7 +48,7 @@ def scan(
     :param limits: What the scan may take.
     :param progress: Called with the number of pages before the walk; returns a function that is called with the
         number of pages after each chunk.
-    :raises mminspect.errors.MminspectError: if the kernel can't be analysed.
+    :raises mminspect.errors.MminspectError: if the kernel can't be analyzed.
     """
     start = time.monotonic()
     rules = select_rules() if rules is None else rules

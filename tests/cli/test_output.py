@@ -101,7 +101,7 @@ def test_all_streams_into_a_pipe_that_is_closed(unpacked: Unpacked) -> None:
         os.close(write)
 
 
-def test_dumb_terminal_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumb_terminal_gets_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal:
         def isatty(self) -> bool:
             return True

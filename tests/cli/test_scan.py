@@ -56,7 +56,7 @@ def on_terminal(arguments: list[str], columns: int, **environment: str) -> str:
     return data.decode()
 
 
-def test_terminal_gets_colour_and_lines_of_its_width(unpacked: Unpacked) -> None:
+def test_terminal_gets_color_and_lines_of_its_width(unpacked: Unpacked) -> None:
     text = on_terminal(["-c", str(unpacked(I386_HOLE)), "scan"], 100)
     assert "\x1b[31merror" in text
     rows = [line for line in text.replace("\r", "").splitlines() if line.startswith("\x1b[31merror")]
@@ -64,7 +64,7 @@ def test_terminal_gets_colour_and_lines_of_its_width(unpacked: Unpacked) -> None
     assert all(len(row) - len("\x1b[31m\x1b[0m") <= 100 for row in rows)
 
 
-def test_no_color_turns_colour_off(unpacked: Unpacked) -> None:
+def test_no_color_turns_color_off(unpacked: Unpacked) -> None:
     text = on_terminal(["-c", str(unpacked(I386_HOLE)), "scan"], 100, NO_COLOR="1")
     assert "error" in text
     assert "\x1b[3" not in text

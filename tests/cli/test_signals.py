@@ -37,7 +37,7 @@ PLACES = {
 }
 
 
-def signalled(place: str, number: int, directory: Path, *arguments: object) -> Done:
+def signaled(place: str, number: int, directory: Path, *arguments: object) -> Done:
     """Run mminspect so that it gets a signal; its temporary files go to a directory that must stay empty."""
     temporary = directory / "tmpdir"
     temporary.mkdir()
@@ -55,7 +55,7 @@ def signalled(place: str, number: int, directory: Path, *arguments: object) -> D
 def test_signal_ends_it_with_one_line(number: int, status: int, word: str, place: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
-    done = signalled(place, number, tmp_path, "-c", core, "scan", "-o", tmp_path / "out" / "report")
+    done = signaled(place, number, tmp_path, "-c", core, "scan", "-o", tmp_path / "out" / "report")
     assert (done.status, done.out, done.err) == (status, "", f"mminspect: {word}\n")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -63,7 +63,7 @@ def test_signal_ends_it_with_one_line(number: int, status: int, word: str, place
 def test_interrupted_capture_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
-    done = signalled("during the scan", 2, tmp_path, "-c", core, "capture", "-o", tmp_path / "out" / "core.zst")
+    done = signaled("during the scan", 2, tmp_path, "-c", core, "capture", "-o", tmp_path / "out" / "core.zst")
     assert (done.status, done.out, done.err) == (130, "", "mminspect: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -114,7 +114,7 @@ cli.run(("zones",))
 @pytest.mark.parametrize("format_", ["table", "json", "ndjson", "csv", "prometheus"])
 def test_partial_scan_does_not_say_that_all_is_well(format_: str, tmp_path: Path) -> None:
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
-    done = signalled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--format", format_)
+    done = signaled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--format", format_)
     assert (done.status, done.err) == (130, "mminspect: interrupted: the report is of the part that was walked\n")
     if format_ == "json":
         assert json.loads(done.out)["summary"]["partial"] is True
@@ -125,14 +125,14 @@ def test_partial_scan_does_not_say_that_all_is_well(format_: str, tmp_path: Path
 
 def test_partial_scan_with_errors_has_their_status(tmp_path: Path) -> None:
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
-    done = signalled("during the scan", 15, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "note")
+    done = signaled("during the scan", 15, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "note")
     assert done.status == 1
     assert "terminated: the report is of the part that was walked" in done.err
 
 
 def test_partial_scan_that_never_fails(tmp_path: Path) -> None:
     core = VMCORES / f"{AMD64_HEALTHY}.xz"
-    done = signalled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "never")
+    done = signaled("during the scan", 2, tmp_path, "-c", core, "scan", "--partial", "--fail-on", "never")
     assert (done.status, done.err) == (0, "mminspect: interrupted: the report is of the part that was walked\n")
 
 

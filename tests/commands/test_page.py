@@ -51,7 +51,7 @@ def test_hole_of_i386(inspect: Inspect) -> None:
     assert int(page["words"][0], 16) == 0
 
 
-def test_neighbours_on_both_sides_of_a_node_boundary(inspect: Inspect) -> None:
+def test_neighbors_on_both_sides_of_a_node_boundary(inspect: Inspect) -> None:
     page = inspect(AMD64_NUMA, 0x20300)
     sides = {item["boundary"]: item for item in page["neighbours"]}
     assert sides["run start"]["before"]["link"] != sides["run start"]["after"]["link"]
@@ -87,7 +87,7 @@ def test_text_stays_within_60_columns(name: str, inspect: Inspect) -> None:
     page = inspect(name, PAGES[name])
     out = io.StringIO()
     write_pages({"understood_as": "pfn", "pages": [page]}, out, 60)
-    tables = ("Neighbours", "Rules that it breaks", "Of its zone")
+    tables = ("Neighbors", "Rules that it breaks", "Of its zone")
     part = ""
     for line in out.getvalue().splitlines():
         part = line if not line or line.startswith((*tables, "What", "Words")) else part

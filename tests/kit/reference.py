@@ -61,7 +61,7 @@ class Node(NamedTuple):
 
 
 class Page(NamedTuple):
-    """An online ``struct page``; ``state`` is "" if it is initialised, else why it isn't or can't be read."""
+    """An online ``struct page``; ``state`` is "" if it is initialized, else why it isn't or can't be read."""
 
     pfn: int
     flags: int
@@ -330,7 +330,7 @@ def zone_id(world: World) -> Iterator[Found]:
 
 
 def uninitialized(world: World) -> Iterator[Found]:
-    """Runs of entries that no initialiser wrote."""
+    """Runs of entries that no initializer wrote."""
     for kind, pages in runs(world, lambda p: p.state if p.state and p.state in READABLE else None):
         if kind == "deferred":
             severity = "note"
@@ -476,7 +476,7 @@ def read_world(prog: Program, machine: Machine) -> World:
     """Read a kernel, one drgn object per page."""
     world = World(machine, {}, {})
     for nid, pgdat in _pgdats(prog):
-        # ULONG_MAX when all is initialised, 0 in a node that was plugged in.
+        # ULONG_MAX when all is initialized, 0 in a node that was plugged in.
         deferred = (hasattr(pgdat, "first_deferred_pfn") and pgdat.first_deferred_pfn.value_()) or (1 << 64) - 1
         world.nodes[nid] = Node(pgdat.node_start_pfn.value_(), pgdat.node_spanned_pages.value_(), deferred)
         for index in range(machine.max_nr_zones):

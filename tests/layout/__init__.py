@@ -1,2 +1,1 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tests of how the memory map is read."""

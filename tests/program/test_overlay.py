@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that was left out of a dump is unreadable, never uninitialised."""
+"""Memory that was left out of a dump is unreadable, never uninitialized."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_table_names_kernel_findings_and_counts(cli: Cli, unpacked: Unpacked) ->
     assert lines[-1].startswith("2 errors, 0 warnings, 2 notes; 131,072 pages in 256 pageblocks examined in ")
 
 
-def test_table_in_a_pipe_is_neither_wrapped_nor_coloured(cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
+def test_table_in_a_pipe_is_neither_wrapped_nor_colored(cli: Cli, unpacked: Unpacked, scanned: Scanned) -> None:
     out = cli("-c", unpacked(I386_HOLE), "scan").out
     assert all(finding.message in out for finding in scanned(I386_HOLE).findings)
     assert "\x1b" not in out
@@ -202,7 +202,7 @@ def test_table_shows_all_findings_whatever_the_width(scanned: Scanned) -> None:
             assert any(finding.rule in line and pfns in line for line in lines)
 
 
-def test_colour_marks_severities(scanned: Scanned) -> None:
+def test_color_marks_severities(scanned: Scanned) -> None:
     lines = rendered(scanned(I386_HOLE), Style(None, True))
     assert any("\x1b[31merror" in line for line in lines)
     assert any("\x1b[36mnote" in line for line in lines)

@@ -97,7 +97,7 @@ def test_zeroed_pages_outside_every_zone_are_a_warning() -> None:
     assert found(memory, Part(6, zone=1), Part(2, zone=0, state=ZEROED), rule=RULE) == [("warning", 0, 8)]
 
 
-def test_zeroed_pages_that_decode_to_their_neighbours_zone_are_not_mixed() -> None:
+def test_zeroed_pages_that_decode_to_their_neighbors_zone_are_not_mixed() -> None:
     memory = memory_map(zone(0, 0, 8))
     assert found(memory, Part(6, zone=0), Part(2, zone=0, state=ZEROED), rule=RULE) == []
 

@@ -261,7 +261,7 @@ def test_zone_that_lost_its_end(plant: Plant) -> None:
     assert {(f.rule, f.detail["problem"]) for f in new[:-1]} == {("zone-pages", "present"), ("zone-pages", "counted")}
 
 
-def test_deferred_initialisation_is_a_note_and_nothing_else(plant: Plant) -> None:
+def test_deferred_initialization_is_a_note_and_nothing_else(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     pgdat = fault.prog["node_data"][0]
     fault.editor.write_word(pgdat.first_deferred_pfn.address_, 0x12000)
@@ -273,7 +273,7 @@ def test_deferred_initialisation_is_a_note_and_nothing_else(plant: Plant) -> Non
     assert new[0].detail["kind"] == "deferred"
 
 
-def test_deferred_initialisation_finds_pages_that_were_initialised_early(plant: Plant) -> None:
+def test_deferred_initialization_finds_pages_that_were_initialized_early(plant: Plant) -> None:
     fault = plant(AMD64_HEALTHY)
     pgdat = fault.prog["node_data"][0]
     fault.editor.write_word(pgdat.first_deferred_pfn.address_, 0x12000)

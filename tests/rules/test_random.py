@@ -188,7 +188,7 @@ class Maker:
         return made
 
     def nodes(self, zones: Sequence[Zone], total: int) -> list[Node]:
-        """Make nodes around their zones, some with deferred initialisation."""
+        """Make nodes around their zones, some with deferred initialization."""
         made = []
         for nid in sorted({z.node for z in zones}):
             mine = [z for z in zones if z.node == nid]

@@ -38,7 +38,7 @@ def test_deferred_is_a_note() -> None:
     assert (finding.severity, finding.detail["kind"]) == ("note", "deferred")
 
 
-def test_initialised_pages_are_fine() -> None:
+def test_initialized_pages_are_fine() -> None:
     assert found(MEMORY, Part(8, zone=1), start=8, rule="uninitialized") == []
 
 

@@ -14,7 +14,7 @@ def test_page_inside_its_zone_is_fine() -> None:
     assert found(APART, Part(8, zone=1), start=8, rule=RULE) == []
 
 
-def test_first_and_last_page_of_the_span_are_inside_and_their_neighbours_outside() -> None:
+def test_first_and_last_page_of_the_span_are_inside_and_their_neighbors_outside() -> None:
     assert found(APART, Part(10, zone=1, reserved=True), start=7, rule=RULE) == [("note", 7, 8), ("note", 16, 17)]
 
 

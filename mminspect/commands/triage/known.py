@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Known bugs of the memory map, each recognised by what it leaves in memory, never by the kernel's version.
+Known bugs of the memory map, each recognized by what it leaves in memory, never by the kernel's version.
 
 Only verified commits are named.
 """
@@ -16,7 +16,7 @@ from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.commits import Commit, commit
 
 HOLES_TO_ZONE_0 = commit("73a6e474cb37", "introduced it")
-HOLES_OF_NEIGHBOURS = commit("0740a50b9baa", "its fix", also="stable kernels of 5.10")
+HOLES_OF_NEIGHBORS = commit("0740a50b9baa", "its fix", also="stable kernels of 5.10")
 STAY_IN_ZONE = commit("6e2b7044c199", "compaction no longer trusts the first page of a pageblock")
 STAY_IN_BOUNDARIES = commit("be21b32afe47", "the same where several zones share a pageblock")
 COMPACTION = ("compaction", "compact_zone", "kcompactd", "isolate_freepages", "fast_isolate", "isolate_migratepages")
@@ -55,7 +55,7 @@ def _zeroed_hole(finding: Finding, memory: MemoryMap) -> str:
         return ""
     if not finding.detail.get("spanned_by") or finding.detail.get("in_ram") is None:
         return ""
-    return "struct pages of a hole inside a zone are zero: no initialiser wrote them"
+    return "struct pages of a hole inside a zone are zero: no initializer wrote them"
 
 
 def _tail_of_section(finding: Finding, memory: MemoryMap) -> str:
@@ -64,7 +64,7 @@ def _tail_of_section(finding: Finding, memory: MemoryMap) -> str:
         return ""
     if finding.end_pfn & ((1 << shift) - 1):
         return ""
-    return "struct pages behind the last zone, to the end of its section, were never initialised"
+    return "struct pages behind the last zone, to the end of its section, were never initialized"
 
 
 def _descending_nodes(finding: Finding, memory: MemoryMap) -> str:
@@ -120,20 +120,20 @@ BUGS = (
         (),
         "/proc/iomem or the e820 map in the log shows no RAM at these pfns, and the kernel's source has no "
         "init_unavailable_range() that takes a zone and a node",
-        (HOLES_OF_NEIGHBOURS, HOLES_TO_ZONE_0),
+        (HOLES_OF_NEIGHBORS, HOLES_TO_ZONE_0),
     ),
     KnownBug(
-        "holes whose struct pages nobody initialised",
+        "holes whose struct pages nobody initialized",
         _zeroed_hole,
         (),
         "/proc/iomem shows no RAM at these pfns",
         (
-            HOLES_OF_NEIGHBOURS,
-            commit("4b094b7851bf", "a real initialisation instead of zeros"),
+            HOLES_OF_NEIGHBORS,
+            commit("4b094b7851bf", "a real initialization instead of zeros"),
         ),
     ),
     KnownBug(
-        "the tail of the last section was never initialised",
+        "the tail of the last section was never initialized",
         _tail_of_section,
         (),
         "memory ends in the middle of the section",

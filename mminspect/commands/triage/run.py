@@ -25,7 +25,7 @@ def triage(kernel: Kernel) -> tuple[dict[str, Any], Report]:
     Find out whether the memory map explains why a kernel died.
 
     :return: The result as plain data, and the report of the scan.
-    :raises mminspect.errors.MminspectError: if the vmcore can't be analysed.
+    :raises mminspect.errors.MminspectError: if the vmcore can't be analyzed.
     """
     report = scan(kernel)
     lines = read_log(kernel.prog)
@@ -38,7 +38,7 @@ def triage(kernel: Kernel) -> tuple[dict[str, Any], Report]:
 
 
 def _with_resources(report: Report, resources: Sequence[Resource]) -> Iterator[Finding]:
-    """Add ``detail.in_ram`` to uninitialised pages: whether they are System RAM. Known bugs leave holes only."""
+    """Add ``detail.in_ram`` to uninitialized pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:
         if bugs.depends_on_ram(finding) and resources:

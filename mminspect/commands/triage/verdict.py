@@ -356,7 +356,7 @@ def _explained(
     proof = [str(bug["proof"]) for bug in bugs]
     if any(finding.detail.get("in_ram") for finding in findings):
         proof.append(
-            "boot initialises the struct pages of System RAM, and these pfns are: something wrote over them later; "
+            "boot initializes the struct pages of System RAM, and these pfns are: something wrote over them later; "
             "KASAN or a watchpoint shows what"
         )
     elif not bugs:

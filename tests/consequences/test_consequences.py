@@ -370,14 +370,14 @@ def test_findings_beyond_the_limit_have_the_same_severity(kernels: Kernels, monk
     assert "the reasons are left out" in out.getvalue()
 
 
-def test_findings_that_are_alike_are_modelled_once(kernels: Kernels, monkeypatch: Any) -> None:
+def test_findings_that_are_alike_are_modeled_once(kernels: Kernels, monkeypatch: Any) -> None:
     model = Outcomes(kernels(AMD64_LOW_RAM))
-    modelled = []
-    monkeypatch.setattr(attach_, "consequences", lambda place: modelled.append(place) or consequences(place))
+    modeled = []
+    monkeypatch.setattr(attach_, "consequences", lambda place: modeled.append(place) or consequences(place))
     finding = Finding("zone-span", "error", 0x2000, 0x2001, 0, "DMA", "m", {})
     many = [dataclasses.replace(finding, start_pfn=0x2000 + i % 0x4000) for i in range(20_000)]
     assert sum(1 for _ in attach(many, model)) == len(many)
-    assert len(modelled) < attach_.MAX_PER_RULE + 100
+    assert len(modeled) < attach_.MAX_PER_RULE + 100
 
 
 def test_verbose_scan_shows_them(cli: Cli, unpacked: Any) -> None:

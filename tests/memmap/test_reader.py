@@ -91,7 +91,7 @@ def test_state_of_an_entry(name: str) -> None:
 
 
 def deferred_from(pfn: int, start: int = 0, spanned: int = 64) -> MemoryMap:
-    """Make a map whose node waits for initialisation from a pfn."""
+    """Make a map whose node waits for initialization from a pfn."""
     return memory_map(zone(0, 0, 4), zone(1, 4, 60), nodes=[Node(0, PGDAT, start, spanned, spanned, pfn)])
 
 
@@ -101,7 +101,7 @@ def test_deferred_entries_begin_at_the_pfn_and_end_with_the_node() -> None:
     assert states(*[entry(0)] * 4, *[bytes(SIZE)] * 5, memory=memory) == expected
 
 
-def test_entries_initialised_early_are_not_deferred() -> None:
+def test_entries_initialized_early_are_not_deferred() -> None:
     assert states(*[GOOD] * 8, memory=deferred_from(4)) == [INITIALIZED] * 8
 
 
