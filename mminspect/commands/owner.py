@@ -140,7 +140,8 @@ def holder(kernel: Kernel, entry: Entry) -> str | None:
         ksm = entry.page.mapping & PAGE_MAPPING_KSM == PAGE_MAPPING_KSM
         return "anonymous memory, merged by KSM" if ksm else "anonymous memory"
     if entry.page.mapping & PAGE_MAPPING_MOVABLE:
-        # Since Linux 6.17 such pages have a type, and the bit has no meaning of its own.
+        # Since Linux kernel commit 3d388584d599 ("mm: convert "movable" flag in page->mapping to a page flag") (in
+        # v6.17), the bit has no meaning of its own.
         if enumerator(kernel.prog, "enum pageflags", "PG_movable_ops") is None:
             return "in use by the kernel: a page of a driver that can move it"
     elif entry.page.mapping:
@@ -170,7 +171,8 @@ def slab_cache(prog: Program, head: Object) -> str | None:
     """
     try:
         try:
-            # Since Linux 5.17 a slab has a type of its own in the place of its struct page.
+            # Since Linux kernel commit d122019bf061 ("mm: Split slab into its own type") (in v5.17), a slab has a type
+            # of its own in the place of its struct page.
             slab = cast("struct slab *", head)
         except LookupError:
             slab = head

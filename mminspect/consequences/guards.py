@@ -42,9 +42,9 @@ def read_guards(release: str, has_function: Callable[[str], bool]) -> Guards:
     """
     return Guards(
         debug_vm=_debug_vm(has_function),
-        # Since Linux 6.17 both go through get_pfnblock_bitmap_bitidx(); get_pfnblock_bit() came with it.
+        # get_pfnblock_bit() came with the commit that since names.
         get_checks_span=has_function("get_pfnblock_bit") or since.get_pageblock_flags_checks_span(release),
-        # Since Linux 6.10. The first name is of 6.10, the second of 6.17; both need CONFIG_MEMORY_ISOLATION.
+        # The first name is of 6.10, the second of 6.17; both need CONFIG_MEMORY_ISOLATION.
         moves_whole_blocks=any(
             map(has_function, ("move_freepages_block_isolate", "pageblock_isolate_and_move_free_pages"))
         )

@@ -87,7 +87,8 @@ def _struct_page(target: Target) -> StructPage:
     if page.has_member("compound_order"):
         order_offset = page.member("compound_order").offset
     else:
-        # Since Linux 6.6, the order of a compound page is in the low byte of its second page's flags.
+        # Since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6), the order of a
+        # compound page is in the low byte of its second page's flags.
         low = prog.platform is None or prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
         order_offset = page.member("flags").offset + (0 if low else sizeof(prog.type("unsigned long")) - 1)
     # Since Linux 7.1, it is compound_info, and a mask where hugetlb's vmemmap is optimized

@@ -22,7 +22,8 @@ def page_type(target: Target, mapcount: int) -> str | None:
     values = {item.name: int(item.value) & 0xFFFFFFFF for item in types}
     names = {number & 0xFF: name[len("PGTY_") :] for name, number in values.items() if name.startswith("PGTY_")}
     if names:
-        # Since Linux 6.12 the type is a number in the top byte.
+        # Since Linux kernel commit 4ffca5a96678 ("mm: support only one page_type per page") (in v6.12), the type is a
+        # number in the top byte.
         name = names.get(value >> 24)
         return None if name == "mapcount_underflow" else name
     # Before, it is bits that are cleared (include/linux/page-flags.h). Only later ones of these kernels have an enum.

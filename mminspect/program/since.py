@@ -43,7 +43,8 @@ def thp_decides_pageblock_order(release: str) -> bool:
     """
     Return whether transparent huge pages decide on the pageblock order where there is no hugetlb.
 
-    Since Linux 6.10.
+    Since Linux kernel commit 72801513b2bf ("mm: set pageblock_order to HPAGE_PMD_ORDER in case with
+    !CONFIG_HUGETLB_PAGE but THP enabled") (in v6.10).
     """
     return release_version(release) >= (6, 10)
 
@@ -80,7 +81,7 @@ def free_lists_follow_pageblocks(release: str) -> bool:
     """
     Return whether free pages move to another list when their pageblock's type changes, without exception.
 
-    Since Linux 6.10.
+    Since Linux kernel commit c0cd6f557b90 ("mm: page_alloc: fix freelist movement during block conversion") (in v6.10).
     """
     return release_version(release) >= (6, 10)
 
@@ -89,7 +90,7 @@ def move_freepages_block_takes_whole_blocks(release: str) -> bool:
     """
     Return whether ``move_freepages_block()`` refuses a block that isn't all in the zone.
 
-    Since Linux 6.10.
+    Since Linux kernel commit 2dd482ba627d ("mm: page_alloc: fix move_freepages_block() range error") (in v6.10).
     """
     return release_version(release) >= (6, 10)
 
@@ -98,7 +99,7 @@ def get_pageblock_flags_checks_span(release: str) -> bool:
     """
     Return whether reading a pageblock's bits has the ``VM_BUG_ON_PAGE()`` that setting them has.
 
-    Since Linux 6.17.
+    Since Linux kernel commit 42f46ed99ac6 ("mm/page_alloc: pageblock flags functions clean up") (in v6.17).
     """
     return release_version(release) >= (6, 17)
 
@@ -107,7 +108,8 @@ def compaction_searches_fast(release: str) -> bool:
     """
     Return whether compaction has ``fast_isolate_freepages()``.
 
-    Since Linux 5.1.
+    Since Linux kernel commit 5a811889de10 ("mm, compaction: use free lists to quickly locate a migration target")
+    (in v5.1).
     """
     return release_version(release) >= (5, 1)
 

@@ -60,7 +60,11 @@ class Vmcoreinfo:
 
     @property
     def build_id(self) -> str | None:
-        """The build ID of the kernel as hexadecimal digits. Since Linux 5.9."""
+        """
+        The build ID of the kernel as hexadecimal digits.
+
+        Since Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to VMCOREINFO") (in v5.9).
+        """
         return self.lines.get("BUILD-ID")
 
     @property
