@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Registers in a log, in sets: a report may show those of an interrupted function and those of user space too.
+
+Whether a set is of the kernel is told by what the CPU itself has of it: the code segment, the processor state, the
+PSW's problem state bit, the MSR's PR bit. User space's registers hold its data and never leave this file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from mminspect.commands.triage.stacks import plain_name
+
+_NAME = r"[A-Za-z_$.][\w.$]{0,255}"
+_HEX = r"(?:[0-9a-f]{16}|[0-9a-f]{8})"
+_PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,4}}) {{0,2}}: {{0,2}}(?:\[<)?({_HEX})\b")
+_SYMBOL = re.compile(rf"(?:\[<?[0-9a-f]{{8,16}}>?\] {{0,3}}){{0,2}}({_NAME})\+0x")
+
+_RIP = re.compile(rf"RIP: {{0,2}}([0-9a-f]{{4}}):(?:\[<([0-9a-f]{{8,16}})>\] {{0,3}})?(.{{0,400}})")
+_EIP_SEGMENT = re.compile(rf"EIP: {{0,2}}([0-9a-f]{{4}}):\[<({_HEX})>\]")
+_EIP = re.compile(r"EIP: (?:is at )?(.{0,300})|EIP is at (.{0,300})")
+_PC = re.compile(r"(?:PC is at|pc :|epc {0,3}:|sepc:) (.{0,300})")
+_NIP = re.compile(rf"NIP: {{1,3}}({_HEX})\b")
+_NIP_SYMBOL = re.compile(rf"(?:NIP|LR) \[{_HEX}\] (.{{0,300}})")
+_PSW = re.compile(rf"(Krnl|User) PSW : ({_HEX}) ({_HEX})(?: \((.{{0,300}}))?")
+_GPRS = re.compile(rf"(?:Krnl|User) GPRS: ?((?: ?{_HEX}){{1,4}}) ?$")
+_GPR = re.compile(rf"GPR(\d\d):((?: {{1,2}}{_HEX}){{1,8}}) ?$")
+_VALUES = re.compile(rf"((?:{_HEX} ){{0,7}}{_HEX}) ?$")
+_CODE = re.compile(r"(?:Krnl |User )?Code: ?|Instruction dump:|Code starting with")
+_CODE_WORDS = re.compile(r"(?:[<(]?[0-9a-f]{2,16}[>)]? ){2,64}(?:[<(]?[0-9a-fX]{2,16}[>)]?)? ?$|XXXXXXXX ")
+# Parts of a set that tell nothing that is needed.
+_REST = re.compile(
+    r"(?:REGS: |CFAR: |DAR: |IRQMASK: |[DEF]S: |CS: |GS: |CR[0234]: |DR[0-7]: |PKRU: |R:\d T:\d |Flags: |Control: |"
+    r"LR is at |lr : |ra : |sp : |gp : |a\d : |[st]\d{1,2} ?: |pmr_save: |Last Breaking|orig_a0|Status: |Cause :|"
+    r"Register |\$ {0,2}\d{1,2} {0,3}:)"
+)
+_PSTATE = re.compile(rf"(?:^|[ \t])(?:pstate|psr): ({_HEX})\b")
+_STATUS = re.compile(rf"s?status: ({_HEX}) ")
+_MSR = re.compile(rf"MSR: {{1,3}}{_HEX} ?<([A-Z,\[\]0-9]{{0,100}})>")
+_MODE = re.compile(r"\bMode ([A-Z]{3,4})")
+_CS = re.compile(r"(?:^|[ ,])CS: {1,2}([0-9a-f]{4})\b")
+# "--- interrupt: 3000 at 0x7fff...": registers of what was interrupted follow (PowerPC).
+_INTERRUPT = re.compile(r"--- ?(?:interrupt|Exception|\[)")
+
+_NAMES = frozenset(
+    "rax rbx rcx rdx rsi rdi rbp rsp eax ebx ecx edx esi edi ebp esp cr2 sp lr pc fp ip ra gp tp epc nip ctr dar cfar "
+    "badaddr".split()
+    + [f"r{n}" for n in range(32)]
+    + [f"x{n}" for n in range(31)]
+    + [f"{c}{n}" for c in "sta" for n in range(12)]
+)
+
+KERNEL, USER = "kernel", "user"
+
+
+@dataclass
+class RegisterSet:
+    """
+    The registers of one context.
+
+    :ivar mode: ``kernel``, ``user``, or ``None`` if nothing tells.
+    :ivar function: That the program counter is in.
+    :ivar pc: Program counter.
+    :ivar values: By name, as the kernel spells it.
+    :ivar stack: Name of the stack that it stands in.
+    """
+
+    mode: str | None = None
+    function: str | None = None
+    pc: int | None = None
+    values: dict[str, int] = field(default_factory=dict)
+    stack: str = ""
+    _next_gpr: int | None = None
+
+    def settled_mode(self) -> str | None:
+        """Return the mode, by the program counter if nothing else tells."""
+        if self.mode is not None or self.function is not None:
+            return self.mode or KERNEL
+        if self.pc is None:
+            return None
+        if self.pc >> 32:
+            return KERNEL if self.pc >> 63 else USER
+        return KERNEL if self.pc >= 0x80000000 else USER
+
+
+class RegisterReader:
+    """
+    Puts the lines of one report's registers into sets.
+
+    :ivar sets: In the order of the log.
+    """
+
+    def __init__(self) -> None:
+        self.sets: list[RegisterSet] = []
+        self.open = False
+        self._code = False
+
+    @property
+    def current(self) -> RegisterSet | None:
+        """The set that lines go to."""
+        return self.sets[-1] if self.open and self.sets else None
+
+    def close(self) -> None:
+        """End the current set."""
+        self.open = self._code = False
+
+    def take(self, text: str, stack: str) -> RegisterSet | None:
+        """
+        Take a line.
+
+        :param text: Without space before it.
+        :param stack: Name of the stack that it stands in.
+        :return: The set that the line belongs to, or ``None`` if it isn't part of any.
+        """
+        if _INTERRUPT.match(text):
+            return None
+        code = _CODE.match(text)
+        if code or (self._code and _CODE_WORDS.match(text)):
+            self._code = True
+            return self.sets[-1] if self.sets else RegisterSet()
+        self._code = False
+        head = self._head(text, stack)
+        found = _PAIR.findall(text)
+        pairs = [(name, value) for name, value in found if name.lower() in _NAMES]
+        if not (head or pairs or self._grouped(text)) and not (self.open and _REST.match(text)):
+            return None
+        current = self.current or self._begin(stack)
+        if pairs and text.startswith(("raw:", "page:", "flags:")):
+            return None
+        for name, value in pairs:
+            current.values.setdefault(name, int(value, 16))
+            if name in ("pc", "epc", "nip", "NIP") and current.pc is None:
+                current.pc = int(value, 16)
+        self._mode(current, text)
+        return current
+
+    def _begin(self, stack: str) -> RegisterSet:
+        self.sets.append(RegisterSet(stack=stack))
+        self.open = True
+        return self.sets[-1]
+
+    def _head(self, text: str, stack: str) -> bool:
+        """Begin a set where a line does, and take its program counter."""
+        start = text[:4]
+        if start == "RIP:":
+            match = _RIP.match(text)
+            if match is None:
+                return False
+            current = self._begin(stack)
+            current.mode = USER if int(match.group(1), 16) & 3 == 3 else KERNEL
+            self._counter(current, match.group(3), match.group(2))
+            return True
+        if start == "EIP:" or text.startswith("EIP is at"):
+            match = _EIP_SEGMENT.match(text)
+            if match:
+                current = self._begin(stack)
+                current.mode = USER if int(match.group(1), 16) & 3 == 3 else KERNEL
+                current.pc = int(match.group(2), 16)
+                return True
+            current = self.current if text.startswith("EIP is at") and self.current else self._begin(stack)
+            match = _EIP.match(text)
+            if match:
+                self._counter(current, match.group(1) or match.group(2) or "", None)
+            return True
+        if start == "NIP:":
+            match = _NIP.match(text)
+            if match:
+                self._begin(stack).pc = int(match.group(1), 16)
+            return match is not None
+        if start in ("NIP ", "LR ["):
+            match = _NIP_SYMBOL.match(text)
+            if match and start == "NIP ":
+                self._counter(self.current or self._begin(stack), match.group(1), None)
+            return match is not None
+        return self._head_of_risc(text, stack)
+
+    def _head_of_risc(self, text: str, stack: str) -> bool:
+        match = _PSW.match(text)
+        if match:
+            current = self._begin(stack)
+            # Bit 15 of the PSW is the problem state.
+            problem = int(match.group(2), 16) >> 48 & 1
+            current.mode = USER if match.group(1) == "User" or problem else KERNEL
+            current.pc = int(match.group(3), 16)
+            if match.group(4):
+                self._counter(current, match.group(4), None)
+            return True
+        if text.startswith("pstate:"):
+            self._begin(stack)
+            return True
+        match = _PC.match(text)
+        if match is None:
+            return False
+        current = self.current or self._begin(stack)
+        if text.startswith(("PC is", "epc", "pc :")) and (current.function or current.pc is not None):
+            symbol = _SYMBOL.match(match.group(1))
+            if symbol and plain_name(symbol.group(1)) != current.function:
+                current = self._begin(stack)
+        self._counter(current, match.group(1), None)
+        return True
+
+    def _counter(self, current: RegisterSet, text: str, address: str | None) -> None:
+        symbol = _SYMBOL.match(text.lstrip())
+        if symbol and current.function is None:
+            current.function = plain_name(symbol.group(1))
+        if address:
+            current.pc = int(address, 16)
+            return
+        number = re.match(r"\[?<?(?:0x)?([0-9a-f]{1,16})\b", text)
+        if number and not symbol and current.pc is None:
+            current.pc = int(number.group(1), 16)
+
+    def _grouped(self, text: str) -> bool:
+        """Take registers that share one name: PowerPC's in fours, and all sixteen of s390."""
+        current = self.current
+        match = _GPR.match(text)
+        if match:
+            current = current or self._begin("")
+            for number, value in enumerate(match.group(2).split(), int(match.group(1))):
+                current.values.setdefault(f"r{number}", int(value, 16))
+            return True
+        match = _GPRS.match(text)
+        if match:
+            current = current or self._begin("")
+            current._next_gpr = 0
+        elif current is None or current._next_gpr is None:
+            return False
+        else:
+            match = _VALUES.match(text)
+        if match is None or current._next_gpr is None or current._next_gpr > 12:
+            current._next_gpr = None
+            return False
+        for value in match.group(1).split():
+            current.values.setdefault(f"r{current._next_gpr}", int(value, 16))
+            current._next_gpr += 1
+        return True
+
+    @staticmethod
+    def _mode(current: RegisterSet, text: str) -> None:
+        """Take the CPU's mode from a line that shows it."""
+        user: bool | None = None
+        match = _PSTATE.search(text) if "ps" in text else None
+        if match:
+            state = int(match.group(1), 16)
+            # AArch64's EL0t is 0, AArch32's user mode 0x10; 32-bit Arm always has bit 4.
+            user = state & 0xF == 0
+        match = _STATUS.match(text)
+        if match and "cause" in text:
+            # SPP of RISC-V's sstatus: the privilege that a trap came from.
+            user = not int(match.group(1), 16) & 0x100
+        match = _MSR.match(text)
+        if match:
+            user = "PR" in match.group(1).split(",")
+        match = _MODE.search(text) if text.startswith("Flags:") else None
+        if match:
+            user = match.group(1).startswith("US")
+        match = _CS.search(text) if "CS:" in text and current.mode is None else None
+        if match and current.mode is None:
+            user = int(match.group(1), 16) & 3 == 3
+        if user is not None:
+            current.mode = USER if user else KERNEL
