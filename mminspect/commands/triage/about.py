@@ -49,7 +49,9 @@ _MACHINE_CHECK = re.compile(
     r"Memory failure: 0x|MCE \d|SError Interrupt|.{0,60}synchronous external abort|.{0,60}ECC "
 )
 # Corrected errors that a log can tell of without any meaning for this.
-_QUIET = re.compile(r"mce: (?:CPU|\[Hardware Error\]: Machine check events logged|Using \d|CPU\d+: Thermal)|EDAC MC: Ver|EDAC .{0,40}Giving out")
+_QUIET = re.compile(
+    r"mce: (?:CPU|\[Hardware Error\]: Machine check events logged|Using \d|CPU\d+: Thermal)|EDAC MC: Ver|EDAC .{0,40}Giving out"
+)
 _LIST_WORDS = re.compile(r"should (?:be|have been) \(?([0-9a-f]{8,16})\)?,? but was \(?([0-9a-f]{8,16})\)?")
 _NON_CANONICAL = re.compile(r"non-canonical address 0x([0-9a-f]{16})")
 
@@ -138,7 +140,9 @@ def _dumped(report: Report) -> list[str]:
 
 def _addresses(report: Report, inside: Callable[[int], bool]) -> list[str]:
     """List the struct pages that the kernel's words name."""
-    found = [f"{address:#x} is in a struct page: {text}" for address, text in report.addresses.items() if inside(address)]
+    found = [
+        f"{address:#x} is in a struct page: {text}" for address, text in report.addresses.items() if inside(address)
+    ]
     fault = report.fault_address
     if fault is None or (fault in report.addresses and inside(fault)):
         return found

@@ -44,7 +44,9 @@ _STALLED = re.compile(r"(?:rcu: )?\s{0,8}(\d{1,6})-[.!?O]")
 # Before Linux 4.20, x86 named the program counter before it said "Oops".
 _IP = re.compile(rf"IP: (?:\[<[0-9a-f]{{8,16}}>\] )?({_NAME})\+0x")
 # Lockdep: where a lock was taken; the workqueues: whose fault it is.
-_LOCK_AT = re.compile(rf".{{0,300}}?, at: {{0,8}}(?:\[<[0-9a-f]{{8,16}}>\] {{0,8}})?({_NAME})(?:\+0x|$)|last function: ({_NAME})$")
+_LOCK_AT = re.compile(
+    rf".{{0,300}}?, at: {{0,8}}(?:\[<[0-9a-f]{{8,16}}>\] {{0,8}})?({_NAME})(?:\+0x|$)|last function: ({_NAME})$"
+)
 
 
 class Builder:
@@ -185,8 +187,9 @@ class Builder:
         return match is not None
 
     def page_line(self, text: str) -> None:
-        """Take a line of dump_page()."""
-        self._words(text, kinds.PAGE_DUMPED if text.startswith(("page:", "head:", "page dumped")) else "")
+        """Take a line of dump_page(). A page that is dumped before the body, or as a bad one, is what it is about."""
+        about = not self.has_body or self.kind == kinds.BAD_PAGE
+        self._words(text, kinds.PAGE_DUMPED if about and text.startswith(("page:", "head:", "page dumped")) else "")
 
     def words(self, text: str) -> None:
         """Take a line that names addresses of the report."""
@@ -231,9 +234,7 @@ class Builder:
             if found.settled_mode() == "kernel" and found.stack in ("", stacks.CALL_TRACE)
         ]
         trace = tuple(self._frames(stacks.CALL_TRACE))
-        kept = tuple(
-            line for line, registers in self.kept if registers is None or registers.settled_mode() == "kernel"
-        )
+        kept = tuple(line for line, registers in self.kept if registers is None or registers.settled_mode() == "kernel")
         others = tuple(
             Stack(name, tuple(frames)) for name, frames in self._stacks if frames and name != stacks.CALL_TRACE
         )

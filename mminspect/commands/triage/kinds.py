@@ -53,7 +53,13 @@ class Sign:
 def _signs() -> tuple[Sign, ...]:
     rows: tuple[tuple[str, int, int, bool, str], ...] = (
         (VM_BUG_ON, PRELUDE, 9, True, r"page dumped because: (?P<what>VM_BUG_ON_(?:PAGE|FOLIO|PGFLAGS)?\(?.*)"),
-        (VM_BUG_ON, PRELUDE, 9, True, r"VM_BUG_ON_(?:VMA|MM|VMG)\(.*|(?:vma|mm|folio) [0-9a-f]{8,16} (?:start|mmap) .*"),
+        (
+            VM_BUG_ON,
+            PRELUDE,
+            9,
+            True,
+            r"VM_BUG_ON_(?:VMA|MM|VMG)\(.*|(?:vma|mm|folio) [0-9a-f]{8,16} (?:start|mmap) .*",
+        ),
         (WARNING, PRELUDE, 6, False, r"page dumped because: (?P<what>VM_WARN_ON.*)"),
         (BAD_PAGE, PRELUDE, 8, False, r"BUG: (?P<what>Bad page (?:state|map|cache) .*|Bad swap .*|Bad p[gmu4]d.*)"),
         (PAGE_DUMPED, PRELUDE, 1, False, r"page dumped because: (?P<what>.*)"),

@@ -46,7 +46,9 @@ _RFC5424 = re.compile(
     r"(?:-|\[[^\]]{0,400}\]) ?"
 )
 # /dev/kmsg and netconsole's extended form; a release may stand before it.
-_EXTENDED = re.compile(r"\s*(?:\d{1,3}\.[\w.+~-]{1,64},)?(\d{1,5}),(\d{1,19}),(\d{1,19}),[^;,]{0,8}(?:,([^;]{0,200}))?;")
+_EXTENDED = re.compile(
+    r"\s*(?:\d{1,3}\.[\w.+~-]{1,64},)?(\d{1,5}),(\d{1,19}),(\d{1,19}),[^;,]{0,8}(?:,([^;]{0,200}))?;"
+)
 _EXTENDED_CALLER = re.compile(r"caller=([TC]\d{1,10})")
 # KASAN points to a line of its own with ">", and no space behind it.
 _QUOTE = re.compile(r"(?:\s?>(?=[ >\[<]|$)){1,9} ?")

@@ -159,7 +159,9 @@ class _Walk:
             return sign.stage == kinds.DEATH and builder.stage == kinds.CAUSE and builder.kind == kinds.FAULT
         if builder.kind == kinds.UNKNOWN:
             return True
-        return sign.stage > builder.stage or (sign.stage == builder.stage == kinds.PRELUDE and sign.rank >= builder.rank)
+        return sign.stage > builder.stage or (
+            sign.stage == builder.stage == kinds.PRELUDE and sign.rank >= builder.rank
+        )
 
     def _begin(self, stream: _Stream, index: int, line: Line, kind: str = kinds.UNKNOWN) -> Builder:
         if stream.open:
@@ -205,7 +207,9 @@ class _Walk:
             return mine
         if what.startswith("Attempted"):
             return None
-        candidates = [builder for builder in self._builders if builder.panic is None and builder.kind != kinds.PAGE_DUMPED]
+        candidates = [
+            builder for builder in self._builders if builder.panic is None and builder.kind != kinds.PAGE_DUMPED
+        ]
         if "panic_on_warn" not in what:
             candidates = [builder for builder in candidates if builder.deadly]
         last = candidates[-1] if candidates else None
