@@ -33,6 +33,10 @@ _IN = re.compile(rf"\b(?:in:?|at) (?:\S{{1,200}}:\d{{1,6}} )?(?:at )?({_NAME})(?
 _AT_LINE = re.compile(rf"\bat \S{{1,200}}:\d{{1,6}} ({_NAME})\+0x")
 _AT_SYMBOL = re.compile(rf"\bat ({_NAME})\+0x")
 _CPU = re.compile(r"CPU: (\d{1,6}) (?:UID: \d{1,10} )?PID: (\d{1,10}) Comm: (.{1,15}?) (?:Kdump|Not|Tainted|$)")
+_OLD_TASK = re.compile(r"(?:Pid: (\d{1,10}), comm: (\S{1,15})|Process (\S{1,15}) \(pid: (\d{1,10}))")
+_WARNED_ON = re.compile(
+    r"WARNING: CPU: (\d{1,6}) PID: (\d{1,10}) |WARNING: .{1,500}?, CPU#(\d{1,6}): (.{1,15})/(\d{1,10})$"
+)
 _ON_CPU = re.compile(r"CPU#(\d{1,6})|(?:on cpu|CPU) (\d{1,6})\b")
 _STUCK = re.compile(r"\[([^\[\]]{1,15}):(\d{1,10})\]$")
 _TASK = re.compile(r"task (.{1,15}?):(\d{1,10}) ")
@@ -58,7 +62,8 @@ class Builder:
     :ivar stage: The latest stage of its signs.
     """
 
-    def __init__(self, index: int, line: Line, kind: str = kinds.UNKNOWN) -> None:
+    def __init__(self, index: int, line: Line, boot: int, kind: str = kinds.UNKNOWN) -> None:
+        self.boot = boot
         self.kind, self.reason, self.what = kind, line.text.strip(), line.text.strip()
         self.first = self.last = index
         self.line = line
@@ -182,8 +187,12 @@ class Builder:
         match = _CPU.match(text)
         if match and self.cpu is None and not self.in_panic:
             self.cpu = int(match.group(1))
-            if self.pid is None:
+            if self.pid is None or self.pid == int(match.group(2)):
                 self.pid, self.task = int(match.group(2)), match.group(3)
+        if match is None:
+            old = _OLD_TASK.match(text)
+            if old and self.pid is None and not self.in_panic:
+                self.pid, self.task = int(old.group(1) or old.group(4)), old.group(2) or old.group(3)
         return match is not None
 
     def page_line(self, text: str) -> None:
@@ -260,6 +269,7 @@ class Builder:
             deadly=self.deadly,
             fatal=self.fatal,
             panic=self.panic,
+            boot=self.boot,
         )
 
     def _frames(self, wanted: str) -> list[str]:
@@ -314,6 +324,10 @@ class Builder:
             for digits in pattern.findall(text):
                 self.pages.setdefault(int(digits, 16), text)
         if kind in ("", kinds.HANG, kinds.WARNING, kinds.LOCKING, kinds.PANIC, kinds.OOPS):
+            warned = _WARNED_ON.match(text) if kind == kinds.WARNING else None
+            if warned and self.cpu is None:
+                self.cpu, self.pid = int(warned.group(1) or warned.group(3)), int(warned.group(2) or warned.group(5))
+                self.task = warned.group(4)
             match = _ON_CPU.search(text) if kind == kinds.HANG else None
             if match and self.cpu is None:
                 self.cpu = int(match.group(1) or match.group(2))

@@ -69,7 +69,13 @@ def _signs() -> tuple[Sign, ...]:
         (BUG, PRELUDE, 7, False, r"usercopy: Kernel memory (?:exposure|overwrite).*"),
         (WARNING, PRELUDE, 6, False, r"refcount_t: .*"),
         (BUG, PRELUDE, 7, False, r"(?:detected buffer overflow|fortify_panic).*"),
-        (MACHINE_CHECK, PRELUDE, 8, True, r"(?:.{0,40})?\[Hardware Error\]: .*(?:Machine [Cc]heck|MCE|Fatal).*"),
+        (
+            MACHINE_CHECK,
+            PRELUDE,
+            8,
+            True,
+            r".{0,40}\[Hardware Error\]: (?:.{0,60}Machine Check Exception|event severity: (?:fatal|panic)).*",
+        ),
         (MACHINE_CHECK, PRELUDE, 8, True, r"(?:CPU \d+: )?Machine [Cc]heck(?:: | Exception).*"),
         (
             SANITIZER,
@@ -100,7 +106,7 @@ def _signs() -> tuple[Sign, ...]:
             CAUSE,
             4,
             True,
-            r"(?:BUG: )?(?P<what>(?:[uU]nable to handle|kernel NULL pointer|Kernel NULL pointer|[kK]ernel attempted to|"
+            r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|kernel NULL pointer|Kernel NULL pointer|[kK]ernel attempted to|"
             r"Kernel data access|Bad kernel|Kernel access of bad|(?:kernel|Kernel) tried to execute|"
             r"Unhandled (?:fault|prefetch abort|exception)|(?:TASK |IRQ |#DF )?stack guard page|"
             r"unable to handle).*)",
@@ -129,9 +135,9 @@ def _signs() -> tuple[Sign, ...]:
         (BUG, CAUSE, 4, False, r"BUG: (?P<what>(?!KASAN)(?!KFENCE)\S.*)"),
         (WARNING, CAUSE, 1, False, r"WARNING: (?P<what>\S.*)"),
         (FAULT, DEATH, 4, True, r"(?:Oops: )?(?P<what>general protection fault.*)"),
-        (OOPS, DEATH, 3, True, r"Oops(?: -|:| \[#).*"),
+        (OOPS, DEATH, 3, True, r"Oops(?: -|:| ?\[#).*"),
         (OOPS, DEATH, 3, True, r"Internal error: .*"),
-        (OOPS, DEATH, 3, True, r".{1,200} \[#\d{1,6}\].*"),
+        (OOPS, DEATH, 3, True, r".{1,200}?\[#\d{1,6}\].*"),
         (PANIC, CAUSE, 2, True, r"Kernel panic - not syncing: .*"),
     )
     return tuple(Sign(k, stage, rank, deadly, re.compile(pattern)) for k, stage, rank, deadly, pattern in rows)

@@ -16,7 +16,7 @@ from mminspect.commands.triage.stacks import plain_name
 _NAME = r"[A-Za-z_$.][\w.$]{0,255}"
 _HEX = r"(?:[0-9a-f]{16}|[0-9a-f]{8})"
 _PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,4}}) {{0,2}}: {{0,2}}(?:\[<)?({_HEX})\b")
-_SYMBOL = re.compile(rf"(?:\[<?[0-9a-f]{{8,16}}>?\] {{0,3}}){{0,2}}({_NAME})\+0x")
+_SYMBOL = re.compile(rf"(?:(?:\[<?)?[0-9a-f]{{8,16}}(?:>?\])? {{1,3}}){{0,2}}({_NAME})\+0x")
 
 _RIP = re.compile(rf"RIP: {{0,2}}([0-9a-f]{{4}}):(?:\[<([0-9a-f]{{8,16}})>\] {{0,3}})?(.{{0,400}})")
 _EIP_SEGMENT = re.compile(rf"EIP: {{0,2}}([0-9a-f]{{4}}):\[<({_HEX})>\]")
@@ -40,6 +40,8 @@ _PSTATE = re.compile(rf"(?:^|[ \t])(?:pstate|psr): ({_HEX})\b")
 _STATUS = re.compile(rf"s?status: ({_HEX}) ")
 _MSR = re.compile(rf"MSR: {{1,3}}{_HEX} ?<([A-Z,\[\]0-9]{{0,100}})>")
 _MODE = re.compile(r"\bMode ([A-Z]{3,4})")
+# i386 shows no code segment of kernels, but both stack segments.
+_SS = re.compile(r"DS: [0-9a-f]{4} ES: [0-9a-f]{4} .{0,40}\bSS: ([0-9a-f]{4})\b")
 _CS = re.compile(r"(?:^|[ ,])CS: {1,2}([0-9a-f]{4})\b")
 # "--- interrupt: 3000 at 0x7fff...": registers of what was interrupted follow (PowerPC).
 _INTERRUPT = re.compile(r"--- ?(?:interrupt|Exception|\[)")
@@ -82,7 +84,8 @@ class RegisterSet:
             return None
         if self.pc >> 32:
             return KERNEL if self.pc >> 63 else USER
-        return KERNEL if self.pc >= 0x80000000 else USER
+        # Kernels whose part of the address space begins lower show the mode.
+        return KERNEL if self.pc >= 0xC0000000 else USER
 
 
 class RegisterReader:
@@ -256,6 +259,9 @@ class RegisterReader:
         match = _MODE.search(text) if text.startswith("Flags:") else None
         if match:
             user = match.group(1).startswith("US")
+        match = _SS.match(text)
+        if match and current.function is None:
+            user = int(match.group(1), 16) & 3 == 3
         match = _CS.search(text) if "CS:" in text and current.mode is None else None
         if match and current.mode is None:
             user = int(match.group(1), 16) & 3 == 3

@@ -37,6 +37,7 @@ class Report:
     :ivar deadly: Whether it is of a kind that no task survives.
     :ivar fatal: Whether it killed the kernel; ``None`` if the log doesn't say.
     :ivar panic: What panic() said of it.
+    :ivar boot: Number of the boot that it is of: a log may have several.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Report:
     deadly: bool = False
     fatal: bool | None = None
     panic: str | None = None
+    boot: int = 0
 
     @property
     def gravity(self) -> int:
@@ -75,12 +77,14 @@ class Report:
 
 def crash_of(reports: list[Report]) -> Report | None:
     """
-    Return the report of what killed the kernel: of the gravest, the one that the log ends with.
+    Return the report of what killed the kernel: of the last boot that died, the gravest that it ended with.
 
-    :param reports: Of one boot.
+    :param reports: Of one log.
     """
     grave = [report for report in reports if report.gravity > ROUTINE]
     if not grave:
         return None
+    last = max((report.boot for report in grave if report.gravity >= DEADLY), default=grave[-1].boot)
+    grave = [report for report in grave if report.boot == last]
     worst = max(report.gravity for report in grave)
     return max((report for report in grave if report.gravity == worst), key=lambda report: report.last)

@@ -10,7 +10,7 @@ belong to no report, whoever wrote them, aren't kept.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from mminspect.commands.triage import kinds, stacks
@@ -22,6 +22,8 @@ from mminspect.commands.triage.stacks import parse_frame, stack_heading
 
 # Signs this many lines apart, of one caller, can't be of one report.
 MAX_GAP = 64
+# Backtraces of all CPUs may lie between a hang and that of the CPU that hangs.
+MAX_BACKTRACES = 1024
 # More reports are of a machine that repeats itself; the newest count.
 MAX_REPORTS = 2000
 # Ordinary lines behind a report that show that the kernel lived on.
@@ -33,7 +35,8 @@ _CONSEQUENCE = re.compile(
     r"Fatal exception|panic_on_oops|.{0,60}: Fatal exception|Oops|(?:kernel: |\w{4,6}: )?panic_on_warn set|"
     r"(?:KASAN|UBSAN|KFENCE|KMSAN|KCSAN): |kmsan|kasan|hung_task: |RCU Stall|softlockup: hung tasks|"
     r"(?:Watchdog detected )?[Hh]ard LOCKUP|Attempted to kill (?:init|the idle)|Aiee, killing|BUG!|"
-    r"Fatal (?:hardware error|[Mm]achine [Cc]heck)|[Mm]achine [Cc]heck|Unrecoverable [Mm]achine|Unhandled|"
+    r"Fatal (?:local )?(?:hardware error|[Mm]achine [Cc]heck)|[Mm]achine [Cc]heck|Timeout: Not all CPUs|"
+    r"Unrecoverable [Mm]achine|Unhandled|"
     r"Asynchronous SError|bad mode|Bad mode|kernel stack overflow|double fault|Fatal trap|Unknown NMI|"
     r"memory_failure|Unexpected|Insufficient|lockdep|corrupted list|Fatal Machine|Aborting|unhandled"
 )
@@ -42,7 +45,7 @@ _RULE = re.compile(r"={20,}|-{20,}$")
 _CUT = re.compile(r"(?:8<)?-{3,}\[ cut here \]-{3,}|8<--- cut here ---")
 _PAGE = re.compile(
     r"(?:page|head): ?(?:[0-9a-f(]|ref)|(?:flags|raw|page_type|memcg|aops|anon flags|anon|ksm|head): ?|"
-    r"page dumped because|addr:|file:|index:|pages's memcg|anon "
+    r"page dumped because|addr:|file:|index:|pages's memcg|page->mem_cgroup|mapping->a_?ops|failed to read mapping|anon "
 )
 _BODY = re.compile(
     r"CPU: \d+ |Hardware name: |Modules linked in:|Workqueue: |Call [Tt]race|task: |Comm: |PGD |PMD |pgd = |"
@@ -84,9 +87,14 @@ class _Walk:
         self._builders: list[Builder] = []
         self._streams: dict[str | None, _Stream] = {}
         self._hang: Builder | None = None
+        self._boots: list[int] = []
         # Numbers of lines that belong to no report.
         self._ordinary: list[int] = []
         for index, line in enumerate(lines):
+            if line.text.startswith("Linux version "):
+                self._streams.clear()
+                self._hang = None
+                self._boots.append(index)
             stream = self._streams.setdefault(line.caller, _Stream())
             if not self._take(stream, index, line):
                 self._ordinary.append(index)
@@ -96,11 +104,19 @@ class _Walk:
         for builder in self._builders[-MAX_REPORTS:]:
             if builder.is_notice():
                 continue
-            after = len(self._ordinary) - bisect_right(self._ordinary, builder.last)
-            if builder.fatal is None and after > LIVED_ON:
-                builder.fatal = False
+            if builder.fatal is None:
+                builder.fatal = self._was_fatal(builder)
             result.append(builder.build())
         return sorted(result, key=lambda report: report.first)
+
+    def _was_fatal(self, builder: Builder) -> bool | None:
+        """Return whether a report killed the kernel, by what follows: other business, or another boot."""
+        boot = bisect_right(self._boots, builder.last)
+        end = self._boots[boot] if boot < len(self._boots) else None
+        last = len(self._ordinary) if end is None else bisect_left(self._ordinary, end)
+        if last - bisect_right(self._ordinary, builder.last) > LIVED_ON:
+            return False
+        return True if end is not None and builder.deadly else None
 
     def _take(self, stream: _Stream, index: int, line: Line) -> bool:
         """Take a line; return whether it belongs to a report."""
@@ -166,7 +182,7 @@ class _Walk:
     def _begin(self, stream: _Stream, index: int, line: Line, kind: str = kinds.UNKNOWN) -> Builder:
         if stream.open:
             stream.open.end()
-        builder = Builder(index, line, kind)
+        builder = Builder(index, line, len(self._boots), kind)
         if stream.cut and index - stream.cut[0] <= MAX_GAP:
             builder.first = stream.cut[0]
         for at, earlier in stream.page:
@@ -182,7 +198,8 @@ class _Walk:
     def _panic(self, stream: _Stream, index: int, line: Line, what: str) -> None:
         builder = self._cause(stream, index, what)
         if builder is None:
-            builder = self._begin(stream, index, line, kinds.PANIC)
+            kind = kinds.HANG if "LOCKUP" in what or what.startswith("softlockup") else kinds.PANIC
+            builder = self._begin(stream, index, line, kind)
             builder.what, builder.rank, builder.deadly = what.strip(), 2, True
             builder.fatal, builder.panic = True, what.strip()
         else:
@@ -194,7 +211,6 @@ class _Walk:
         """Return the report for whose sake panic() was called."""
         if not _CONSEQUENCE.match(what):
             return None
-        mine = stream.open
         if what.startswith(("hung_task", "RCU Stall", "softlockup", "Hard", "hard", "Watchdog")):
             hangs = [builder for builder in self._builders if builder.kind == kinds.HANG and builder.panic is None]
             wanted = ("task ",) if what.startswith("hung_task") else ("stall", "lockup", "LOCKUP")
@@ -203,17 +219,21 @@ class _Walk:
             while len(hangs) > 1 and wanted == ("task ",) and self._together(hangs[-2], hangs[-1]):
                 hangs.pop()
             return hangs[-1] if hangs else None
-        if mine is not None and mine.panic is None and mine.kind != kinds.PAGE_DUMPED:
-            return mine
-        if what.startswith("Attempted"):
+        near = [builder for builder in self._builders[-8:] if index - builder.last <= MAX_GAP]
+        if stream.open in near:
+            near.append(stream.open)
+        elif what.startswith("Attempted"):
             return None
-        candidates = [
-            builder for builder in self._builders if builder.panic is None and builder.kind != kinds.PAGE_DUMPED
-        ]
-        if "panic_on_warn" not in what:
-            candidates = [builder for builder in candidates if builder.deadly]
-        last = candidates[-1] if candidates else None
-        return last if last is not None and index - last.last <= MAX_GAP else None
+        return next((builder for builder in reversed(near) if self._suits(builder, what)), None)
+
+    @staticmethod
+    def _suits(builder: Builder, what: str) -> bool:
+        """Return whether panic() may have been called for the sake of a report."""
+        if builder.panic is not None or builder.kind == kinds.PAGE_DUMPED:
+            return False
+        if "panic_on_warn" in what or what.startswith(("KASAN", "UBSAN", "KFENCE", "KMSAN", "KCSAN", "kmsan", "kasan")):
+            return not builder.deadly
+        return builder.deadly or builder.kind == kinds.UNKNOWN
 
     def _together(self, first: Builder, second: Builder) -> bool:
         times = first.line.time, second.line.time
@@ -240,7 +260,7 @@ class _Walk:
 
     def _body(self, stream: _Stream, index: int, line: Line, text: str) -> bool:
         other = _OTHER_CPU.match(text)
-        if other and self._hang is not None and (stream.open is None or stream.open.kind != kinds.HANG):
+        if other and self._is_of_hang(stream, index):
             # The stuck CPU prints its own stack, under its own name.
             stream.open = self._hang
         builder = stream.open
@@ -266,6 +286,12 @@ class _Walk:
             builder.keep(index, line, builder.registers.current if _is_user(builder) else None)
             return True
         return self._words(builder, index, line, text)
+
+    def _is_of_hang(self, stream: _Stream, index: int) -> bool:
+        """Return whether a CPU's backtrace is of a hang that another caller reported."""
+        if self._hang is None or index - self._hang.last > MAX_BACKTRACES:
+            return False
+        return stream.open is None or stream.open.kind != kinds.HANG
 
     def _words(self, builder: Builder, index: int, line: Line, text: str) -> bool:
         if _SMALL.match(text):
