@@ -21,8 +21,8 @@ RCU_KTHREAD = "rcu kthread"
 _NAME = r"[A-Za-z_$.][\w.$]{0,255}"
 _PFN = re.compile(r"\bpfn: {0,3}(?:0x)?([0-9a-f]{1,12})\b")
 _OUTSIDE = re.compile(r"page 0x([0-9a-f]{1,12}) outside")
-_POINTER = re.compile(r"(?<![\w.])(?:0x)?([0-9a-f]{16}|[0-9a-f]{8})(?![\w.])")
-_PREFIXED = re.compile(r"(?<![\w.])0x([0-9a-f]{4,16})(?![\w.])")
+_POINTER = re.compile(r"(?<![\w.])(?:0x)?([0-9a-f]{16}|[0-9a-f]{8})(?!\w|\.\w)")
+_PREFIXED = re.compile(r"(?<![\w.])0x([0-9a-f]{4,16})(?!\w|\.\w)")
 # Behind these words an address says where the access failed.
 _FAILED_AT = re.compile(
     r"(?:address:?|access(?: on (?:read|write))? at|dereference(?: on (?:read|write))? at|request at|access at|"
@@ -185,9 +185,9 @@ class Builder:
     def about_task(self, text: str) -> bool:
         """Take a line that names the CPU and the task."""
         match = _CPU.match(text)
-        if match and self.cpu is None and not self.in_panic:
+        if match and not self.in_panic and self.cpu in (None, int(match.group(1))) and self.task is None:
             self.cpu = int(match.group(1))
-            if self.pid is None or self.pid == int(match.group(2)):
+            if self.pid in (None, int(match.group(2))):
                 self.pid, self.task = int(match.group(2)), match.group(3)
         if match is None:
             old = _OLD_TASK.match(text)

@@ -15,7 +15,7 @@ from mminspect.commands.triage.stacks import plain_name
 
 _NAME = r"[A-Za-z_$.][\w.$]{0,255}"
 _HEX = r"(?:[0-9a-f]{16}|[0-9a-f]{8})"
-_PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,4}}) {{0,2}}: {{0,2}}(?:\[<)?({_HEX})\b")
+_PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,6}}) {{0,2}}: {{0,2}}(?:\[<)?({_HEX})\b")
 _SYMBOL = re.compile(rf"(?:(?:\[<?)?[0-9a-f]{{8,16}}(?:>?\])? {{1,3}}){{0,2}}({_NAME})\+0x")
 
 _RIP = re.compile(rf"RIP: {{0,2}}([0-9a-f]{{4}}):(?:\[<([0-9a-f]{{8,16}})>\] {{0,3}})?(.{{0,400}})")
@@ -197,10 +197,10 @@ class RegisterReader:
         if match is None:
             return False
         current = self.current or self._begin(stack)
-        if text.startswith(("PC is", "epc", "pc :")) and (current.function or current.pc is not None):
-            symbol = _SYMBOL.match(match.group(1))
-            if symbol and plain_name(symbol.group(1)) != current.function:
-                current = self._begin(stack)
+        symbol = _SYMBOL.match(match.group(1))
+        # Both the function and the address of a program counter may be shown, on lines of their own.
+        if current.function is not None if symbol else current.pc is not None:
+            current = self._begin(stack)
         self._counter(current, match.group(1), None)
         return True
 

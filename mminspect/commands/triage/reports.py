@@ -128,12 +128,12 @@ class _Walk:
             if stream.open and stream.open.has_body:
                 stream.open.end()
             return True
+        if _END.match(text):
+            self._end(stream, index, line, text)
+            return True
         panic = _PANIC.search(text) if "Kernel panic" in text else None
         if panic:
             self._panic(stream, index, line, panic.group(1))
-            return True
-        if _END.match(text):
-            self._end(stream, index, line, text)
             return True
         found = sign_of(text)
         if found:
@@ -273,7 +273,8 @@ class _Walk:
             return True
         if _INTERRUPT.match(text):
             builder.interrupt()
-            builder.keep(index, line)
+            if " at 0x" not in text:
+                builder.keep(index, line)
             return True
         heading = stack_heading(text)
         frame = parse_frame(text)
