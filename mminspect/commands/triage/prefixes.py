@@ -25,14 +25,14 @@ _HOST = r"(?:[\w.:-]{1,255} (?=kernel: ?|kernel\[\d+\]:|[\w./-]{1,64}\[\d{1,10}\
 _TIME = re.compile(r"\s*\[ {0,8}(\d{1,10}\.\d{1,9})(?: {0,8}<[^<>]{0,20}>)?\]")
 _CALLER = re.compile(r"\s{0,4}\[ {0,8}([TC]\d{1,10})\]")
 # Vendors' consoles name the CPU and the task, as Android's do.
-_VENDOR = re.compile(r"\s{0,2}(?:<\d>|-)?\.?(?:\(\d{1,3}\))?\[\d{1,3}: ?[^\]\[]{1,40}\](?: |$)")
+_VENDOR = re.compile(r"\s{0,2}(?:<\d>|-)?\.?(?:\(\d{1,3}\))?\[\d{1,3}: ?[^\]\[]{1,40}\]")
 # "<4>", syslog's number: eight times the facility and the level.
 _LEVEL = re.compile(r"\s*<(\d{1,3})>")
 # dmesg -x: "kern  :warn  : ".
 _DECODED = re.compile(r"\s*([a-z0-9]{2,8}) {0,8}:(emerg|alert|crit|err|warn|notice|info|debug) {0,8}: ")
 # dmesg -T, -H, -e; conserver, minicom, tio.
 _BRACKETED_WALL = re.compile(
-    rf"\s*\[ ?((?:{_DAY} )?{_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}(?: \d{{4}})?|{_ISO}|{_MONTH} {{0,2}}\d{{1,2}} \d\d:\d\d|"
+    rf"\s*\[ {{0,8}}((?:{_DAY} )?{_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}(?: \d{{4}})?|{_ISO}|{_MONTH} {{0,2}}\d{{1,2}} \d\d:\d\d|"
     rf"{_CLOCK}|\+ {{0,8}}\d{{1,10}}\.\d{{1,9}})\] ?"
 )
 # syslog, RFC 3164 and RFC 3339; journalctl -o short, short-full, short-iso, short-unix; ts.
@@ -67,6 +67,7 @@ class Prefix:
     :ivar caller: As in :class:`mminspect.commands.triage.lines.Line`, likewise ``level`` and ``wall``.
     :ivar seq: Number of the record.
     :ivar kernel: False for what a program wrote.
+    :ivar done: Whether the text follows at once.
     """
 
     time: float | None = None
@@ -75,6 +76,7 @@ class Prefix:
     wall: str | None = None
     seq: int | None = None
     kernel: bool = True
+    done: bool = False
 
 
 def strip_prefix(text: str) -> tuple[Prefix, str]:
@@ -89,6 +91,8 @@ def strip_prefix(text: str) -> tuple[Prefix, str]:
         if rest is None:
             break
         text = rest
+        if prefix.done:
+            return prefix, text
         if prefix.time is not None:
             return prefix, _strip_behind_time(prefix, text)
     if prefix.caller is None:
@@ -100,11 +104,13 @@ def strip_prefix(text: str) -> tuple[Prefix, str]:
 
 def _strip_behind_time(prefix: Prefix, text: str) -> str:
     """Strip what follows printk's time: the caller, and the host and tag of ``journalctl -o short-monotonic``."""
-    match = _CALLER.match(text) or _VENDOR.match(text)
+    match = _CALLER.match(text)
     if match:
-        if match.re is _CALLER:
-            prefix.caller = match.group(1)
+        prefix.caller = match.group(1)
         text = text[match.end() :]
+    match = _VENDOR.match(text)
+    if match:
+        return text[match.end() :]
     match = _HOST_ONLY.match(text)
     if match:
         text = text[match.end() :]
@@ -148,6 +154,7 @@ def _strip_words(prefix: Prefix, text: str) -> str | None:
         prefix.time = int(match.group(3)) / 1e6
         caller = _EXTENDED_CALLER.search(match.group(4) or "")
         prefix.caller = caller.group(1) if caller else None
+        prefix.done = True
         return text[match.end() :]
     match = _SYSLOG.match(text)
     if match:
