@@ -68,7 +68,7 @@ class Builder:
         self.first = self.last = index
         self.line = line
         self.rank = self.stage = -1
-        self.deadly = self.has_body = self.ended = self.in_panic = False
+        self.deadly = self.has_body = self.ended = self.in_panic = self.marked = False
         self.fatal: bool | None = None
         self.panic: str | None = None
         self.cpu: int | None = None
@@ -169,6 +169,7 @@ class Builder:
         found = self.registers.take(text, where)
         if found is None:
             return None
+        self.marked |= found.function is not None
         self.has_body |= self.stage >= 0
         if len(self.registers.sets) > before and nested and found.mode != USER and found.function:
             # An interrupt's or a fault's frame: what was interrupted goes on below.
@@ -224,6 +225,10 @@ class Builder:
         self._where = None
         self.registers.close()
 
+    def is_complete(self) -> bool:
+        """Return whether the report has its stack: it shows no other task's then."""
+        return self.kind != kinds.HANG and not self.in_panic and bool(self._frames(stacks.CALL_TRACE))
+
     def is_notice(self) -> bool:
         """Return whether this is only a line that begins like a report."""
         return self.kind == kinds.WARNING and self.rank <= 1 and not self.has_body and not self.fatal
@@ -270,6 +275,7 @@ class Builder:
             fatal=self.fatal,
             panic=self.panic,
             boot=self.boot,
+            marked=self.marked,
         )
 
     def _frames(self, wanted: str) -> list[str]:

@@ -37,6 +37,7 @@ class Report:
     :ivar deadly: Whether it is of a kind that no task survives.
     :ivar fatal: Whether it killed the kernel; ``None`` if the log doesn't say.
     :ivar panic: What panic() said of it.
+    :ivar marked: Whether it has marks that ordinary dumps of a stack don't have: registers, "cut here", an end.
     :ivar boot: Number of the boot that it is of: a log may have several.
     """
 
@@ -62,6 +63,7 @@ class Report:
     fatal: bool | None = None
     panic: str | None = None
     boot: int = 0
+    marked: bool = False
 
     @property
     def gravity(self) -> int:
@@ -69,6 +71,8 @@ class Report:
         if self.fatal:
             return FATAL
         if self.kind in (kinds.WARNING, kinds.LOCKING, kinds.PAGE_DUMPED):
+            return ROUTINE
+        if self.kind == kinds.UNKNOWN and not self.marked:
             return ROUTINE
         if self.deadly and self.fatal is None:
             return DEADLY

@@ -123,6 +123,16 @@ class _Walk:
         text = line.text.strip()
         if not text:
             return True
+        builder = stream.open
+        if builder is not None and not builder.ended:
+            if index - builder.last > MAX_GAP:
+                builder.end()
+            elif "+0x" in text:
+                frame = parse_frame(text)
+                if frame:
+                    builder.frame(frame.functions, frame.sure)
+                    builder.keep(index, line, builder.registers.current if _is_user(builder) else None)
+                    return True
         if _CUT.match(text):
             stream.cut = (index, line)
             if stream.open and stream.open.has_body:
@@ -185,6 +195,7 @@ class _Walk:
         builder = Builder(index, line, len(self._boots), kind)
         if stream.cut and index - stream.cut[0] <= MAX_GAP:
             builder.first = stream.cut[0]
+            builder.marked = True
         for at, earlier in stream.page:
             if index - at <= MAX_GAP:
                 builder.first = min(builder.first, at)
@@ -253,6 +264,7 @@ class _Walk:
         if builder is None:
             builder = self._begin(stream, index, line)
         if not builder.ended:
+            builder.marked = True
             builder.keep(index, line)
             builder.end()
 
@@ -276,16 +288,20 @@ class _Walk:
             if " at 0x" not in text:
                 builder.keep(index, line)
             return True
-        heading = stack_heading(text)
         frame = parse_frame(text)
-        if heading and frame is None:
+        if frame:
+            builder.frame(frame.functions, frame.sure)
+            builder.keep(index, line)
+            return True
+        heading = stack_heading(text)
+        if heading:
             builder.heading(heading)
             builder.keep(index, line)
             return True
-        if frame:
-            builder.frame(frame.functions, frame.sure)
-            builder.keep(index, line, builder.registers.current if _is_user(builder) else None)
-            return True
+        if builder.is_complete() and text.startswith("CPU: "):
+            # Somebody else dumps a stack, and we don't know why.
+            builder.end()
+            return self._between(stream, index, line, text, None)
         return self._words(builder, index, line, text)
 
     def _is_of_hang(self, stream: _Stream, index: int) -> bool:
@@ -341,7 +357,9 @@ class _Walk:
             return False
         if stream.cut and index - stream.cut[0] == 1:
             return True
-        if text.startswith(("RIP: 00", "RIP: e0", "Krnl PSW", "NIP: ", "pc : ", "epc : ", "Call Trace", "Call trace")):
+        if text.startswith(
+            ("CPU: ", "RIP: 00", "RIP: e0", "Krnl PSW", "NIP: ", "pc : ", "epc : ", "Call Trace", "Call trace")
+        ):
             # The log begins inside of a report, or this is one that we don't know.
             builder = self._begin(stream, index, line)
             return self._body(stream, index, line, text) or builder is not None
