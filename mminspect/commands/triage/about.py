@@ -162,7 +162,7 @@ def _held(report: Report, inside: Callable[[int], bool]) -> list[str]:
 
 def _name(report: Report) -> str | None:
     """Return the name of a function or a file that is about struct pages."""
-    if report.kind not in (*_BY_NAME, kinds.HANG):
+    if report.kind not in (*_BY_NAME, kinds.HANG) or (report.kind == kinds.UNKNOWN and not report.registers):
         return None
     names = [report.function] if report.function else []
     if report.kind == kinds.WARNING:

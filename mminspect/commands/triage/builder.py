@@ -18,7 +18,8 @@ MAX_FRAMES = 256
 MAX_LINES = 2000
 RCU_KTHREAD = "rcu kthread"
 
-_NAME = r"[A-Za-z_$.][\w.$]{0,255}"
+# A function, and no address.
+_NAME = r"(?![0-9a-f]{8,16}\b)[A-Za-z_$.][\w.$]{0,255}"
 _PFN = re.compile(r"\bpfn: {0,3}(?:0x)?([0-9a-f]{1,12})\b")
 _OUTSIDE = re.compile(r"page 0x([0-9a-f]{1,12}) outside")
 _POINTER = re.compile(r"(?<![\w.])(?:0x)?([0-9a-f]{16}|[0-9a-f]{8})(?!\w|\.\w)")

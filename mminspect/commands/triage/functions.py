@@ -68,7 +68,7 @@ SLEEPERS = _Names(
     rcu_barrier* synchronize_* wait_rcu_gp* percpu_down* percpu_rwsem* lock_sock* lock_page* wait_on_page*
     folio_wait* folio_lock* flush_work* start_flush_work* cancel_work* drain_workqueue* destroy_workqueue*
     kthread_stop* mutex_spin* osq_* cond_resched* try_to_freeze* do_nanosleep* blk_mq_freeze_queue_wait* ldsem_*
-    call_rwsem* console_lock* rtnl_lock* filemap_fdatawait* wait_on_buffer* rq_qos_wait* usb_start_wait_urb*
+    call_rwsem* console_lock* filemap_fdatawait* wait_on_buffer* rq_qos_wait* usb_start_wait_urb*
     sync_inodes* do_read_cache* read_cache* reiserfs_write_lock* blk_execute_rq* context_switch down down_*
     """
 )

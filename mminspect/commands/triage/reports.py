@@ -259,7 +259,9 @@ class _Walk:
                 builder.fatal = True
                 builder.keep(index, line)
             elif not any(other.fatal for other in self._builders):
-                self._begin(stream, index, line, kinds.PANIC).fatal = True
+                builder = self._begin(stream, index, line, kinds.PANIC)
+                builder.fatal = True
+                builder.what = text.partition("not syncing: ")[2].removesuffix(" ]---") or text
             return
         if builder is None:
             builder = self._begin(stream, index, line)

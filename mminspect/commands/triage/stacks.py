@@ -40,6 +40,10 @@ _HEADINGS = tuple(
         ("origin", r"Uninit was (?:created|stored)|Local variable .{1,100} created at"),
         ("other access", r"(?:read|write|read-write|assert no writes|assert no accesses) .{0,40}to 0x.{1,60} by "),
         ("lock", r"-> #\d|the existing dependency chain|the (?:first|second) lock's|\{[\w?+-]{1,40}\} state was"),
+        (
+            "lock",
+            r"(?:\.\.\. ?)?(?:key|acquired|which became .{1,60}|(?:IN-)?(?:HARD|SOFT)IRQ[-\w]{0,20}|INITIAL (?:READ )?USE) {1,8}at:",
+        ),
         ("irq state", r"(?:hard|soft)irqs last +(?:en|dis)abled at|last (?:en|dis)abled"),
         ("breaking event", r"Last Breaking-Event-Address"),
         ("rcu kthread", r"(?:rcu: )?(?:RCU grace-period kthread stack|Stack dump where RCU GP kthread)"),
