@@ -34,23 +34,32 @@ _BUG_OF_PAGES = re.compile(r"VM_(?:BUG|WARN)_ON(?:_ONCE)?_?(?:PAGE|FOLIO|PGFLAGS
 # Where kernels without KASLR have their array of struct pages.
 _MEMMAPS: tuple[tuple[int, int, str], ...] = (
     (0xFFFFEA0000000000, 0xFFFFEB0000000000, "x86-64"),
-    (0xFFD4000000000000, 0xFFD6000000000000, "x86-64 with five levels"),
-    (0xFFFFFBFFFE000000, 0xFFFFFDFFFFE00000, "arm64"),
-    (0xFFFFFDFFC0000000, 0xFFFFFEFFFFE00000, "arm64"),
+    (0xFFD4000000000000, 0xFFD6000000000000, "x86-64"),
+    (0xFFFF7E0000000000, 0xFFFF800000000000, "arm64"),
+    (0xFFFFFBFFFE000000, 0xFFFFFEFFFFE00000, "arm64"),
     (0xC00C000000000000, 0xC00D000000000000, "ppc64"),
     (0xF000000000000000, 0xF001000000000000, "ppc64"),
     (0xFF1C000000000000, 0xFF20000000000000, "riscv64"),
     (0xFFFF8D8000000000, 0xFFFF8F8000000000, "riscv64"),
-    (0xFFFFFFC500000000, 0xFFFFFFC700000000, "riscv64"),
+    (0xFFFFFFC500000000, 0xFFFFFFC800000000, "riscv64"),
+)
+# Registers that only one of them has.
+_TELLING = (
+    *((name, "x86-64") for name in ("RSP", "RAX")),
+    *((name, "arm64") for name in ("x29", "x0")),
+    *((name, "riscv64") for name in ("badaddr", "gp")),
+    ("CTR", "ppc64"),
 )
 # Machines that fail print these.
 _MACHINE_CHECK = re.compile(
-    r".{0,200}?\[Hardware Error\]|EDAC .{0,80}(?:[CU]E |error)|mce: |Machine [Cc]heck|.{0,80}Uncorrected (?:error|memory)|"
-    r"Memory failure: 0x|MCE \d|SError Interrupt|.{0,60}synchronous external abort|.{0,60}ECC "
+    r".{0,200}?\[Hardware Error\]|EDAC .{0,80}(?:[CU]E |error)|mce: |Machine [Cc]heck|"
+    r".{0,80}Uncorrected (?:error|memory)|Memory failure: 0x|MCE \d|SError Interrupt|"
+    r".{0,60}synchronous external abort|.{0,60}ECC "
 )
 # Corrected errors that a log can tell of without any meaning for this.
 _QUIET = re.compile(
-    r"mce: (?:CPU|\[Hardware Error\]: Machine check events logged|Using \d|CPU\d+: Thermal)|EDAC MC: Ver|EDAC .{0,40}Giving out"
+    r"mce: (?:CPU|\[Hardware Error\]: Machine check events logged|Using \d|CPU\d+: Thermal)|"
+    r"EDAC MC: Ver|EDAC .{0,40}Giving out"
 )
 _LIST_WORDS = re.compile(r"should (?:be|have been) \(?([0-9a-f]{8,16})\)?,? but was \(?([0-9a-f]{8,16})\)?")
 _NON_CANONICAL = re.compile(r"non-canonical address 0x([0-9a-f]{16})")
@@ -61,6 +70,14 @@ _ASKED = ("__alloc_pages", "alloc_pages", "__alloc_frozen_pages", "alloc_frozen_
 
 _BY_NAME = (kinds.FAULT, kinds.OOPS, kinds.BUG_AT, kinds.LIST, kinds.WARNING, kinds.UNKNOWN, kinds.VM_BUG_ON)
 _SANITIZERS = ("kasan", "kmsan", "kcsan", "kfence", "ubsan", "slub")
+
+
+# With KASLR, x86-64 has the direct map, vmalloc's 32 TiB and the struct pages in this order, and other things above.
+_VMALLOC = 31 << 40
+_ABOVE_MEMMAP = 0xFFFFFE0000000000
+# Without it, kernels before 4.9 have stacks in the direct map, and vmalloc's memory at a fixed place.
+_FIXED_STACKS = range(0xFFFF880000000000, 0xFFFFC90000000000)
+_FIXED_VMALLOC = range(0xFFFFC90000000000, 0xFFFFEA0000000000)
 
 
 @dataclass(frozen=True)
@@ -80,9 +97,19 @@ class About:
     hardware: tuple[str, ...] = ()
 
 
-def in_usual_memmap(address: int) -> bool:
-    """Return whether an address is where kernels without KASLR have their struct pages."""
-    return any(first <= address < end for first, end, _ in _MEMMAPS)
+def in_usual_memmap(report: Report, address: int) -> bool:
+    """Return whether an address is where the report's kernel has its struct pages, if it is one without KASLR."""
+    values = report.registers[0].values if report.registers else {}
+    machine = next((machine for name, machine in _TELLING if name in values), None)
+    return any(first <= address < end and machine in (None, other) for first, end, other in _MEMMAPS)
+
+
+def _above_vmalloc(report: Report, address: int) -> bool:
+    """Return whether an address is above the region of the stack, where x86-64 has nothing but struct pages."""
+    stack = report.registers[0].values.get("RSP") if report.registers else None
+    if stack is None or stack >> 47 != 0x1FFFF or (stack in _FIXED_STACKS and address in _FIXED_VMALLOC):
+        return False
+    return stack + _VMALLOC <= address < _ABOVE_MEMMAP
 
 
 def about_pages(
@@ -98,7 +125,7 @@ def about_pages(
         places count.
     :param earlier: The log's lines before the report, for the machine checks among them.
     """
-    inside = is_struct_page or in_usual_memmap
+    inside = is_struct_page or (lambda address: in_usual_memmap(report, address) or _above_vmalloc(report, address))
     hardware = tuple(_hardware(report, earlier))
     evidence = [*_dumped(report), *_addresses(report, inside)]
     if report.kind in _SANITIZERS:

@@ -30,14 +30,14 @@ UNKNOWN = "unknown"
 # A log that ends with one of these ends because somebody wanted it.
 _ORDERLY = re.compile(
     r"reboot: (?:Restarting system|Power down|System halted|machine restart|Starting new kernel)|Restarting system\.|"
-    r"kexec_core: Starting new kernel|Power down\.|System halted\.|ACPI: (?:PM: )?Preparing to enter system sleep state S5|"
-    r"sd .{1,40}Synchronizing SCSI cache$|systemd-shutdown\["
+    r"kexec_core: Starting new kernel|Power down\.|System halted\.|"
+    r"ACPI: (?:PM: )?Preparing to enter system sleep state S5|sd .{1,40}Synchronizing SCSI cache$|systemd-shutdown\["
 )
 # How near to the end of the log it stands.
 _LAST = 40
 # Panics that say nothing of their cause.
 _BARE = re.compile(
-    r"Fatal exception|panic_on_oops|.{0,60}: Fatal exception$|Attempted to kill|Aiee|kernel: panic_on_warn set|panic_on_warn set"
+    r"Fatal exception|panic_on_oops|.{0,60}: Fatal exception$|Attempted to kill|Aiee|(?:kernel: )?panic_on_warn set"
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Known bugs of the memory map: what each leaves in memory, and which kernels have it. Its rows are files of their own."""
+"""Known bugs of the memory map: what each leaves in memory, and which kernels have it."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ class Builder:
         self._where: str | None = None
         self._next: str | None = None
         self._interrupted: str | None = None
+        self._unsure: str | None = None
         self._after_irq = self._kthread_cpu = False
         self._stalled: set[int] = set()
         self._hint: str | None = None
@@ -147,6 +148,7 @@ class Builder:
             self._stacks.append((name, []))
             self._where = name
         if not sure:
+            self._unsure = self._unsure or functions[0]
             return
         frames = self._stacks[-1][1]
         for function in functions:
@@ -290,10 +292,7 @@ class Builder:
         if self.kind == kinds.HANG:
             return self._hanging(counter, trace)
         named: list[str] = []
-        if self.kind in (kinds.WARNING, kinds.BUG_AT, kinds.FAULT) and counter is None:
-            match = _AT_LINE.search(self.reason) or _AT_SYMBOL.search(self.reason)
-            named = [plain_name(match.group(1))] if match else []
-        elif self.kind == kinds.WARNING:
+        if (self.kind in (kinds.WARNING, kinds.BUG_AT, kinds.FAULT) and counter is None) or self.kind == kinds.WARNING:
             match = _AT_LINE.search(self.reason) or _AT_SYMBOL.search(self.reason)
             named = [plain_name(match.group(1))] if match else []
         elif self.kind in ("kasan", "kmsan", "kfence", "kcsan", "ubsan", kinds.BUG, kinds.OOPS, kinds.PANIC):
@@ -305,7 +304,7 @@ class Builder:
             named = [self._hint]
         names = (*named, *self._below(named, trace))
         chosen = next((name for name in names if not is_helper(name) and not is_reporter(name)), None)
-        return chosen or (names[0] if names else None)
+        return chosen or (names[0] if names else self._unsure)
 
     @staticmethod
     def _below(named: list[str], trace: tuple[str, ...]) -> tuple[str, ...]:

@@ -106,8 +106,8 @@ def _signs() -> tuple[Sign, ...]:
             CAUSE,
             4,
             True,
-            r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|kernel NULL pointer|Kernel NULL pointer|[kK]ernel attempted to|"
-            r"Kernel data access|Bad kernel|Kernel access of bad|(?:kernel|Kernel) tried to execute|"
+            r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|[kK]ernel NULL pointer|[kK]ernel attempted to|"
+            r"Kernel data access|Bad kernel|Kernel access of bad|[kK]ernel tried to execute|"
             r"Unhandled (?:fault|prefetch abort|exception)|(?:TASK |IRQ |#DF )?stack guard page|"
             r"unable to handle).*)",
         ),
@@ -152,8 +152,8 @@ _ANY = re.compile(
 # Of user space: the kernel says so of a program that it kills. The kernel is well.
 _PROGRAM = re.compile(
     r"(?:traps: )?[^\[\]]{1,64}\[\d{1,10}\](?::| general| trap| bad frame| segfault)|"
-    r".{1,80}(?: segfault at | ip:[0-9a-f]{1,16} sp:| ip [0-9a-f]{8,16} sp )|\S{1,64} \(\d{1,10}\): (?:undefined|unhandled)|"
-    r"audit: |process \S+ |coredump: "
+    r".{1,80}(?: segfault at | ip:[0-9a-f]{1,16} sp:| ip [0-9a-f]{8,16} sp )|"
+    r"\S{1,64} \(\d{1,10}\): (?:undefined|unhandled)|audit: |process \S+ |coredump: "
 )
 
 

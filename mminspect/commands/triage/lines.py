@@ -2,7 +2,7 @@
 """
 The lines of a kernel log, whoever wrote them down.
 
-A log reaches us as a console saw it, as dmesg, journald or syslog stored it, as netconsole sent it, or quoted in a mail.
+A log reaches us as a console saw it, as dmesg, journald or syslog stored it, as netconsole sent it, or quoted in mail.
 Each of these puts something before the text. All of it is taken off here, and nothing of it raises an exception.
 """
 

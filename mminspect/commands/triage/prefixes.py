@@ -32,8 +32,8 @@ _LEVEL = re.compile(r"\s*<(\d{1,3})>")
 _DECODED = re.compile(r"\s*([a-z0-9]{2,8}) {0,8}:(emerg|alert|crit|err|warn|notice|info|debug) {0,8}: ")
 # dmesg -T, -H, -e; conserver, minicom, tio.
 _BRACKETED_WALL = re.compile(
-    rf"\s*\[ {{0,8}}((?:{_DAY} )?{_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}(?: \d{{4}})?|{_ISO}|{_MONTH} {{0,2}}\d{{1,2}} \d\d:\d\d|"
-    rf"{_CLOCK}|\+ {{0,8}}\d{{1,10}}\.\d{{1,9}})\] ?"
+    rf"\s*\[ {{0,8}}((?:{_DAY} )?{_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}(?: \d{{4}})?|{_ISO}|"
+    rf"{_MONTH} {{0,2}}\d{{1,2}} \d\d:\d\d|{_CLOCK}|\+ {{0,8}}\d{{1,10}}\.\d{{1,9}})\] ?"
 )
 # syslog, RFC 3164 and RFC 3339; journalctl -o short, short-full, short-iso, short-unix; ts.
 _SYSLOG = re.compile(

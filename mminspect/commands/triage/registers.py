@@ -15,10 +15,10 @@ from mminspect.commands.triage.stacks import plain_name
 
 _NAME = r"[A-Za-z_$.][\w.$]{0,255}"
 _HEX = r"(?:[0-9a-f]{16}|[0-9a-f]{8})"
-_PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,6}}) {{0,2}}: {{0,2}}(?:\[<)?({_HEX})\b")
+_PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,6}}) {{0,2}}: {{0,2}}(?:[0-9a-f]{{4}}:)?(?:\[<)?({_HEX})\b")
 _SYMBOL = re.compile(rf"(?:(?:\[<?)?[0-9a-f]{{8,16}}(?:>?\])? {{1,3}}){{0,2}}({_NAME})\+0x")
 
-_RIP = re.compile(rf"RIP: {{0,2}}([0-9a-f]{{4}}):(?:\[<([0-9a-f]{{8,16}})>\] {{0,3}})?(.{{0,400}})")
+_RIP = re.compile(r"RIP: {0,2}([0-9a-f]{4}):(?:\[<([0-9a-f]{8,16})>\] {0,3})?(.{0,400})")
 _EIP_SEGMENT = re.compile(rf"EIP: {{0,2}}([0-9a-f]{{4}}):\[<({_HEX})>\]")
 _EIP = re.compile(r"EIP: (?:is at )?(.{0,300})|EIP is at (.{0,300})")
 _PC = re.compile(r"(?:PC is at|pc :|epc {0,3}:|sepc:) (.{0,300})")
@@ -47,11 +47,30 @@ _CS = re.compile(r"(?:^|[ ,])CS: {1,2}([0-9a-f]{4})\b")
 _INTERRUPT = re.compile(r"--- ?(?:interrupt|Exception|\[)")
 
 _NAMES = frozenset(
-    "rax rbx rcx rdx rsi rdi rbp rsp eax ebx ecx edx esi edi ebp esp cr2 sp lr pc fp ip ra gp tp epc nip ctr dar cfar "
-    "badaddr".split()
-    + [f"r{n}" for n in range(32)]
-    + [f"x{n}" for n in range(31)]
-    + [f"{c}{n}" for c in "sta" for n in range(12)]
+    (
+        *(
+            "rax",
+            "rbx",
+            "rcx",
+            "rdx",
+            "rsi",
+            "rdi",
+            "rbp",
+            "rsp",
+            "eax",
+            "ebx",
+            "ecx",
+            "edx",
+            "esi",
+            "edi",
+            "ebp",
+            "esp",
+        ),
+        *("cr2", "sp", "lr", "pc", "fp", "ip", "ra", "gp", "tp", "epc", "nip", "ctr", "dar", "cfar", "badaddr"),
+        *(f"r{number}" for number in range(32)),
+        *(f"x{number}" for number in range(31)),
+        *(f"{letter}{number}" for letter in "sta" for number in range(12)),
+    )
 )
 
 KERNEL, USER = "kernel", "user"

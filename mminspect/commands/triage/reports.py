@@ -2,9 +2,9 @@
 """
 A log as a list of reports.
 
-Each caller's lines are read on their own: two CPUs may print at the same time. A report begins with a sign, goes on with
-signs of later stages, has a body of registers and stacks, and ends with an end mark or with the next report. Lines that
-belong to no report, whoever wrote them, aren't kept.
+Each caller's lines are read on their own: two CPUs may print at the same time. A report begins with a sign, goes on
+with signs of later stages, has a body of registers and stacks, and ends with an end mark or with the next report. Lines
+that belong to no report, whoever wrote them, aren't kept.
 """
 
 from __future__ import annotations
@@ -40,12 +40,18 @@ _CONSEQUENCE = re.compile(
     r"Asynchronous SError|bad mode|Bad mode|kernel stack overflow|double fault|Fatal trap|Unknown NMI|"
     r"memory_failure|Unexpected|Insufficient|lockdep|corrupted list|Fatal Machine|Aborting|unhandled"
 )
+# What begins a report whose first line is lost or unknown.
+_HEADLESS = re.compile(
+    r"CPU: \d+ |RIP: (?:0010|0060|e030):|Krnl PSW|NIP: {1,3}[c-f][0-9a-f]{15}|(?:pc|epc) : [A-Za-z_]|"
+    r"PC is at |Call [Tt]race"
+)
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)|[-=]{3,}\[ end")
 _RULE = re.compile(r"={20,}|-{20,}$")
 _CUT = re.compile(r"(?:8<)?-{3,}\[ cut here \]-{3,}|8<--- cut here ---")
 _PAGE = re.compile(
     r"(?:page|head): ?(?:[0-9a-f(]|ref)|(?:flags|raw|page_type|memcg|aops|anon flags|anon|ksm|head): ?|"
-    r"page dumped because|addr:|file:|index:|pages's memcg|page->mem_cgroup|mapping->a_?ops|failed to read mapping|anon "
+    r"page dumped because|addr:|file:|index:|pages's memcg|page->mem_cgroup|mapping->a_?ops|"
+    r"failed to read mapping|anon "
 )
 _BODY = re.compile(
     r"CPU: \d+ |Hardware name: |Modules linked in:|Workqueue: |Call [Tt]race|task: |Comm: |PGD |PMD |pgd = |"
@@ -70,6 +76,8 @@ class _Stream:
         self.open: Builder | None = None
         self.page: list[tuple[int, Line]] = []
         self.cut: tuple[int, Line] | None = None
+        # Where a task's state was shown last: a stack behind it is of a task that is well.
+        self.task = -MAX_GAP
 
 
 def read_reports(lines: Sequence[Line]) -> list[Report]:
@@ -341,9 +349,7 @@ class _Walk:
         if _STALLED.match(text) or _TASK_STATE.match(text):
             builder.keep(index, line)
             return True
-        if _RULE.match(text):
-            return True
-        return False
+        return bool(_RULE.match(text))
 
     def _between(self, stream: _Stream, index: int, line: Line, text: str, ended: Builder | None) -> bool:
         """Take a line while no report is open."""
@@ -354,14 +360,13 @@ class _Walk:
             return True
         if ended is not None and index - ended.last <= MAX_GAP:
             # x86 prints its registers again behind the end mark, of the kernel or of user space.
-            if parse_frame(text) or _BODY.match(text) or ended.registers.take(text, stacks.OTHER) is not None:
-                return True
-            return False
+            return bool(parse_frame(text) or _BODY.match(text) or ended.registers.take(text, stacks.OTHER))
         if stream.cut and index - stream.cut[0] == 1:
             return True
-        if text.startswith(
-            ("CPU: ", "RIP: 00", "RIP: e0", "Krnl PSW", "NIP: ", "pc : ", "epc : ", "Call Trace", "Call trace")
-        ):
+        if _TASK_STATE.match(text):
+            stream.task = index
+            return True
+        if _HEADLESS.match(text) and index - stream.task > 2:
             # The log begins inside of a report, or this is one that we don't know.
             builder = self._begin(stream, index, line)
             return self._body(stream, index, line, text) or builder is not None

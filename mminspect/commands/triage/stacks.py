@@ -21,7 +21,8 @@ _ARM = re.compile(rf"{_ADDRESS} \(({_NAME})[^()]{{0,80}}\) from {_ADDRESS} \(({_
 _ARM_SHORT = re.compile(rf"({_NAME})(?: \[{_NAME}\])? from ({_NAME})\+0x")
 # As tools that add source lines leave it.
 _INLINE = re.compile(
-    rf"(?:(?:{_ADDRESS}|\[< {{0,9}}inline {{0,9}}>\]) {{0,3}}){{0,2}}({_NAME}) [\w./+-]{{1,200}}:\d{{1,6}}(?: \[inline\])?$"
+    rf"(?:(?:{_ADDRESS}|\[< {{0,9}}inline {{0,9}}>\]) {{0,3}}){{0,2}}({_NAME}) [\w./+-]{{1,200}}:\d{{1,6}}"
+    r"(?: \[inline\])?$"
 )
 _DECODED = re.compile(rf"(?:{_ADDRESS} )?(\? )?({_NAME}) \((?:[\w./+-]{{1,200}}:\d{{1,6}}|\?\?:)")
 # Suffixes that the compiler adds to a function that it split or copied.
@@ -42,7 +43,8 @@ _HEADINGS = tuple(
         ("lock", r"-> #\d|the existing dependency chain|the (?:first|second) lock's|\{[\w?+-]{1,40}\} state was"),
         (
             "lock",
-            r"(?:\.\.\. ?)?(?:key|acquired|which became .{1,60}|(?:IN-)?(?:HARD|SOFT)IRQ[-\w]{0,20}|INITIAL (?:READ )?USE) {1,8}at:",
+            r"(?:\.\.\. ?)?(?:key|acquired|which became .{1,60}|(?:IN-)?(?:HARD|SOFT)IRQ[-\w]{0,20}|"
+            r"INITIAL (?:READ )?USE) {1,8}at:",
         ),
         ("irq state", r"(?:hard|soft)irqs last +(?:en|dis)abled at|last (?:en|dis)abled"),
         ("breaking event", r"Last Breaking-Event-Address"),

@@ -196,6 +196,27 @@ def test_given_memory_map_decides_instead_of_the_usual_place() -> None:
     assert about_pages(found, lambda address: address == 0xFFFF8881000A1B00).about
 
 
+@pytest.mark.parametrize(
+    ("stack", "address", "about"),
+    [
+        (0xFFFFD442003DBBB0, 0xFFFFF7E79159E240, True),
+        (0xFFFFD442003DBBB0, 0xFFFF8CDBC24EC840, False),
+        (0xFFFFD442003DBBB0, 0xFFFFD44200500000, False),
+        (0xFFFFD442003DBBB0, 0xFFFFFE0000002000, False),
+        (0xFFFFD442003DBBB0, 0xFFFFFFFFC05FB1C7, False),
+        (0xFFFF88023F8C3B30, 0xFFFFC90000A40000, False),
+    ],
+)
+def test_struct_pages_above_a_random_vmalloc(stack: int, address: int, about: bool) -> None:
+    (found,) = reports(
+        f"BUG: unable to handle page fault for address: {address:016x}\n"
+        "Oops: 0000 [#1] PREEMPT SMP NOPTI\n"
+        "RIP: 0010:frob_peek+0x1c/0x40\n"
+        f"RSP: 0018:{stack:016x} EFLAGS: 00000282\n"
+    )
+    assert about_pages(found).about is about
+
+
 WARNINGS = {
     "WARNING: CPU: 1 PID: 31 at mm/page_alloc.c:682 __add_to_free_list+0x84/0xa0": "__add_to_free_list",
     "WARNING: mm/page_alloc.c:682 at __add_to_free_list+0x84/0xa0, CPU#1: kswapd0/31": "__add_to_free_list",
@@ -238,7 +259,7 @@ def test_caller_that_asks_for_too_much_is_not_about_pages() -> None:
 
 
 SANITIZERS = {
-    "kasan": "BUG: KASAN: slab-out-of-bounds in frob_copy+0x1c/0x40\nWrite of size 8 at addr ffff888104b3c2f0 by task a/9",
+    "kasan": "BUG: KASAN: slab-out-of-bounds in frob_copy+0x1c/0x40\nWrite of size 8 at addr ffff888104b3c2f0",
     "kfence": "BUG: KFENCE: use-after-free read in frob_copy+0x1c/0x40\nUse-after-free read at 0x(____ptrval____)",
     "kmsan": "BUG: KMSAN: uninit-value in frob_copy+0x1c/0x40",
     "kcsan": "BUG: KCSAN: data-race in frob_copy / frob_free",
@@ -270,7 +291,7 @@ def test_sanitizers_name_the_driver(kind: str) -> None:
         "page:ffffea000412cf00 refcount:1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x104b3c\n"
         "flags: 0x200000000000040(head|node=0|zone=2)\n"
         "page dumped because: kasan: bad access detected\n"
-        "page last allocated via order 0, migratetype Unmovable, gfp_mask 0xcc0(GFP_KERNEL), pid 1, tgid 1 (init), ts 1\n"
+        "page last allocated via order 0, migratetype Unmovable, gfp_mask 0xcc0(GFP_KERNEL), pid 1, tgid 1 (init)\n"
         " get_page_from_freelist+0xfce/0x2f80\n"
         "==================================================================\n"
         "Kernel panic - not syncing: KASAN: panic_on_warn set ...\n"
@@ -317,7 +338,7 @@ def test_dumped_pages_of_a_healthy_kernel_are_no_crash(reason: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "traps: app[3615] general protection fault ip:7feb96eb56a1 sp:20000fd0 error:0 in libfoo.so[7feb96e75000+84000]",
+        "traps: app[3615] general protection fault ip:7feb96eb56a1 sp:20000fd0 error:0 in a.so[7feb96e75000+84000]",
         "app[88]: segfault at 10 ip 00007f2b1c2d3e4f sp 00007ffd1c2d3e40 error 4 in app[55d0c1b2c000+1000]",
         "app[88]: unhandled level 2 translation fault (11) at 0x00000010, esr 0x92000006",
         "app (88): undefined instruction: pc=0000000000010400",
