@@ -138,7 +138,6 @@ def _signs() -> tuple[Sign, ...]:
         (OOPS, DEATH, 3, True, r"Oops(?: -|:| ?\[#).*"),
         (OOPS, DEATH, 3, True, r"Internal error: .*"),
         (OOPS, DEATH, 3, True, r".{1,200}?\[#\d{1,6}\].*"),
-        (PANIC, CAUSE, 2, True, r"Kernel panic - not syncing: .*"),
     )
     return tuple(Sign(k, stage, rank, deadly, re.compile(pattern)) for k, stage, rank, deadly, pattern in rows)
 

@@ -76,8 +76,8 @@ class _Stream:
         self.open: Builder | None = None
         self.page: list[tuple[int, Line]] = []
         self.cut: tuple[int, Line] | None = None
-        # Where a task's state was shown last: a stack behind it is of a task that is well.
-        self.task = -MAX_GAP
+        # Up to here, stacks are of tasks and CPUs that are well.
+        self.quiet = -1
 
 
 def read_reports(lines: Sequence[Line]) -> list[Report]:
@@ -363,10 +363,10 @@ class _Walk:
             return bool(parse_frame(text) or _BODY.match(text) or ended.registers.take(text, stacks.OTHER))
         if stream.cut and index - stream.cut[0] == 1:
             return True
-        if _TASK_STATE.match(text):
-            stream.task = index
+        if _TASK_STATE.match(text) or _OTHER_CPU.match(text):
+            stream.quiet = index + MAX_GAP if "NMI" in text else index + 2
             return True
-        if _HEADLESS.match(text) and index - stream.task > 2:
+        if index > stream.quiet and _HEADLESS.match(text):
             # The log begins inside of a report, or this is one that we don't know.
             builder = self._begin(stream, index, line)
             return self._body(stream, index, line, text) or builder is not None

@@ -17,7 +17,7 @@ BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
 BIOS-e820: [mem 0x0000000000100000-0x000000003a1fffff] usable
 BIOS-e820: [mem 0x000000003a200000-0x000000003a3fffff] ACPI NVS
 BIOS-e820: [mem 0x000000003a400000-0x000000003fffffff] usable
-efi: mem07: [Boot Data          |   |  |  |  |  |  |  |   |WB|WT|WC|UC] range=[0x0000000000100000-0x00000000001fffff] (1MB)
+efi: mem07: [Boot Data          |   |  |  |  |   |WB|WT|WC|UC] range=[0x0000000000100000-0x00000000001fffff] (1MB)
 ACPI: SRAT: Node 0 PXM 0 [mem 0x00000000-0x1fffffff]
 ACPI: SRAT: Node 1 PXM 1 [mem 0x20000000-0x3fffffff] hotplug
 Zone ranges:

@@ -54,7 +54,7 @@ def test_two_cpus_that_print_at_once_are_two_reports() -> None:
     [
         "Some new words: 0000 [#1] SMP\nCPU: 1 PID: 3 Comm: a Not tainted 9.0 #1\nRIP: 0010:frob+0x1/0x2\n",
         "Internal error: a reason that nobody knows: 0 [#7] SMP\npc : frob+0x1/0x2\n",
-        "------------[ cut here ]------------\nnew kind of check\nRIP: 0010:frob+0x1/0x2\nCall Trace:\n frob2+0x1/0x2\n",
+        "------------[ cut here ]------------\nnew check\nRIP: 0010:frob+0x1/0x2\nCall Trace:\n frob2+0x1/0x2\n",
         "RIP: 0010:frob+0x1/0x2\nCall Trace:\n frob2+0x1/0x2\n---[ end trace 0000000000000000 ]---\n",
         "usb 1-1: gone\n---[ end Kernel panic - not syncing: whatever ]---\n",
         "Kernel panic - not syncing: whatever\n",
@@ -63,6 +63,20 @@ def test_two_cpus_that_print_at_once_are_two_reports() -> None:
 def test_unknown_cause_is_a_crash_all_the_same(text: str) -> None:
     assert crash_of(read_reports(read_text(text.encode()).lines)) is not None
     assert judge_log(read_text(text.encode())).verdict != "no crash"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sysrq: Show backtrace of all active CPUs\nNMI backtrace for cpu 0\n"
+        "CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1\nRIP: 0010:frob+0x1/0x2\nCall Trace:\n frob2+0x1/0x2\n",
+        "task:init            state:S stack:0     pid:1     ppid:0      flags:0x00004002\n"
+        "Call Trace:\n <TASK>\n __schedule+0x351/0xa20\n",
+        "CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1\nCall Trace:\n dump_stack_lvl+0x1/0x2\n frob+0x1/0x2\n",
+    ],
+)
+def test_stacks_that_somebody_asked_for_are_no_crash(text: str) -> None:
+    assert crash_of(read_reports(read_text(text.encode()).lines)) is None
 
 
 def test_no_panic_line_is_needed() -> None:
