@@ -106,6 +106,7 @@ class Builder:
     def heading(self, name: str) -> None:
         """Take the heading of a stack."""
         self.has_body |= name == stacks.CALL_TRACE
+        self.registers.close()
         if self.in_panic:
             name = stacks.PANIC
         elif name == stacks.CALL_TRACE:
@@ -115,8 +116,6 @@ class Builder:
             return
         self._stacks.append((name, []))
         self._where = name
-        if name != stacks.CALL_TRACE:
-            self.registers.close()
 
     def backtrace_of_cpu(self, cpu: int | None) -> None:
         """Take the heading of a CPU's backtrace. The call trace is that of the CPU that hangs."""
@@ -142,6 +141,7 @@ class Builder:
 
     def frame(self, functions: tuple[str, ...], sure: bool) -> None:
         """Take a frame of a stack."""
+        self.registers.close()
         if self._where is None:
             name = self._next or (stacks.PANIC if self.in_panic else None)
             name = name or (stacks.CALL_TRACE if not self._frames(stacks.CALL_TRACE) else stacks.OTHER)

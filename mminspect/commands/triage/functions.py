@@ -165,7 +165,7 @@ STRUCT_PAGES = _Names(
     """
     lru_add* lru_deactivate* lru_lazyfree* lru_move_tail* lru_activate* lru_gen_add_folio*
     lru_gen_del_folio* lruvec_* mod_lruvec* folio_batch_move_lru* folio_batch_add_and_move*
-    folio_add_lru* pagevec_lru_move* move_folios_to_lru* move_pages_to_lru* putback_inactive_pages*
+    folio_add_lru* pagevec_lru* move_folios_to_lru* move_pages_to_lru* putback_inactive_pages*
     putback_lru* putback_movable* folio_isolate_lru* isolate_lru* isolate_folio* isolate_movable*
     scan_folios* evict_folios* sort_folio* inc_min_seq* shrink_inactive_list* shrink_active_list*
     shrink_page_list* shrink_folio_list* shrink_lruvec* release_pages* folios_put* folio_put*

@@ -19,6 +19,8 @@ _PAIR = re.compile(rf"(?<![\w.])([A-Za-z][A-Za-z0-9]{{0,6}}) {{0,2}}: {{0,2}}(?:
 _SYMBOL = re.compile(rf"(?:(?:\[<?)?[0-9a-f]{{8,16}}(?:>?\])? {{1,3}}){{0,2}}({_NAME})\+0x")
 
 _RIP = re.compile(r"RIP: {0,2}([0-9a-f]{4}):(?:\[<([0-9a-f]{8,16})>\] {0,3})?(.{0,400})")
+# The stack segment of 64-bit and of 32-bit programs. That of Xen's guests is the kernel's too.
+_USER_STACK = re.compile(r"RSP: (?:002b|007b):")
 _EIP_SEGMENT = re.compile(rf"EIP: {{0,2}}([0-9a-f]{{4}}):\[<({_HEX})>\]")
 _EIP = re.compile(r"EIP: (?:is at )?(.{0,300})|EIP is at (.{0,300})")
 _PC = re.compile(r"(?:PC is at|pc :|epc {0,3}:|sepc:) (.{0,300})")
@@ -141,8 +143,11 @@ class RegisterReader:
         code = _CODE.match(text)
         if code or (self._code and _CODE_WORDS.match(text)):
             self._code = True
-            return self.sets[-1] if self.sets else RegisterSet()
+            return self.current or RegisterSet()
         self._code = False
+        if _USER_STACK.match(text) and (self.current is None or self.current.mode != USER):
+            # The line with the program counter is lost.
+            self._begin(stack).mode = USER
         head = self._head(text, stack)
         found = _PAIR.findall(text)
         pairs = [(name, value) for name, value in found if name.lower() in _NAMES]

@@ -139,7 +139,7 @@ class _Walk:
                 frame = parse_frame(text)
                 if frame:
                     builder.frame(frame.functions, frame.sure)
-                    builder.keep(index, line, builder.registers.current if _is_user(builder) else None)
+                    builder.keep(index, line)
                     return True
         if _CUT.match(text):
             stream.cut = (index, line)
@@ -371,8 +371,3 @@ class _Walk:
             builder = self._begin(stream, index, line)
             return self._body(stream, index, line, text) or builder is not None
         return bool(_RULE.match(text))
-
-
-def _is_user(builder: Builder) -> bool:
-    current = builder.registers.current
-    return current is not None and current.settled_mode() == "user"
