@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mminspect.commands.triage import kinds
-from mminspect.commands.triage.functions import is_helper, is_of_struct_pages, is_reporter
+from mminspect.commands.triage.functions import is_helper, is_of_memory_map, is_of_struct_pages, is_reporter
 from mminspect.commands.triage.lines import Line
 from mminspect.commands.triage.report import Report
 
@@ -43,6 +43,8 @@ _MEMMAPS: tuple[tuple[int, int, str], ...] = (
     (0xFFFF8D8000000000, 0xFFFF8F8000000000, "riscv64"),
     (0xFFFFFFC500000000, 0xFFFFFFC800000000, "riscv64"),
 )
+# compound_head() of PAGE_POISON_PATTERN, on machines of 64 and 32 bits.
+_POISONED_HEADS = (0xFFFFFFFFFFFFFFFE, 0xFFFFFFFE)
 # Registers that only one of them has.
 _TELLING = (
     *((name, "x86-64") for name in ("RSP", "RAX")),
@@ -173,6 +175,8 @@ def _addresses(report: Report, inside: Callable[[int], bool]) -> list[str]:
     fault = report.fault_address
     if fault is None or (fault in report.addresses and inside(fault)):
         return found
+    if fault in _POISONED_HEADS:
+        found.append(f"{fault:#x} is the head of a struct page that is all ones: poison that no initializer wrote over")
     for name, value in _main_registers(report):
         if inside(value) and abs(fault - value) < NEAR_REGISTER:
             found.append(f"the access to {fault:#x} was made through {name}, a struct page at {value:#x}")
@@ -207,6 +211,16 @@ def _name(report: Report) -> str | None:
     for name in names:
         if is_of_struct_pages(name):
             return f"{name}() works on struct pages"
+    return _called(report, names)
+
+
+def _called(report: Report, names: list[str]) -> str | None:
+    """Return the caller of a function, if all that it calls works on struct pages."""
+    if report.kind == kinds.WARNING or not names:
+        return None
+    callers = [name for name in report.trace if not is_reporter(name) and name not in names]
+    if callers and is_of_memory_map(callers[0]):
+        return f"{callers[0]}(), which called {names[0]}(), works on struct pages"
     return None
 
 

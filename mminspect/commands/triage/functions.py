@@ -106,101 +106,113 @@ HELPERS = _Names(
     """
 )
 
-# They work on struct pages: whatever they die of, the memory map is a suspect.
-STRUCT_PAGES = _Names(
+# They walk, take or give struct pages, and call nobody else's code.
+MEMORY_MAP = _Names(
     # The page allocator, and getting pages ready for it.
     """
     get_page_from_freelist* rmqueue* buffered_rmqueue* prep_new_page* prep_compound* post_alloc_hook*
-    check_new_page* free_one_page* free_pcppages_bulk* free_unref* free_tail_page* free_hot_cold*
-    free_contig* free_reserved_page* free_reserved_area* destroy_compound* split_page* split_free*
-    split_large_buddy* page_is_buddy* find_buddy_page* find_suitable_fallback* del_page_from_free_list*
-    add_to_free_list* move_to_free_list* steal_suitable_fallback* try_to_claim_block*
-    try_to_steal_block* unreserve_highatomic* reserve_highatomic* get_pfnblock* set_pfnblock*
-    set_pageblock* get_pageblock* clear_pageblock* init_pageblock* move_freepages* prep_move_freepages*
-    move_free_pages* bad_page* free_page_is_bad* alloc_contig* accept_page* cond_accept_memory*
-    take_page_off_buddy* put_page_back_buddy* drain_pages* drain_zone_pages* drain_all_pages* decay_pcp*
-    nr_pcp* page_frag_free* page_reporting* alloc_pages* alloc_frozen_pages* zone_watermark* free_pages*
-    free_frozen*
+    check_new_page* free_one_page* free_pcppages_bulk* free_unref* free_tail_page* free_hot_cold* free_contig*
+    free_reserved_page* free_reserved_area* destroy_compound* split_page* split_free* split_large_buddy*
+    page_is_buddy* find_buddy_page* find_suitable_fallback* del_page_from_free_list* add_to_free_list*
+    move_to_free_list* steal_suitable_fallback* try_to_claim_block* try_to_steal_block* unreserve_highatomic*
+    reserve_highatomic* get_pfnblock* set_pfnblock* set_pageblock* get_pageblock* clear_pageblock*
+    init_pageblock* move_freepages* prep_move_freepages* move_free_pages* bad_page* free_page_is_bad*
+    alloc_contig* accept_page* cond_accept_memory* take_page_off_buddy* put_page_back_buddy* drain_pages*
+    drain_zone_pages* drain_all_pages* decay_pcp* nr_pcp* page_frag_free* page_reporting* alloc_pages*
+    alloc_frozen_pages* zone_watermark* free_pages* free_frozen* isolate_free_page* offline_isolated_pages*
+    putback_isolated_page* page_frag_alloc* page_frag_cache* is_free_buddy_page* drain_local_pages* zone_pcp*
+    zone_set_pageset* adjust_managed_page_count* build_all_zonelists move_freelist_tail* folio_alloc* frag_show*
+    frag_next* unusable_show* extfrag* zoneinfo_show* next_zone* first_online_pgdat next_online_pgdat
     """,
     # Isolation.
     """
-    start_isolate_page_range* undo_isolate_page_range* unset_migratetype_isolate*
-    isolate_single_pageblock* has_unmovable_pages* page_is_unmovable* is_pageblock_removable*
-    test_pages_isolated* pageblock_isolate* pageblock_unisolate* set_migratetype*
+    start_isolate_page_range* undo_isolate_page_range* unset_migratetype_isolate* isolate_single_pageblock*
+    has_unmovable_pages* page_is_unmovable* is_pageblock_removable* test_pages_isolated* pageblock_isolate*
+    pageblock_unisolate* set_migratetype*
     """,
     # Boot.
     """
-    init_single_page* init_reserved_page* init_unavailable* init_page_from_nid* init_deferred_page*
-    memmap_init* memmap_alloc* init_zone_device* reserve_bootmem_region* memblock_free_pages*
-    memblock_free_all* free_low_memory_core* deferred_init* deferred_free* deferred_grow_zone*
-    free_area_init* zero_resv_unavail* zero_pfn_range* init_cma_reserved_pageblock* cma_init_reserved*
-    cma_activate_area* zone_init_free_lists* adjust_zone_range* set_zone_contiguous*
-    pageblock_pfn_to_page*
+    init_single_page* init_reserved_page* init_unavailable* init_page_from_nid* init_deferred_page* memmap_init*
+    memmap_alloc* init_zone_device* reserve_bootmem_region* memblock_free_pages* memblock_free_all*
+    free_low_memory_core* deferred_init* deferred_free* deferred_grow_zone* free_area_init* zero_resv_unavail*
+    zero_pfn_range* init_cma_reserved_pageblock* cma_init_reserved* cma_activate_area* zone_init_free_lists*
+    adjust_zone_range* set_zone_contiguous* pageblock_pfn_to_page* early_pfn_to_nid* absent_pages*
+    init_currently_empty_zone*
     """,
     # Compaction.
     """
     compact_zone* compact_node* compact_lock* compact_unlock* compact_checklock* compact_finished*
     compact_scanners* compact_memory* compact_pgdat* compaction_alloc* compaction_free* compaction_suit*
     compaction_zonelist* kcompactd* isolate_freepages* isolate_migratepages* fast_isolate*
-    fast_find_migrateblock* reinit_migrate_pfn* reset_isolation* reset_cached_positions*
-    update_pageblock_skip* update_cached_migrate* test_and_set_skip* release_free* split_map_pages*
-    suitable_migration*
+    fast_find_migrateblock* reinit_migrate_pfn* reset_isolation* reset_cached_positions* update_pageblock_skip*
+    update_cached_migrate* test_and_set_skip* release_free* split_map_pages* suitable_migration* pageblock_skip*
+    SetPageMovable* ClearPageMovable* try_to_compact_pages*
     """,
     # Memory hotplug and the memory map itself.
     """
-    offline_pages* scan_movable_pages* do_migrate_range* remove_memory* try_remove_memory*
-    arch_remove_memory* arch_add_memory* add_pages* remove_pages* add_memory* move_pfn_range_to_zone*
-    remove_pfn_range_from_zone* shrink_zone_span* shrink_pgdat_span* update_pgdat_span*
-    resize_zone_range* resize_pgdat_range* find_smallest_section* find_biggest_section* sparse_add*
-    sparse_remove* sparse_init* sparse_buffer* sparse_decode* sparse_index* sparse_early*
-    section_activate* section_deactivate* populate_section_memmap* depopulate_section_memmap*
-    memunmap_pages* memremap_pages* pagemap_range* mhp_* vmemmap_* hugetlb_vmemmap* remove_pagetable*
-    free_pagetable* free_map_bootmem* test_pages_in_a_zone* is_mem_section_removable* removable_show*
-    valid_zones_show* online_page* generic_online_page* memory_block_online* memory_block_offline*
-    register_mem_block* get_nid_for_pfn* pfn_to_online_page* pfn_valid* pfn_section_valid* pfn_to_page*
-    page_to_pfn* page_zone* page_to_nid* zone_spans* zone_intersects* zone_for_pfn*
-    default_zone_for_pfn* populate_range* fill_subsection_map*
-    """,
-    # LRU and reclaim.
-    """
-    lru_add* lru_deactivate* lru_lazyfree* lru_move_tail* lru_activate* lru_gen_add_folio*
-    lru_gen_del_folio* lruvec_* mod_lruvec* folio_batch_move_lru* folio_batch_add_and_move*
-    folio_add_lru* pagevec_lru* move_folios_to_lru* move_pages_to_lru* putback_inactive_pages*
-    putback_lru* putback_movable* folio_isolate_lru* isolate_lru* isolate_folio* isolate_movable*
-    scan_folios* evict_folios* sort_folio* inc_min_seq* shrink_inactive_list* shrink_active_list*
-    shrink_page_list* shrink_folio_list* shrink_lruvec* release_pages* folios_put* folio_put*
-    folio_lruvec* put_page* put_folio* put_compound* page_cache_release* activate_page* folio_activate*
-    rotate_reclaimable* folio_rotate* deactivate_page* deactivate_file* mark_page_accessed*
-    folio_mark_accessed* update_lru* mem_cgroup_page_lruvec* mem_cgroup_update_lru* mem_cgroup_uncharge*
-    mem_cgroup_migrate*
-    """,
-    # Folios, compound pages, reverse maps, migration.
-    """
-    folio_migrate* migrate_page* migrate_folio* move_to_new* unmap_and_move* remap_page*
-    remove_migration* split_huge_page* split_folio* folio_split* unmap_folio* lru_add_page_tail*
-    lru_add_split_folio* page_remove_rmap* folio_remove_rmap* page_add_* folio_add_anon* folio_add_file*
-    try_to_unmap* try_to_migrate* rmap_walk* page_vma_mapped* folio_referenced* page_referenced*
-    page_mapped* folio_mapped* page_mapping* folio_mapping* page_mapcount* folio_mapcount* PageHuge*
-    PageHeadHuge* PageMovable* PageTransHuge* isolate_hugetlb* try_grab* try_get_folio* folio_try_get*
-    undo_dev_pagemap* free_zone_device* put_devmap* dissolve_free_h* free_huge_page* free_huge_folio*
-    free_gigantic* alloc_gigantic* prep_compound_gigantic* update_and_free_h* remove_hugetlb_folio*
-    remove_hugetlb_page* add_hugetlb_folio* gather_bootmem_prealloc* undo_compound* mod_zone_page_state*
-    mod_node_page_state* inc_zone_page_state* dec_zone_page_state* inc_node_page_state*
-    dec_node_page_state* zone_page_state* folio_unlock* folio_end_* folio_mark_dirty* folio_account*
-    folio_memcg* folio_wake* folio_test* folio_set* folio_clear_dirty* folio_flags* folio_ref_*
-    folio_get_* folio_lru* folio_update* folio_check* folio_maybe* folio_needs* folio_undo* folio_prep*
-    folio_free* folio_anon* folio_move* folio_unqueue* folio_large* folio_order* folio_nr_* folio_zone*
-    folio_nid* folio_page* unlock_page* end_page_writeback* page_anon_vma* page_get_anon_vma*
-    page_lock_anon_vma* set_page_dirty* clear_page_dirty* test_clear_page* wake_up_page* deferred_split*
-    split_queue*
+    offline_pages* scan_movable_pages* do_migrate_range* remove_memory* try_remove_memory* arch_remove_memory*
+    arch_add_memory* add_pages* remove_pages* add_memory* move_pfn_range_to_zone* remove_pfn_range_from_zone*
+    shrink_zone_span* shrink_pgdat_span* update_pgdat_span* resize_zone_range* resize_pgdat_range*
+    find_smallest_section* find_biggest_section* sparse_add* sparse_remove* sparse_init* sparse_buffer*
+    sparse_decode* sparse_index* sparse_early* section_activate* section_deactivate* populate_section_memmap*
+    depopulate_section_memmap* memunmap_pages* memremap_pages* pagemap_range* mhp_* vmemmap_* hugetlb_vmemmap*
+    remove_pagetable* free_pagetable* free_map_bootmem* test_pages_in_a_zone* is_mem_section_removable*
+    removable_show* valid_zones_show* online_page* generic_online_page* memory_block_online*
+    memory_block_offline* register_mem_block* get_nid_for_pfn* pfn_to_online_page* pfn_valid* pfn_section_valid*
+    pfn_to_page* page_to_pfn* page_zone* page_to_nid* zone_spans* zone_intersects* zone_for_pfn*
+    default_zone_for_pfn* populate_range* fill_subsection_map* online_memory_block* adjust_present_page_count*
+    try_offline_node* offline_mem_sections* online_mem_sections* subsection_mask_set* section_nr* nr_to_section*
+    mem_section_usage* get_dev_pagemap* pgmap_pfn_valid* zone_device_page_init*
     """,
     # Those that look at every page.
     """
-    kpageflags* kpagecount* kpagecgroup* kpage_* stable_page_flags* page_owner* read_page_owner*
-    set_page_owner* reset_page_owner* init_pages_in_zone* init_zones_in_node* pagetypeinfo*
-    lookup_page_ext* page_ext_* page_idle_* memory_failure* soft_offline* get_any_page* unpoison_memory*
-    get_hwpoison_page* saveable_page* saveable_highmem* mark_free_pages* count_data_pages*
-    count_highmem_pages* kmemleak_scan* page_table_check* damon_get_folio* walk_free_areas* fill_contig*
+    kpageflags* kpagecount* kpagecgroup* kpage_* stable_page_flags* page_owner* read_page_owner* set_page_owner*
+    reset_page_owner* init_pages_in_zone* init_zones_in_node* pagetypeinfo* lookup_page_ext* page_ext_*
+    page_idle_* memory_failure* soft_offline* get_any_page* unpoison_memory* get_hwpoison_page* saveable_page*
+    saveable_highmem* mark_free_pages* count_data_pages* count_highmem_pages* kmemleak_scan* page_table_check*
+    damon_get_folio* walk_free_areas* fill_contig* identify_page_state* page_handle_poison* shake_page*
+    shake_folio* SetPageHWPoison* ClearPageHWPoison*
+    """,
+)
+
+# They work on struct pages too, but call file systems and drivers.
+FOLIOS = _Names(
+    # LRU and reclaim.
+    """
+    lru_add* lru_deactivate* lru_lazyfree* lru_move_tail* lru_activate* lru_gen_add_folio* lru_gen_del_folio*
+    lruvec_* mod_lruvec* folio_batch_move_lru* folio_batch_add_and_move* folio_add_lru* pagevec_lru*
+    move_folios_to_lru* move_pages_to_lru* putback_inactive_pages* putback_lru* putback_movable*
+    folio_isolate_lru* isolate_lru* isolate_folio* isolate_movable* scan_folios* evict_folios* sort_folio*
+    inc_min_seq* shrink_inactive_list* shrink_active_list* shrink_page_list* shrink_folio_list* shrink_lruvec*
+    release_pages* folios_put* folio_put* folio_lruvec* put_page* put_folio* put_compound* page_cache_release*
+    activate_page* folio_activate* rotate_reclaimable* folio_rotate* deactivate_page* deactivate_file*
+    mark_page_accessed* folio_mark_accessed* update_lru* mem_cgroup_page_lruvec* mem_cgroup_update_lru*
+    mem_cgroup_uncharge* mem_cgroup_migrate* remove_mapping* check_move_unevictable* demote_folio_list*
+    reclaim_clean_pages* lru_gen_look_around* get_pfn_folio* folio_inc_gen* folio_batch_release*
+    folio_deactivate* folio_mark_lazyfree* lru_note_cost* lru_cache_disable* balance_pgdat* kswapd
+    zone_reclaimable_pages*
+    """,
+    # Folios, compound pages, reverse maps, migration.
+    """
+    folio_migrate* migrate_page* migrate_folio* move_to_new* unmap_and_move* remap_page* remove_migration*
+    split_huge_page* split_folio* folio_split* unmap_folio* lru_add_page_tail* lru_add_split_folio*
+    page_remove_rmap* folio_remove_rmap* page_add_* folio_add_anon* folio_add_file* try_to_unmap*
+    try_to_migrate* rmap_walk* page_vma_mapped* folio_referenced* page_referenced* page_mapped* folio_mapped*
+    page_mapping* folio_mapping* page_mapcount* folio_mapcount* PageHuge* PageHeadHuge* PageMovable*
+    PageTransHuge* isolate_hugetlb* try_grab* try_get_folio* folio_try_get* undo_dev_pagemap* free_zone_device*
+    put_devmap* dissolve_free_h* free_huge_page* free_huge_folio* free_gigantic* alloc_gigantic*
+    prep_compound_gigantic* update_and_free_h* remove_hugetlb_folio* remove_hugetlb_page* add_hugetlb_folio*
+    gather_bootmem_prealloc* undo_compound* mod_zone_page_state* mod_node_page_state* inc_zone_page_state*
+    dec_zone_page_state* inc_node_page_state* dec_node_page_state* zone_page_state* folio_unlock* folio_end_*
+    folio_mark_dirty* folio_account* folio_memcg* folio_wake* folio_test* folio_set* folio_clear_dirty*
+    folio_flags* folio_ref_* folio_get_* folio_lru* folio_update* folio_check* folio_maybe* folio_needs*
+    folio_undo* folio_prep* folio_free* folio_anon* folio_move* folio_unqueue* folio_large* folio_order*
+    folio_nr_* folio_zone* folio_nid* folio_page* unlock_page* end_page_writeback* page_anon_vma*
+    page_get_anon_vma* page_lock_anon_vma* set_page_dirty* clear_page_dirty* test_clear_page* wake_up_page*
+    deferred_split* split_queue* folio_mod_stat* folio_add_new* hugetlb_add_anon* hugetlb_add_new*
+    migrate_misplaced* alloc_migration_target* add_to_swap* delete_from_swap_cache* free_swap_cache*
+    free_page_and_swap* dequeue_hugetlb* enqueue_hugetlb* hugetlb_folio_init* prep_and_add* isolate_or_dissolve*
+    folio_xchg* split_underused*
     """,
 )
 
@@ -227,4 +239,9 @@ def is_helper(function: str) -> bool:
 
 def is_of_struct_pages(function: str) -> bool:
     """Return whether a function works on struct pages."""
-    return function in STRUCT_PAGES
+    return function in MEMORY_MAP or function in FOLIOS
+
+
+def is_of_memory_map(function: str) -> bool:
+    """Return whether a function works on struct pages and calls only others that do."""
+    return function in MEMORY_MAP

@@ -217,6 +217,27 @@ def test_struct_pages_above_a_random_vmalloc(stack: int, address: int, about: bo
     assert about_pages(found).about is about
 
 
+def test_head_of_a_poisoned_page_is_a_struct_page() -> None:
+    (found,) = reports(
+        "BUG: unable to handle page fault for address: fffffffffffffffe\n"
+        "Oops: 0000 [#1] PREEMPT SMP NOPTI\n"
+        "RIP: 0010:frob_peek+0x1c/0x40\n"
+    )
+    about = about_pages(found)
+    assert about.about and "poison" in about.why
+
+
+@pytest.mark.parametrize(("caller", "about"), [("compact_zone", True), ("shrink_folio_list", False)])
+def test_callers_that_call_only_code_of_pages(caller: str, about: bool) -> None:
+    (found,) = reports(
+        "BUG: unable to handle page fault for address: ffff888123456008\n"
+        "Oops: 0000 [#1] PREEMPT SMP NOPTI\n"
+        "RIP: 0010:frob_peek+0x1c/0x40\n"
+        f"Call Trace:\n {caller}+0x1/0x20\n"
+    )
+    assert about_pages(found).about is about
+
+
 WARNINGS = {
     "WARNING: CPU: 1 PID: 31 at mm/page_alloc.c:682 __add_to_free_list+0x84/0xa0": "__add_to_free_list",
     "WARNING: mm/page_alloc.c:682 at __add_to_free_list+0x84/0xa0, CPU#1: kswapd0/31": "__add_to_free_list",
