@@ -71,7 +71,6 @@ _WARNED = re.compile(r"\bat (?:\S{1,200}:\d{1,6} )?(?:at )?([A-Za-z_][\w.]{0,200
 _ASKED = ("__alloc_pages", "alloc_pages", "__alloc_frozen_pages", "alloc_frozen_pages", "__folio_alloc", "folio_alloc")
 
 _BY_NAME = (kinds.FAULT, kinds.OOPS, kinds.BUG_AT, kinds.LIST, kinds.WARNING, kinds.UNKNOWN, kinds.VM_BUG_ON)
-_SANITIZERS = ("kasan", "kmsan", "kcsan", "kfence", "ubsan", "slub")
 
 
 # With KASLR, x86-64 has the direct map, vmalloc's 32 TiB and the struct pages in this order, and other things above.
@@ -130,7 +129,7 @@ def about_pages(
     inside = is_struct_page or (lambda address: in_usual_memmap(report, address) or _above_vmalloc(report, address))
     hardware = tuple(_hardware(report, earlier))
     evidence = [*_dumped(report), *_addresses(report, inside)]
-    if report.kind in _SANITIZERS:
+    if report.kind in kinds.SANITIZERS:
         # Their page dumps show where an object lies, and their page_owner stacks are the page allocator's.
         fault = report.fault_address
         if fault is not None and inside(fault):

@@ -98,7 +98,7 @@ class Builder:
             self.kind, self.reason, self.what, self.rank = sign.kind, text, what, sign.rank
             if sign.kind == kinds.SANITIZER:
                 name = what.split(":", 1)[0].lower()
-                self.kind = name if name in ("kasan", "kmsan", "kcsan", "kfence", "ubsan") else "slub"
+                self.kind = name if name in kinds.SANITIZERS else "slub"
         self.stage = max(self.stage, sign.stage)
         self.deadly |= sign.deadly
         self._words(text, sign.kind)
@@ -232,6 +232,10 @@ class Builder:
         """Return whether the report has its stack: it shows no other task's then."""
         return self.kind != kinds.HANG and not self.in_panic and bool(self._frames(stacks.CALL_TRACE))
 
+    def dumps_pages(self) -> bool:
+        """Return whether a page that is dumped now is of this report: only sanitizers dump one behind their stack."""
+        return not self.has_body or self.kind in kinds.SANITIZERS
+
     def is_notice(self) -> bool:
         """Return whether this is only a line that begins like a report."""
         return self.kind == kinds.WARNING and self.rank <= 1 and not self.has_body and not self.fatal
@@ -295,7 +299,7 @@ class Builder:
         if (self.kind in (kinds.WARNING, kinds.BUG_AT, kinds.FAULT) and counter is None) or self.kind == kinds.WARNING:
             match = _AT_LINE.search(self.reason) or _AT_SYMBOL.search(self.reason)
             named = [plain_name(match.group(1))] if match else []
-        elif self.kind in ("kasan", "kmsan", "kfence", "kcsan", "ubsan", kinds.BUG, kinds.OOPS, kinds.PANIC):
+        elif self.kind in (*kinds.SANITIZERS, kinds.BUG, kinds.OOPS, kinds.PANIC):
             match = _IN.search(self.reason)
             named = [plain_name(match.group(1))] if match else []
         if counter:

@@ -17,6 +17,8 @@ PAGE_DUMPED = "page-dumped"
 OUTSIDE_ZONE = "outside-zone"
 LIST = "list"
 SANITIZER = "sanitizer"
+# Kinds of reports that begin with a sanitizer's sign.
+SANITIZERS = ("kasan", "kmsan", "kcsan", "kfence", "ubsan", "slub")
 BUG_AT = "bug-at"
 FAULT = "fault"
 HANG = "hang"

@@ -263,7 +263,7 @@ class _Walk:
     def _end(self, stream: _Stream, index: int, line: Line, text: str) -> None:
         builder = stream.open
         if "Kernel panic" in text:
-            if builder is not None:
+            if builder is not None and index - builder.last <= MAX_GAP:
                 builder.fatal = True
                 builder.keep(index, line)
             elif not any(other.fatal for other in self._builders):
@@ -308,8 +308,9 @@ class _Walk:
             builder.heading(heading)
             builder.keep(index, line)
             return True
-        if builder.is_complete() and text.startswith("CPU: "):
-            # Somebody else dumps a stack, and we don't know why.
+        foreign = builder.is_complete() if text.startswith("CPU: ") else not builder.dumps_pages()
+        if foreign and text.startswith(("CPU: ", "page:")):
+            # Somebody else dumps a stack, and we don't know why; or a page, and the next report says why.
             builder.end()
             return self._between(stream, index, line, text, None)
         return self._words(builder, index, line, text)

@@ -36,6 +36,21 @@ PIECES = [
 ]
 
 
+def test_page_dump_behind_a_report_is_of_the_next_one() -> None:
+    text = (
+        "watchdog: BUG: soft lockup - CPU#2 stuck for 26s! [tar:66]\n"
+        "CPU: 2 PID: 66 Comm: tar Not tainted 6.1.0 #1\n"
+        "RIP: 0010:frob+0x88/0x4d0\n"
+        "Call Trace:\n frob2+0x40/0x60\n"
+        "page:ffffea0000a40000 refcount:1 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x29000\n"
+        "page dumped because: VM_BUG_ON_PAGE(1)\n"
+        "kernel BUG at mm/swap.c:1!\n"
+    )
+    first, second = read_reports(read_text(text.encode()).lines)
+    assert (first.kind, first.pages) == (kinds.HANG, {})
+    assert (second.kind, list(second.pages)) == (kinds.VM_BUG_ON, [0x29000])
+
+
 def test_two_cpus_that_print_at_once_are_two_reports() -> None:
     one, other = faults.X86_GPF_6_12.splitlines()[:13], faults.X86_2_6_32.splitlines()
     records = []
