@@ -27,12 +27,13 @@ _PREFIXED = re.compile(r"(?<![\w.])0x([0-9a-f]{4,16})(?!\w|\.\w)")
 # Behind these words an address says where the access failed.
 _FAILED_AT = re.compile(
     r"(?:address:?|access(?: on (?:read|write))? at|dereference(?: on (?:read|write))? at|request at|access at|"
-    r"memory at|Failing address:|badaddr:|canonical address|addr) {0,3}(?:virtual address )?(?:0x)?([0-9a-f]{1,16})\b"
+    r"memory at|\) at|Failing address:|badaddr:|canonical address|addr) {0,3}(?:virtual address )?"
+    r"(?:0x)?([0-9a-f]{1,16})\b"
 )
 # "... in func+0x1/0x2" and the like, in the first line of a report.
 _IN = re.compile(rf"\b(?:in:?|at) (?:\S{{1,200}}:\d{{1,6}} )?(?:at )?({_NAME})(?:\+0x|$| at addr|/0x)")
 _AT_LINE = re.compile(rf"\bat \S{{1,200}}:\d{{1,6}} ({_NAME})\+0x")
-_AT_SYMBOL = re.compile(rf"\bat ({_NAME})\+0x")
+_AT_SYMBOL = re.compile(rf"\bat (?:\S{{1,200}}:\d{{1,6}}/)?({_NAME})(?:\+0x|\(\)!)")
 _CPU = re.compile(r"CPU: (\d{1,6}) (?:UID: \d{1,10} )?PID: (\d{1,10}) Comm: (.{1,15}?) (?:Kdump|Not|Tainted|$)")
 _OLD_TASK = re.compile(r"(?:Pid: (\d{1,10}), comm: (\S{1,15})|Process (\S{1,15}) \(pid: (\d{1,10}))")
 _WARNED_ON = re.compile(

@@ -88,7 +88,9 @@ def _signs() -> tuple[Sign, ...]:
         ),
         (SANITIZER, CAUSE, 7, False, r"BUG (?P<what>[\w.-]{1,80} ?(?:\([^()]{1,80}\))?: (?!kasan: ).*)"),
         (BUG_AT, CAUSE, 5, True, r"[kK]ernel BUG at .*"),
-        (BUG_AT, CAUSE, 5, True, r"kernel BUG in .*"),
+        (BUG_AT, CAUSE, 5, True, r"kernel BUG in .*|BUG: failure at .*"),
+        (FAULT, PRELUDE, 3, True, r"[kK]ernel tried to execute .*|unable to execute userspace code.*"),
+        (FAULT, PRELUDE, 3, True, r"(?:traps: )?(?P<what>Missing ENDBR.*|CFI failure.*)"),
         (WARNING, CAUSE, 5, False, r"WARNING: (?P<what>(?:CPU: \d+ PID: \d+ )?at \S.*)"),
         (WARNING, CAUSE, 5, False, r"WARNING: (?P<what>\S+:\d+ (?:at|in) \S.*)"),
         (
@@ -101,7 +103,7 @@ def _signs() -> tuple[Sign, ...]:
             r"BUG: rwlock-lockup.*|BUG: spinlock cpu recursion.*)",
         ),
         (HANG, CAUSE, 6, False, r"(?:rcu: )?INFO: (?P<what>\w{1,40} (?:self-)?detected (?:expedited )?stalls?.*)"),
-        (HANG, CAUSE, 6, False, r"INFO: (?P<what>task .{1,200})"),
+        (HANG, CAUSE, 6, False, r"INFO: (?P<what>task (?!.{1,80} is blocked on a ).{1,200})"),
         (HANG, CAUSE, 6, False, r"BUG: (?P<what>task .{1,80} (?:blocked|hung) .*)"),
         (
             FAULT,
@@ -109,11 +111,11 @@ def _signs() -> tuple[Sign, ...]:
             4,
             True,
             r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|[kK]ernel NULL pointer|[kK]ernel attempted to|"
-            r"Kernel data access|Bad kernel|Kernel access of bad|[kK]ernel tried to execute|"
+            r"Kernel data access|Bad kernel|Kernel access of bad|"
             r"Unhandled (?:fault|prefetch abort|exception)|(?:TASK |IRQ |#DF )?stack guard page|"
             r"unable to handle).*)",
         ),
-        (FAULT, CAUSE, 4, True, r"(?:traps: )?(?P<what>PANIC: double fault.*|Missing ENDBR.*|CFI failure.*)"),
+        (FAULT, CAUSE, 4, True, r"(?:traps: )?(?P<what>PANIC: double fault.*)"),
         (FAULT, CAUSE, 4, True, r"(?P<what>Kernel stack overflow.*|Insufficient stack space to handle exception!.*)"),
         (FAULT, CAUSE, 4, True, r"Bad mode in .* handler detected.*|SError Interrupt on CPU.*|Unhandled \d+-bit el.*"),
         (FAULT, CAUSE, 4, True, r"(?P<what>Unhandled kernel unaligned access.*|Alignment trap: .*|Unrecoverable .*)"),

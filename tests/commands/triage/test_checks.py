@@ -126,6 +126,13 @@ def test_contents_of_a_struct_page_are_no_addresses() -> None:
     assert 0xFFFFEA00001F0008 not in crash(BAD_PAGE_5_4).addresses
 
 
+def test_bug_of_machines_without_a_trap() -> None:
+    (found,) = reports(
+        "BUG: failure at mm/page_alloc.c:533/set_pfnblock_flags_mask()!\nKernel panic - not syncing: BUG!\n"
+    )
+    assert (found.kind, found.function, found.fatal) == (kinds.BUG_AT, "set_pfnblock_flags_mask", True)
+
+
 def test_check_of_a_vma_is_not_about_pages() -> None:
     found = crash(VM_BUG_ON_VMA)
     assert found.function == "frob_vma_check"

@@ -74,6 +74,69 @@ def test_fault_of_every_architecture(
     assert about_pages(found).about is about
 
 
+@pytest.mark.parametrize(
+    ("text", "function", "fault"),
+    [
+        (
+            "kernel tried to execute NX-protected page - exploit attempt? (uid: 0)\n"
+            "BUG: unable to handle page fault for address: ffff888012345000\n"
+            "#PF: supervisor instruction fetch in kernel mode\n"
+            "Oops: Oops: 0011 [#1] SMP PTI\nRIP: 0010:0xffff888012345000\nCall Trace:\n frob_call+0x1/0x20\n",
+            "frob_call",
+            0xFFFF888012345000,
+        ),
+        (
+            "CFI failure at frob_call+0x1c/0x40 (target: frob_other+0x0/0x10; expected type: 0x1b2c3d4e)\n"
+            "Oops: invalid opcode: 0000 [#1] PREEMPT SMP\nRIP: 0010:frob_call+0x1c/0x40\n",
+            "frob_call",
+            None,
+        ),
+        (
+            "Unhandled fault: external abort on non-linefetch (0x1008) at 0xf0080200\npgd = c0004000\n"
+            "Internal error: : 1008 [#1] SMP ARM\nCPU: 0 PID: 1 Comm: swapper/0 Not tainted 4.14.0 #1\n"
+            "PC is at frob_probe+0x5c/0x1a0\npc : [<c0538a3c>]    lr : [<c0538a30>]    psr: 60000013\n",
+            "frob_probe",
+            0xF0080200,
+        ),
+        (
+            "SError Interrupt on CPU0, code 0x00000000be000000 -- SError\n"
+            "CPU: 0 PID: 9 Comm: app Not tainted 6.6.0 #1\n"
+            "pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)\npc : frob_read+0x10/0x40\n"
+            "Kernel panic - not syncing: Asynchronous SError Interrupt\nCall trace:\n dump_backtrace+0x9c/0x11c\n",
+            "frob_read",
+            None,
+        ),
+        (
+            "illegal operation: 0001 ilc:1 [#1] SMP\nCPU: 0 PID: 9 Comm: app Not tainted 6.1.0 #1\n"
+            "Krnl PSW : 0704c00180000000 0000000000000002 (0x2)\n"
+            "Call Trace:\n([<000003ff80102a5c>] frob_call+0x3c/0x60 [frob])\n [<00000000002a1b2c>] vfs_read+0x1/0x2\n",
+            "vfs_read",
+            None,
+        ),
+        (
+            "CPU 0 Unable to handle kernel paging request at virtual address 00000010, epc == 8012abcd, ra == 0\n"
+            "Oops[#1]:\nCPU: 0 PID: 9 Comm: app Not tainted 5.10.0 #1\n"
+            "epc   : 8012abcd frob_read+0x1c/0x40\nra    : 8012abc0 frob_read+0x10/0x40\n",
+            "frob_read",
+            0x10,
+        ),
+        (
+            "BUG: unable to handle kernel paging request at f7a80004\nIP: [<c10e1a2b>] frob_read+0x1b/0x40\n"
+            "*pde = 00000000\nOops: 0000 [#1] SMP\nPid: 9, comm: app Not tainted 3.2.0 #1\n"
+            "EIP: 0060:[<c10e1a2b>] EFLAGS: 00010246 CPU: 0\nEIP is at frob_read+0x1b/0x40\n"
+            "EAX: f7a80000 EBX: 00000001 ECX: 00000000 EDX: 00000000\n",
+            "frob_read",
+            0xF7A80004,
+        ),
+    ],
+    ids=["NX", "CFI", "external abort", "SError", "s390x", "mips", "i386 3.2"],
+)
+def test_more_forms_of_faults(text: str, function: str, fault: int | None) -> None:
+    (found,) = read_reports(read_text(text.encode()).lines)
+    assert (found.function, found.fault_address) == (function, fault)
+    assert crash_of([found]) is found
+
+
 def test_s390_failing_address_is_an_address() -> None:
     assert 0x3D10C000000 in crash(faults.S390_FAULT).addresses
 

@@ -180,6 +180,17 @@ def test_blocked_task_counts_and_not_khungtaskd() -> None:
     assert found.fatal and not about_pages(found).about
 
 
+def test_owner_of_what_a_task_waits_for_is_no_other_hang() -> None:
+    (found,) = reports(
+        HUNG.format(pid=170)
+        + "INFO: task tar:170 is blocked on a mutex likely owned by task cat:9.\n"
+        + "task:cat             state:S stack:0     pid:9     tgid:9     ppid:1      flags:0x00004000\n"
+        + "Call Trace:\n <TASK>\n __schedule+0x3bf/0xb30\n frob_hold+0x1/0x20\n </TASK>\n"
+    )
+    assert (found.function, found.pid) == ("frob_writepages", 170)
+    assert [stack.functions[-1] for stack in found.stacks] == ["frob_hold"]
+
+
 def test_lockup_that_went_by_is_history() -> None:
     log = (
         f"[  100.000000] watchdog: BUG: soft lockup - CPU#2 stuck for 26s! [kcompactd0:66]\n{BODY}"
