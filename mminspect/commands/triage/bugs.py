@@ -33,7 +33,7 @@ class Fit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {**as_dict(self.bug), "status": self.status}
+        return {"name": self.bug.title, **as_dict(self.bug), "status": self.status}
 
 
 def as_dict(bug: Bug) -> dict[str, Any]:

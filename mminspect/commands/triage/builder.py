@@ -322,11 +322,13 @@ class Builder:
     def _hanging(self, counter: str | None, trace: tuple[str, ...]) -> str | None:
         if self.what.startswith("task "):
             return next((name for name in trace if not is_sleeper(name)), trace[0] if trace else None)
-        for name in (counter, self._interrupted):
-            if name and not is_reporter(name) and not is_interrupt(name):
-                return name
+        stuck = [
+            name for name in (counter, self._interrupted) if name and not is_reporter(name) and not is_interrupt(name)
+        ]
+        names = (*stuck[:1], *self._below(stuck[:1], trace))
         return next(
-            (name for name in trace if not is_reporter(name) and not is_interrupt(name)), trace[0] if trace else counter
+            (name for name in names if not (is_reporter(name) or is_interrupt(name) or is_helper(name))),
+            names[0] if names else counter,
         )
 
     def _words(self, text: str, kind: str) -> None:

@@ -62,6 +62,17 @@ def test_every_kind_of_lockup(first: str, panic: str) -> None:
     assert about_pages(found).about
 
 
+def test_who_waits_for_a_spinlock_hangs() -> None:
+    (found,) = reports(
+        "watchdog: BUG: soft lockup - CPU#2 stuck for 26s! [tar:66]\n"
+        + BODY.replace("isolate_freepages_block", "native_queued_spin_lock_slowpath").replace(
+            " compaction_alloc+0x40/0x60", " _raw_spin_lock_irqsave+0x3d/0x50\n free_pcppages_bulk+0x1/0x2"
+        )
+    )
+    assert found.function == "free_pcppages_bulk"
+    assert about_pages(found).about
+
+
 def test_stall_of_another_cpu() -> None:
     (found,) = reports(
         "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n"
