@@ -22,8 +22,8 @@ from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_se
 
 from mminspect.commands.triage.lastwords import crash_lines, parse
 from mminspect.commands.triage.log import read_log
-from mminspect.commands.triage.registers import REGISTERS_NOTE, saved_registers
-from mminspect.commands.triage.registers import format_note as format_registers
+from mminspect.commands.triage.saved import REGISTERS_NOTE, saved_registers
+from mminspect.commands.triage.saved import format_note as format_registers
 from mminspect.commands.triage.verdict import useful_registers
 from mminspect.consequences.attach import Outcomes, attach
 from mminspect.errors import MminspectError, TypeInfoError

@@ -10,7 +10,7 @@ from typing import Any
 from mminspect.commands.triage import known as bugs
 from mminspect.commands.triage.lastwords import Crash, parse
 from mminspect.commands.triage.log import read_log
-from mminspect.commands.triage.registers import saved_registers
+from mminspect.commands.triage.saved import saved_registers
 from mminspect.commands.triage.verdict import Verdict, judge
 from mminspect.findings import Finding, Report
 from mminspect.kernel.kernel import Kernel

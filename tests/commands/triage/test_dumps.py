@@ -13,7 +13,7 @@ import pytest
 from mminspect.commands.capture import capture
 from mminspect.commands.triage.lastwords import Crash, crash_lines, parse, plain_name, sign_of
 from mminspect.commands.triage.log import Line, read_log
-from mminspect.commands.triage.registers import saved_registers
+from mminspect.commands.triage.saved import saved_registers
 from mminspect.commands.triage.verdict import Pages, about_pages, is_walker, judge, useful_registers
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
