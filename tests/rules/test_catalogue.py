@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mminspect.commands.triage.known import BUGS
+from mminspect.commands.triage.bugs import BUGS
 from mminspect.rules.commits import COMMITS
 from mminspect.rules.registry import all_rules, examples
 from tests.conftest import Cli, Scanned, Unpacked
@@ -49,6 +49,10 @@ def test_each_commit_is_there_once_with_its_title_and_release() -> None:
         assert re.fullmatch("[0-9a-f]{12}", hash)
         assert ":" in title
         assert re.fullmatch(r"v\d\.\d+", version)
+
+
+def test_known_bugs_name_rules_that_exist() -> None:
+    assert {rule for bug in BUGS for rule in bug.rules} <= set(RULES)
 
 
 def test_each_commit_is_named_by_a_rule_or_a_known_bug() -> None:
@@ -90,7 +94,9 @@ def test_no_code_but_a_rules_own_and_the_known_bugs_asks_for_it(rule: str) -> No
         for path in package.rglob("*.py")
         if re.search(f"""['"]{rule}['"]""", path.read_text(encoding="utf-8"))
     }
-    assert files <= {Path("rules", f"{rule.replace('-', '_')}.py"), Path("commands", "triage", "known.py")}
+    known = ("bugs_of_boot", "bugs_at_run_time", "in_memory")
+    own = Path("rules", f"{rule.replace('-', '_')}.py")
+    assert files <= {own, *(Path("commands", "triage", f"{name}.py") for name in known)}
 
 
 @pytest.mark.parametrize(

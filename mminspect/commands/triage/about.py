@@ -21,6 +21,8 @@ from mminspect.commands.triage.report import Report
 NEAR_REGISTER = 0x1000
 # Bytes of a struct page's neighborhood that two good pointers have in common.
 NEIGHBORHOOD = 1 << 16
+# Bits above it that two pointers have in common by chance once in 65536 times.
+_MIDDLE = 0xFFFF0000
 
 # Files whose BUG() and WARN() are about struct pages.
 _FILES = re.compile(
@@ -223,12 +225,17 @@ def _called(report: Report, names: list[str]) -> str | None:
     return None
 
 
+def is_machine_check(text: str) -> bool:
+    """Return whether a line tells of failing hardware."""
+    return _MACHINE_CHECK.match(text.strip()) is not None and _QUIET.match(text.strip()) is None
+
+
 def _hardware(report: Report, earlier: Sequence[Line]) -> list[str]:
     """List what looks like a fault of the machine's."""
     found = [
         f"the machine reported an error before: {line.text.strip()[:200]}"
         for line in earlier
-        if _MACHINE_CHECK.match(line.text.strip()) and not _QUIET.match(line.text.strip())
+        if is_machine_check(line.text)
     ][:3]
     if report.kind == kinds.MACHINE_CHECK:
         found.insert(0, f"the machine reported an error: {report.what[:200]}")
@@ -251,8 +258,10 @@ def _wrong_address(report: Report, address: int) -> list[str]:
     for name, value in _main_registers(report):
         if value >> 63 == 0 or value == address:
             continue
-        # Where both point near the same place but for one byte or bit, that one was overwritten.
-        difference = one_place(address // NEIGHBORHOOD, value // NEIGHBORHOOD)
+        # Where both point near the same place but for one byte or bit, that one was overwritten. Good pointers into
+        # the same array differ in low bits, and round ones in any.
+        same = (address ^ value) & _MIDDLE == 0 and address & _MIDDLE != 0
+        difference = one_place(address // NEIGHBORHOOD, value // NEIGHBORHOOD) if same else None
         if difference:
             return [f"the address {address:#x} differs in {difference} from what {name} points near to"]
     return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mminspect.commands.triage import kinds
@@ -21,6 +21,8 @@ from mminspect.commands.triage.lines import Line, Log
 from mminspect.commands.triage.places import Place, place_of
 from mminspect.commands.triage.report import ROUTINE, SURVIVABLE, Report, crash_of
 from mminspect.commands.triage.reports import read_reports
+
+SCHEMA = "mminspect.triage/1"
 
 STRUCT_PAGES = "struct pages"
 OTHER = "other"
@@ -65,12 +67,7 @@ class LogVerdict:
     boot: Boot | None = None
     places: tuple[Place, ...] = ()
     known_bugs: tuple[Fit, ...] = ()
-    proof: tuple[str, ...] = field(default=())
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        return 2 if self.verdict == UNKNOWN else 0
+    proof: tuple[str, ...] = ()
 
 
 def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> LogVerdict:
@@ -90,13 +87,15 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
         return LogVerdict(verdict, why, reports=reports, boot=told, proof=_to_collect(None, boot))
     about = about_pages(crash, is_struct_page, _before(log.lines, boot, crash))
     lived = " (the kernel lived on)" if crash.fatal is False else ""
+    if about.hardware:
+        lived += f"; looks like hardware: {about.hardware[0]}"
     if about.about:
         places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
         known = tuple(bugs_of_report(crash, boot.release or _release(crash), boot.machine))
         where = f"; {places[0]}" if places and told else ""
         proof = (*(f"{fit.bug.id}: {fit.bug.proof}" for fit in known), *_to_collect(crash, boot))
         return LogVerdict(STRUCT_PAGES, f"{about.why}{where}{lived}", crash, about, reports, told, places, known, proof)
-    if _is_bare(crash):
+    if is_bare(crash):
         why = f"the kernel died, and the log doesn't tell of what: {crash.reason}"
         return LogVerdict(UNKNOWN, why, crash, about, reports, told, proof=_to_collect(crash, boot))
     return LogVerdict(OTHER, f"{crash.reason}: {about.why}{lived}", crash, about, reports, told)
@@ -106,7 +105,7 @@ def _before(lines: list[Line], boot: Boot, crash: Report) -> list[Line]:
     return lines[boot.first : crash.first]
 
 
-def _is_bare(crash: Report) -> bool:
+def is_bare(crash: Report) -> bool:
     """Return whether a report has nothing but the fact of a death."""
     if crash.kind == kinds.UNKNOWN:
         return True
@@ -160,7 +159,7 @@ def _to_collect(crash: Report | None, boot: Boot) -> tuple[str, ...]:
 def as_dict(path: str, found: LogVerdict) -> dict[str, Any]:
     """Return a verdict as JSON has it."""
     return {
-        "schema": "mminspect.triage/1",
+        "schema": SCHEMA,
         "path": path,
         "source": "log",
         "target": None,

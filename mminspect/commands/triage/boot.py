@@ -189,6 +189,19 @@ def boot_of(boots: Sequence[Boot], index: int) -> Boot:
     return found
 
 
+def memory_lines(lines: Sequence[Line]) -> list[int]:
+    """Return the numbers of the lines that tell anything of a machine's memory; the command line isn't one."""
+    found, reader = [], _Reader()
+    before = reader.state()
+    for index, line in enumerate(lines):
+        reader.take(line.text)
+        after = reader.state()
+        if after != before or _VERSION.match(line.text.strip()):
+            found.append(index)
+            before = after
+    return found
+
+
 def _read(lines: Sequence[Line], first: int, end: int, whole: bool) -> Boot:
     reader = _Reader()
     for line in lines[first:end]:
@@ -208,6 +221,12 @@ class _Reader:
         self.unavailable: list[Unavailable] = []
         self.zeroed: int | None = None
         self._in_zones = self._in_early = False
+
+    def state(self) -> tuple[object, ...]:
+        """Return what changes where a line tells something."""
+        lengths = len(self.zones), len(self.nodes), len(self.ranges), len(self.unavailable)
+        headings = self._in_zones, self._in_early
+        return (*lengths, *headings, self.release, self.page_size, self.zeroed)
 
     def boot(self, first: int, whole: bool) -> Boot:
         machine = self.machine

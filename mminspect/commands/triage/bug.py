@@ -1,20 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is known of a bug of the memory map. Only verified commits are named: they are in Linus Torvalds' tree."""
+"""What is known of a bug of the memory map."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mminspect.rules.commits import Commit
+
 FIX, CAUSE, STEP, REVERT = "its fix", "introduced it", "part of its fix", "reverted"
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A kernel commit, and what it did to the bug."""
-
-    hash: str
-    title: str
-    what: str
 
 
 @dataclass(frozen=True)

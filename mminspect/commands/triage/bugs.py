@@ -12,6 +12,7 @@ from mminspect.commands.triage.bugs_at_run_time import RUN_TIME
 from mminspect.commands.triage.bugs_of_boot import BOOT
 from mminspect.commands.triage.releases import parse_release
 from mminspect.commands.triage.report import Report
+from mminspect.errors import MminspectError
 
 BUGS: tuple[Bug, ...] = (*BOOT, *RUN_TIME)
 
@@ -71,6 +72,20 @@ def bugs_for(release: str | None, machine: str | None = None) -> list[Fit]:
         if status and not (machine and bug.machines and machine not in bug.machines):
             found.append(Fit(bug, status))
     return found
+
+
+def list_bugs(release: str | None = None) -> list[dict[str, Any]]:
+    """
+    Return the known bugs as JSON has them.
+
+    :param release: Only those that this kernel may have, each with ``status``.
+    :raises MminspectError: if it isn't a release.
+    """
+    if release is None:
+        return [as_dict(bug) for bug in BUGS]
+    if parse_release(release) is None:
+        raise MminspectError(f"{release!r} is no kernel release; give what uname -r prints, such as 5.10.0-8-amd64")
+    return [fit.as_dict() for fit in bugs_for(release)]
 
 
 def _status(bug: Bug, release: str | None) -> str | None:

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from mminspect.commands.triage.bug import CAUSE, FIX, STEP, Bug, Commit
+from mminspect.commands.triage.bug import CAUSE, FIX, STEP, Bug
+from mminspect.rules.commits import commit
 
 _COMPACTION = ("isolate_freepages", "isolate_migratepages", "fast_isolate", "compact_zone", "compaction_alloc")
-_ZERO = Commit("907ec5fca3dc", "mm: zero remaining unavailable struct pages", FIX + " (v4.20)")
-_STAY_IN_ZONE = Commit(
-    "6e2b7044c199", "mm, compaction: make fast_isolate_freepages() stay within zone", FIX + " (v5.12)"
-)
-_STAY_IN_ZONE = Commit(
-    "6e2b7044c199", "mm, compaction: make fast_isolate_freepages() stay within zone", FIX + " (v5.12)"
-)
+_ZERO = commit("907ec5fca3dc", FIX)
+_STAY_IN_ZONE = commit("6e2b7044c199", FIX)
+_STAY_IN_ZONE = commit("6e2b7044c199", FIX)
 
 RUN_TIME: tuple[Bug, ...] = (
     Bug(
@@ -23,7 +20,7 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="the page that the check named is reserved and no RAM",
         introduced="4.20",
         fixed="5.3",
-        commits=(Commit(_ZERO.hash, _ZERO.title, CAUSE + " (v4.20)"),),
+        commits=(commit("907ec5fca3dc", CAUSE),),
         functions=("move_freepages",),
         words=r"page_zone\(",
     ),
@@ -36,16 +33,8 @@ RUN_TIME: tuple[Bug, ...] = (
         introduced="5.0-rc1",
         fixed="5.0",
         commits=(
-            Commit(
-                "efad4e475c31",
-                "mm, memory_hotplug: is_mem_section_removable do not pass the end of a zone",
-                FIX + " (v5.0)",
-            ),
-            Commit(
-                "2830bf6f05fb",
-                "mm, memory_hotplug: initialize struct pages for the full memory section",
-                "an attempt at a fix, which broke nodes that share a section",
-            ),
+            commit("efad4e475c31", FIX),
+            commit("2830bf6f05fb", "an attempt at a fix, which broke nodes that share a section"),
         ),
         functions=("is_mem_section_removable", "removable_show", "test_pages_in_a_zone", "valid_zones_show"),
     ),
@@ -57,13 +46,7 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="the zone doesn't begin at a multiple of the pageblock's size",
         introduced="5.1-rc1",
         fixed="5.4",
-        commits=(
-            Commit(
-                "6b0868c820ff",
-                "mm/compaction.c: correct zone boundary handling when resetting pageblock skip hints",
-                FIX + " (v5.1), with a follow-up in v5.4",
-            ),
-        ),
+        commits=(commit("6b0868c820ff", FIX, "with a follow-up in v5.4"),),
         functions=("reset_isolation_suitable",),
     ),
     Bug(
@@ -86,10 +69,8 @@ RUN_TIME: tuple[Bug, ...] = (
         introduced="5.12",
         fixed="6.2",
         commits=(
-            Commit(
-                "be21b32afe47", "mm, compaction: fix fast_isolate_around() to stay within boundaries", FIX + " (v6.2)"
-            ),
-            Commit(_STAY_IN_ZONE.hash, _STAY_IN_ZONE.title, "left this case open (v5.12)"),
+            commit("be21b32afe47", FIX),
+            commit("6e2b7044c199", "left this case open"),
         ),
         functions=_COMPACTION,
         words=r"multiple zones",
@@ -102,11 +83,9 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="the section of the page is offline",
         fixed="5.4",
         commits=(
-            Commit(
-                "00d6c019b5bc", "mm/memory_hotplug: don't access uninitialized memmaps in shrink_pgdat_span()", STEP
-            ),
-            Commit("aad5f69bc161", "fs/proc/page.c: don't access uninitialized memmaps in fs/proc/page.c", STEP),
-            Commit("77e080e7680e", "mm/memunmap: don't access uninitialized memmap in memunmap_pages()", STEP),
+            commit("00d6c019b5bc", STEP),
+            commit("aad5f69bc161", STEP),
+            commit("77e080e7680e", STEP),
         ),
         functions=(
             *("stable_page_flags", "kpageflags_read", "shrink_pgdat_span", "shrink_zone_span", "memunmap_pages"),
@@ -122,13 +101,7 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="memory was removed before",
         introduced="5.4-rc1",
         fixed="5.4",
-        commits=(
-            Commit(
-                "00d6c019b5bc",
-                "mm/memory_hotplug: don't access uninitialized memmaps in shrink_pgdat_span()",
-                CAUSE,
-            ),
-        ),
+        commits=(commit("00d6c019b5bc", CAUSE),),
         functions=("shrink_pgdat_span", "update_pgdat_span"),
     ),
     Bug(
@@ -138,13 +111,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("section", "mixed-zone"),
         proof="persistent memory begins inside a section of RAM",
         fixed="5.14",
-        commits=(
-            Commit(
-                "1f90a3477df3",
-                "mm: teach pfn_to_online_page() about ZONE_DEVICE section collisions",
-                STEP + " (v5.12); the section flags were mended in v5.14",
-            ),
-        ),
+        commits=(commit("1f90a3477df3", STEP, "the section flags were mended in v5.14"),),
         functions=("pfn_to_online_page",),
     ),
     Bug(
@@ -155,7 +122,7 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="persistent memory was removed before",
         introduced="5.6",
         fixed="5.7",
-        commits=(Commit("b943f045a9af", "mm/sparse: fix kernel crash with pfn_section_valid check", FIX + " (v5.7)"),),
+        commits=(commit("b943f045a9af", FIX),),
         functions=("pfn_valid", "pfn_section_valid", "section_deactivate", "virt_addr_valid"),
     ),
     Bug(
@@ -165,13 +132,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("section",),
         proof="memory was removed at the same time",
         fixed="6.10",
-        commits=(
-            Commit(
-                "5ec8e8ea8b77",
-                "mm/sparsemem: fix race in accessing memory_section->usage",
-                STEP + " (v6.8); NULL usage is checked since v6.10",
-            ),
-        ),
+        commits=(commit("5ec8e8ea8b77", STEP, "NULL usage is checked since v6.10"),),
         functions=("pfn_valid", "pfn_section_valid", "pfn_to_online_page", "isolate_migratepages", "compact_zone"),
     ),
     Bug(
@@ -181,9 +142,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("node-link",),
         proof="/sys/devices/system/memory/memoryN has two nodeM links",
         fixed="5.9",
-        commits=(
-            Commit("f85086f95fa3", "mm: don't rely on system state to detect hot-plug operations", FIX + " (v5.9)"),
-        ),
+        commits=(commit("f85086f95fa3", FIX),),
         functions=("register_mem_block", "link_mem_sections", "get_nid_for_pfn", "remove_memory"),
         machines=("ppc64le", "ppc64"),
     ),
@@ -196,8 +155,8 @@ RUN_TIME: tuple[Bug, ...] = (
         introduced="5.15-rc1",
         fixed="5.15",
         commits=(
-            Commit("859a85ddf90e", "mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE", CAUSE),
-            Commit("3de360c3fdb3", "arm64/mm: drop HAVE_ARCH_PFN_VALID", FIX),
+            commit("859a85ddf90e", CAUSE),
+            commit("3de360c3fdb3", FIX),
         ),
         functions=("move_freepages",),
         machines=("aarch64",),
@@ -210,13 +169,7 @@ RUN_TIME: tuple[Bug, ...] = (
         proof="memory doesn't begin at a multiple of the largest block",
         introduced="4.6",
         fixed="5.19",
-        commits=(
-            Commit(
-                "787af64d05cd",
-                "mm: page_alloc: validate buddy before check its migratetype.",
-                FIX + " (v5.18), with a follow-up",
-            ),
-        ),
+        commits=(commit("787af64d05cd", FIX, "with a follow-up"),),
         functions=("free_one_page", "free_pcppages_bulk", "free_pages_ok", "unset_migratetype_isolate"),
     ),
     Bug(
@@ -226,13 +179,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("free-list", "migratetype", "per-cpu-list"),
         proof="the pageblock is of CMA or HIGHATOMIC",
         fixed="6.6",
-        commits=(
-            Commit(
-                "7b086755fb8c",
-                "mm: page_alloc: fix CMA and HIGHATOMIC landing on the wrong buddy list",
-                FIX + " (v6.6)",
-            ),
-        ),
+        commits=(commit("7b086755fb8c", FIX),),
         functions=("free_pcppages_bulk", "rmqueue", "alloc_contig_range"),
     ),
     Bug(
@@ -252,7 +199,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("free-list", "mixed-zone"),
         proof="the machine has huge pages above MAX_ORDER (ppc64, ia64)",
         fixed="5.18",
-        commits=(Commit("b3d40a2b6d10", "mm: enforce pageblock_order < MAX_ORDER", FIX + " (v5.18)"),),
+        commits=(commit("b3d40a2b6d10", FIX),),
         functions=("move_freepages", "free_one_page"),
         machines=("ppc64le", "ppc64", "ia64"),
     ),
@@ -263,13 +210,7 @@ RUN_TIME: tuple[Bug, ...] = (
         rules=("migratetype",),
         proof="the command line has fadump=on",
         fixed="6.13",
-        commits=(
-            Commit(
-                "2532e6c74a67",
-                "cma: enforce non-zero pageblock_order during cma_init_reserved_mem()",
-                FIX + " (v6.13)",
-            ),
-        ),
+        commits=(commit("2532e6c74a67", FIX),),
         functions=("cma_init_reserved", "init_cma_reserved_pageblock"),
         machines=("ppc64le", "ppc64"),
     ),

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-from mminspect.commands.triage.bug import CAUSE, FIX, REVERT, STEP, Bug, Commit
+from mminspect.commands.triage.bug import CAUSE, FIX, REVERT, STEP, Bug
+from mminspect.rules.commits import commit
 
 _X86 = ("x86_64", "i386")
 _COMPACTION = ("isolate_freepages", "isolate_migratepages", "fast_isolate", "compact_zone", "compaction_alloc")
-_ITERATE = Commit(
-    "73a6e474cb37", "mm: memmap_init: iterate over memblock regions rather that check each PFN", CAUSE + " (v5.8)"
-)
-_REFACTOR = Commit(
-    "0740a50b9baa",
-    "mm/page_alloc.c: refactor initialization of struct page for holes in memory layout",
-    FIX + " (v5.12)",
-)
-_ZERO = Commit("907ec5fca3dc", "mm: zero remaining unavailable struct pages", FIX + " (v4.20)")
-_STAY_IN_ZONE = Commit(
-    "6e2b7044c199", "mm, compaction: make fast_isolate_freepages() stay within zone", FIX + " (v5.12)"
-)
+_ITERATE = commit("73a6e474cb37", CAUSE)
+_REFACTOR = commit("0740a50b9baa", FIX)
+_ZERO = commit("907ec5fca3dc", FIX)
+_STAY_IN_ZONE = commit("6e2b7044c199", FIX)
 
 BOOT: tuple[Bug, ...] = (
     Bug(
@@ -43,9 +36,9 @@ BOOT: tuple[Bug, ...] = (
         introduced="5.11-rc5",
         fixed="5.11",
         commits=(
-            Commit("377bf660d07a", 'Revert "mm: fix initialization of struct page for holes in memory layout"', FIX),
-            Commit("d3921cb8be29", "mm: fix initialization of struct page for holes in memory layout", CAUSE),
-            Commit("bde9cfa3afe4", "x86/setup: don't remove E820_TYPE_RAM for pfn 0", CAUSE),
+            commit("377bf660d07a", FIX),
+            commit("d3921cb8be29", CAUSE),
+            commit("bde9cfa3afe4", CAUSE),
         ),
     ),
     Bug(
@@ -57,10 +50,8 @@ BOOT: tuple[Bug, ...] = (
         introduced="5.12",
         fixed="5.14",
         commits=(
-            Commit(
-                "122e093c1734", "mm/page_alloc: fix memory map initialization for descending nodes", FIX + " (v5.14)"
-            ),
-            Commit(_REFACTOR.hash, _REFACTOR.title, CAUSE + " (v5.12)"),
+            commit("122e093c1734", FIX),
+            commit("0740a50b9baa", CAUSE),
         ),
         functions=("set_pfnblock_flags", "free_pcppages", "memmap_init", "reserve_bootmem_region"),
     ),
@@ -84,8 +75,8 @@ BOOT: tuple[Bug, ...] = (
         introduced="4.11",
         fixed="4.17",
         commits=(
-            Commit("864b75f9d6b0", "mm/page_alloc: fix memmap_init_zone pageblock alignment", "an attempt at a fix"),
-            Commit("3e04040df6d4", 'Revert "mm/page_alloc: fix memmap_init_zone pageblock alignment"', REVERT),
+            commit("864b75f9d6b0", "an attempt at a fix"),
+            commit("3e04040df6d4", REVERT),
         ),
         functions=("move_freepages",),
         words=r"kernel BUG at mm/page_alloc\.c:1\d{3}!",
@@ -103,6 +94,19 @@ BOOT: tuple[Bug, ...] = (
         words=r"PagePoisoned",
     ),
     Bug(
+        id="unwritten-holes",
+        title="struct pages of holes inside zones stay zero: no initializer writes them",
+        evidence="struct pages of a hole inside a zone are zero",
+        rules=("uninitialized", "mixed-zone"),
+        proof="/proc/iomem shows no RAM at these pfns",
+        fixed="5.12",
+        stable=("5.11.7", "5.10.y"),
+        commits=(
+            commit("0740a50b9baa", FIX, "stable kernels of 5.10"),
+            commit("4b094b7851bf", "a real initialization instead of zeros"),
+        ),
+    ),
+    Bug(
         id="partial-last-section",
         title="the rest of a partly filled last section is never initialized",
         evidence="garbage struct pages behind the end of memory, up to the section's end",
@@ -110,16 +114,8 @@ BOOT: tuple[Bug, ...] = (
         proof="memory doesn't end at a multiple of the section's size",
         fixed="5.6",
         commits=(
-            Commit(
-                "e822969cab48",
-                "mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section",
-                FIX + " (v5.6)",
-            ),
-            Commit(
-                "4b094b7851bf",
-                "mm/page_alloc.c: initialize memmap of unavailable memory directly",
-                STEP + " (v5.6)",
-            ),
+            commit("e822969cab48", FIX),
+            commit("4b094b7851bf", STEP),
         ),
         functions=("stable_page_flags", "kpageflags_read", "memory_failure"),
         words=r"PagePoisoned",
@@ -133,8 +129,8 @@ BOOT: tuple[Bug, ...] = (
         introduced="6.5",
         fixed="6.8",
         commits=(
-            Commit("6a9531c3a880", "memblock: fix crash when reserved memory is not added to memory", FIX + " (v6.8)"),
-            Commit("61167ad5fecd", "mm: pass nid to reserve_bootmem_region()", CAUSE + " (v6.5)"),
+            commit("6a9531c3a880", FIX),
+            commit("61167ad5fecd", CAUSE),
         ),
         functions=("reserve_bootmem_region", "init_reserved_page", "memmap_init_reserved"),
     ),
@@ -147,7 +143,7 @@ BOOT: tuple[Bug, ...] = (
         introduced="5.8",
         fixed="5.11",
         commits=(
-            Commit("dc2da7b45ffe", "mm: memmap defer init doesn't work as expected", FIX + " (v5.11)"),
+            commit("dc2da7b45ffe", FIX),
             _ITERATE,
         ),
         harmful=False,
@@ -158,11 +154,7 @@ BOOT: tuple[Bug, ...] = (
         evidence="pages of EFI boot services that are managed by no zone",
         rules=("deferred-init", "zone-pages"),
         proof="the EFI memory map has boot services data at these pfns",
-        commits=(
-            Commit(
-                "a4b0bf6a40f3", "x86/efi: defer freeing of boot services memory", FIX + " (2026, stable kernels too)"
-            ),
-        ),
+        commits=(commit("a4b0bf6a40f3", FIX, "stable kernels too"),),
         functions=("efi_free_boot_services",),
         machines=_X86,
         harmful=False,
@@ -183,9 +175,7 @@ BOOT: tuple[Bug, ...] = (
         proof="the kernel has CONFIG_FLATMEM",
         introduced="6.15-rc1",
         fixed="6.15",
-        commits=(
-            Commit("2ebc3b68ac40", "mm/mm_init: init holes in the end of the memory map for FLATMEM", FIX + " (v6.15)"),
-        ),
+        commits=(commit("2ebc3b68ac40", FIX),),
         functions=("free_one_page", "page_is_buddy", "find_buddy_page"),
     ),
     Bug(
@@ -195,13 +185,7 @@ BOOT: tuple[Bug, ...] = (
         rules=("uninitialized", "zone-id"),
         proof="the pages lie in a hole of less than a section",
         fixed="5.14",
-        commits=(
-            Commit(
-                "a4d5613c4dc6",
-                "arm: extend pfn_valid to take into account freed memory map alignment",
-                FIX + " (v5.14, stable kernels too)",
-            ),
-        ),
+        commits=(commit("a4d5613c4dc6", FIX, "stable kernels too"),),
         functions=("move_freepages", "isolate_freepages", "isolate_migratepages", "pfn_valid"),
         machines=("arm",),
     ),

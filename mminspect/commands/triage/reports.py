@@ -26,6 +26,8 @@ MAX_GAP = 64
 MAX_BACKTRACES = 1024
 # More reports are of a machine that repeats itself; the newest count.
 MAX_REPORTS = 2000
+# Likewise, signs this many seconds apart.
+MAX_SECONDS = 10
 # Ordinary lines behind a report that show that the kernel lived on.
 LIVED_ON = 3
 
@@ -89,6 +91,20 @@ def read_reports(lines: Sequence[Line]) -> list[Report]:
     return _Walk(lines).reports()
 
 
+def split_lines(lines: Sequence[Line]) -> tuple[dict[int, Line], set[int]]:
+    """
+    Tell which lines the reports of a log need.
+
+    :return: By number, the lines that are in reports or mark their beginning, without names of files; and the numbers
+        of those that belong to no report.
+    """
+    walk = _Walk([line._replace(seq=index) for index, line in enumerate(lines)])
+    wanted = {index: line for index, line in enumerate(lines) if _CUT.match(line.text.strip())}
+    for report in walk.reports():
+        wanted.update((line.seq, line._replace(seq=lines[line.seq].seq)) for line in report.lines)
+    return wanted, set(walk.ordinary)
+
+
 class _Walk:
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = lines
@@ -97,7 +113,7 @@ class _Walk:
         self._hang: Builder | None = None
         self._boots: list[int] = []
         # Numbers of lines that belong to no report.
-        self._ordinary: list[int] = []
+        self.ordinary: list[int] = []
         for index, line in enumerate(lines):
             if line.text.startswith("Linux version "):
                 self._streams.clear()
@@ -105,7 +121,7 @@ class _Walk:
                 self._boots.append(index)
             stream = self._streams.setdefault(line.caller, _Stream())
             if not self._take(stream, index, line):
-                self._ordinary.append(index)
+                self.ordinary.append(index)
 
     def reports(self) -> list[Report]:
         result = []
@@ -121,8 +137,8 @@ class _Walk:
         """Return whether a report killed the kernel, by what follows: other business, or another boot."""
         boot = bisect_right(self._boots, builder.last)
         end = self._boots[boot] if boot < len(self._boots) else None
-        last = len(self._ordinary) if end is None else bisect_left(self._ordinary, end)
-        if last - bisect_right(self._ordinary, builder.last) > LIVED_ON:
+        last = len(self.ordinary) if end is None else bisect_left(self.ordinary, end)
+        if last - bisect_right(self.ordinary, builder.last) > LIVED_ON:
             return False
         return True if end is not None and builder.deadly else None
 
@@ -167,7 +183,7 @@ class _Walk:
             builder.page_line(line.text.strip())
             builder.keep(index, line)
             return
-        if builder is None or not self._goes_on(builder, index, sign):
+        if builder is None or not self._goes_on(builder, index, sign) or self._is_later(builder, line):
             builder = self._begin(stream, index, line)
         builder.sign(sign, what, line)
         builder.keep(index, line)
@@ -188,6 +204,9 @@ class _Walk:
         """Return whether a sign is of the report that is open."""
         if builder.ended or index - builder.last > MAX_GAP:
             return False
+        if builder.kind == kinds.MACHINE_CHECK and sign.kind not in (kinds.MACHINE_CHECK, kinds.OOPS):
+            # The machine failed before the kernel died of something.
+            return False
         if builder.has_body:
             # Older kernels name the program counter before they say "Oops".
             return sign.stage == kinds.DEATH and builder.stage == kinds.CAUSE and builder.kind == kinds.FAULT
@@ -196,6 +215,12 @@ class _Walk:
         return sign.stage > builder.stage or (
             sign.stage == builder.stage == kinds.PRELUDE and sign.rank >= builder.rank
         )
+
+    @staticmethod
+    def _is_later(builder: Builder, line: Line) -> bool:
+        """Return whether a line was printed long after a report."""
+        then = builder.line.time
+        return then is not None and line.time is not None and line.time - then > MAX_SECONDS
 
     def _begin(self, stream: _Stream, index: int, line: Line, kind: str = kinds.UNKNOWN) -> Builder:
         if stream.open:

@@ -9,8 +9,9 @@ crash. So they count for less than anything that the log says.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
-from mminspect.commands.triage.lastwords import Crash
+from mminspect.commands.triage.report import Report
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.target import Target
 
@@ -18,10 +19,27 @@ from mminspect.program.target import Target
 REGISTERS_NOTE = "MMINSPECT_REGISTERS"
 
 
-def saved_registers(target: Target, crash: Crash) -> dict[str, int]:
+def pids_of(target: Target) -> list[int]:
+    """Return the pid that each note has."""
+    platform = target.prog.platform
+    if target.core is None or platform is None:
+        return []
+    elf = elf_of(platform)
+    pid_at = 16 + 2 * struct.calcsize(elf.word)
+    notes = [note for note in target.core.prstatus if len(note) >= pid_at + 4]
+    return [struct.unpack_from(elf.order + "i", note, pid_at)[0] for note in notes]
+
+
+def numbered_by_cpu(pids: list[int]) -> bool:
+    """Tell whether the pids are those that QEMU gives its CPUs: 1, 2, 3."""
+    return pids == list(range(1, len(pids) + 1))
+
+
+def saved_registers(target: Target, crash: Report, panic_cpu: int | None = None) -> dict[str, int]:
     """
     Get the registers of the CPU that crashed, if it was in the kernel.
 
+    :param panic_cpu: The CPU that panicked, where the log doesn't name one.
     :return: Values by name; none if the dump doesn't hold them, or doesn't tell which CPU's they are.
     """
     core, platform = target.core, target.prog.platform
@@ -36,24 +54,23 @@ def saved_registers(target: Target, crash: Crash) -> dict[str, int]:
     # struct elf_prstatus: pr_pid and pr_reg, behind two and ten words and what has the same size everywhere.
     code = elf.word[1:]
     size = struct.calcsize(elf.word)
-    pid_at, registers_at = 16 + 2 * size, 32 + 10 * size
+    registers_at = 32 + 10 * size
     notes = [note for note in core.prstatus if len(note) >= registers_at + size * len(names)]
-    pids: list[int] = [struct.unpack_from(elf.order + "i", note, pid_at)[0] for note in notes]
-    number = _choose(pids, crash)
+    pids = pids_of(replace(target, core=replace(core, prstatus=tuple(notes))))
+    number = _choose(pids, panic_cpu if crash.cpu is None else crash.cpu, crash.pid)
     if number is None:
         return {}
     values = dict(zip(names, struct.unpack_from(f"{elf.order}{len(names)}{code}", notes[number], registers_at)))
     return values if arch.in_kernel(values) else {}
 
 
-def _choose(pids: list[int], crash: Crash) -> int | None:
+def _choose(pids: list[int], cpu: int | None, pid: int | None) -> int | None:
     """Choose the note of the CPU that crashed, by the pids that notes have."""
-    if not pids or crash.cpu is None:
+    if not pids or cpu is None:
         return None
-    if pids == list(range(1, len(pids) + 1)):
-        # QEMU numbers the CPUs.
-        return crash.cpu if crash.cpu < len(pids) else None
-    return pids.index(crash.pid) if crash.pid and pids.count(crash.pid) == 1 else None
+    if numbered_by_cpu(pids):
+        return cpu if cpu < len(pids) else None
+    return pids.index(pid) if pid and pids.count(pid) == 1 else None
 
 
 def format_note(registers: dict[str, int]) -> bytes:

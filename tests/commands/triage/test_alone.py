@@ -8,6 +8,7 @@ import json
 import pytest
 
 from mminspect.commands.triage.alone import as_dict, judge_log
+from mminspect.commands.triage.files import status_of
 from mminspect.commands.triage.lines import read_text
 from tests.commands.triage import faults
 from tests.commands.triage.test_boot import BOOT
@@ -35,7 +36,7 @@ BUSINESS = "".join(f"usb 1-{number}: new high-speed USB device\n" for number in 
 )
 def test_verdict(text: str, verdict: str, status: int) -> None:
     found = judge_log(read_text(text.encode()))
-    assert (found.verdict, found.status) == (verdict, status)
+    assert (found.verdict, status_of([as_dict("log", found)])) == (verdict, status)
 
 
 def test_log_that_was_cut_is_not_whole() -> None:
