@@ -33,7 +33,8 @@ def triage_files(paths: Sequence[str], inputs: Inputs, log: str | None = None) -
 
 
 def _triage_file(path: str, inputs: Inputs, log_path: str | None) -> dict[str, Any]:
-    log = read_log_file(path)
+    # What -c names is a vmcore, or an error.
+    log = None if path == inputs.core else read_log_file(path)
     if log is not None:
         if log_path is not None:
             raise MminspectError(f"{path}: is a log; --log gives a vmcore another log, so give it with a vmcore")
