@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Guests whose memory layout makes a stock kernel go wrong; docs/stock-kernels.md says why."""
+"""Guests whose memory makes a stock kernel go wrong; docs/stock-kernels.md says why."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ LATE_BLOCK = srat((0,), (MemoryRange(0, 257, 0), MemoryRange(257, 14, 1)))
 # 64 MiB of RAM up to the end of it, and 16 MiB in the middle of node 1, become soft-reserved.
 SOFT_RESERVED = "memmap=64M%400M-1+0xefffffff"
 SOFT_RESERVED_INSIDE = "memmap=16M%448M-1+0xefffffff"
+
+# Soft-reserved memory becomes a DAX device, which the driver of character devices then takes. Its alignment is the
+# size of its compound pages.
+DAX_MODULES = ("device_dax", "dax_hmem")
+FIRST_DAX = "sleep 1; dax=$(ls /sys/bus/dax/devices | head -n 1)"
+ALIGN_TO_1G = "echo 1073741824 >/sys/bus/dax/devices/$dax/align"
+BIND_DAX = "for file in new_id bind; do echo $dax >/sys/bus/dax/drivers/device_dax/$file; done; sleep 1"
 
 FAULTS: tuple[Row, ...] = (
     Row(
@@ -89,6 +96,24 @@ FAULTS: tuple[Row, ...] = (
             append=SOFT_RESERVED_INSIDE,
         )
         for version, source in (("6.1", AMD64_6_1), ("7.3", AMD64_BETWEEN["7.3"]))
+    ),
+    Row(
+        "amd64-6.18-devdax-early",
+        AMD64_BETWEEN["6.18"],
+        "device memory in a section of RAM: 128 of each 512 struct pages were initialized",
+        memory="1G",
+        append=SOFT_RESERVED,
+        modules=DAX_MODULES,
+        shell=(FIRST_DAX, BIND_DAX),
+    ),
+    Row(
+        "amd64-6.18-devdax-1g",
+        AMD64_BETWEEN["6.18"],
+        "device memory in compound pages of 1 GiB: only the first pageblock got a type",
+        memory="3G",
+        append="memmap=1G%1G-1+0xefffffff",
+        modules=DAX_MODULES,
+        shell=(FIRST_DAX, ALIGN_TO_1G, BIND_DAX),
     ),
     Row(
         "i386-5.10-pae-behind-mem-map",
