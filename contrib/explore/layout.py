@@ -36,7 +36,7 @@ E820_TYPES: Mapping[str, int] = {
 }
 # E820_MAX_ENTRIES_ZEROPAGE: what boot_params has room for.
 MAX_E820 = 128
-MAX_SRAT = 256
+MAX_SRAT = 72
 MAX_CPUS = 8
 MAX_WORDS = 1024
 # QEMU's pc machine has its PCI hole here once it has more than 3.5 GiB.
@@ -48,7 +48,10 @@ MAX_ADDRESS = 512 * GIB
 BOOT_AREA = (0x7E000, 0x98000)
 # Where nearly every kernel and its early page tables lie. The machine checks with the kernel at hand.
 KERNEL_AREA = (16 * MIB, 72 * MIB)
-ACPI_SIZE = 0x2000
+# QEMU has no RAM here before firmware asks for it.
+LEGACY_AREA = (0xA0000, MIB)
+# All that fits between 0x9f100, the usual place, and video memory.
+ACPI_SIZE = 0xF00
 
 
 class LayoutError(HarnessError):
@@ -104,7 +107,7 @@ class Layout:
     :ivar srat: Which memory is in which proximity domain; without any there is no SRAT.
     :ivar cpu_nodes: Proximity domain of each CPU that the SRAT names. Others are in none.
     :ivar acpi: Address of the ACPI tables, or ``None`` if there are none.
-    :ivar initrd: The initrd, if there is one. Its content is random bytes.
+    :ivar initrd: The initrd, if there is one. Memory initialization only reserves it, so it is zeros.
     :ivar words: Words of the kernel's command line.
     :ivar cpus: Number of CPUs.
     :ivar machine: QEMU's machine.
@@ -186,11 +189,9 @@ def _check_places(layout: Layout) -> None:
             raise LayoutError(f"ACPI tables at {start:#x}: need a positive multiple of 16")
         if end > MAX_ADDRESS or (start < HIGH_MEMORY and end > PCI_HOLE):
             raise LayoutError(f"ACPI tables at {start:#x}: QEMU has no memory there")
-        for low, high in (BOOT_AREA, KERNEL_AREA):
+        for low, high in (BOOT_AREA, LEGACY_AREA, KERNEL_AREA):
             if start < high and low < end:
-                raise LayoutError(
-                    f"ACPI tables at {start:#x} overlap {low:#x}-{high:#x}: kernel or boot loader lie there"
-                )
+                raise LayoutError(f"ACPI tables at {start:#x} overlap {low:#x}-{high:#x}, where they can't be")
     initrd = layout.initrd
     if initrd and (initrd.size <= 0 or initrd.start < KERNEL_AREA[1] or initrd.start + initrd.size > PCI_HOLE):
         raise LayoutError(f"initrd at {initrd.start:#x}: need a size and a place between kernel and 3 GiB")
