@@ -14,7 +14,7 @@ RSDP_SIZE = 36
 RSDP_V1_SIZE = 20
 ALIGN = 16
 ENABLED, HOTPLUG = 1, 2
-LOCAL_APIC = 0xFEE00000
+LOCAL_APIC, IO_APIC = 0xFEE00000, 0xFEC00000
 
 
 def checksum(data: bytes) -> int:
@@ -52,6 +52,9 @@ def madt(cpus: int) -> bytes:
     for cpu in range(cpus):
         # struct acpi_madt_local_apic
         body += struct.pack("<BBBBI", 0, 8, cpu, cpu, ENABLED)
+    # struct acpi_madt_io_apic, and acpi_madt_interrupt_override for the timer.
+    body += struct.pack("<BBBBII", 1, 12, cpus, 0, IO_APIC, 0)
+    body += struct.pack("<BBBBIH", 2, 10, 0, 0, 2, 0)
     return table(b"APIC", 3, body)
 
 

@@ -12,13 +12,6 @@ BOOT_PARAMS, COMMAND_LINE, PAGE_TABLES = 0x90000, 0x91000, 0x92000
 COMMAND_LINE_SIZE = 2048
 ACPI_RSDP_ADDR, E820_ENTRIES, TYPE_OF_LOADER = 0x70, 0x1E8, 0x210
 RAMDISK, CMD_LINE_PTR, E820_TABLE = 0x218, 0x228, 0x2D0
-    0x70,
-    0x1E8,
-    0x210,
-    0x218,
-    0x228,
-    0x2D0,
-)
 UNDEFINED_LOADER = 0xFF
 PRESENT_WRITABLE, HUGE = 0x3, 0x80
 # One CPU needs no APIC, and a kernel without it boots faster. lpj and tsc save the calibration.

@@ -27,6 +27,7 @@ MAX_SYMBOLS = 1 << 20
 # A marker is written for so many names.
 NAMES_PER_MARKER = 256
 MIN_MARKERS = 16
+PROBED = 100
 LINE = re.compile(rb"^([0-9a-f]{8,16}) [A-TV-Za-tv-z] (\S+)$", re.MULTILINE)
 
 
@@ -164,18 +165,30 @@ def _names(data: bytes, markers: int, behind: int) -> tuple[int, list[tuple[int,
     return None
 
 
+def _is_order(data: bytes, start: int, count: int) -> bool:
+    """Return whether numbers of symbols follow, three bytes each."""
+    numbers = data[start : start + 3 * PROBED]
+    return len(numbers) == 3 * PROBED and all(
+        int.from_bytes(numbers[i : i + 3], "big") < count for i in range(0, 3 * PROBED, 3)
+    )
+
+
 def _offsets(data: bytes, count: int, before: int, behind: int, text: int, wide: bool) -> Iterator[list[int]]:
     """Return candidates for the addresses of all symbols, in the ways in which kernels store them."""
     word, mask = ("<Q", (1 << 64) - 1) if wide else ("<I", (1 << 32) - 1)
     size = 8 if wide else 4
     places: list[tuple[int | None, int]] = []
-    # Until 6.3 they are before the names, since 6.4 behind the indexes of tokens.
-    for base in range(before - size, before - 3 * size, -size):
-        places += [(base, base - 4 * count - pad) for pad in range(0, 8, 4)]
-        places += [(None, before - 4 * count - pad) for pad in range(0, 16, 4)]
-    first = -(-behind // 4) * 4
-    for start in range(first, first + 16, 4):
-        places += [(start + 4 * count + pad, start) for pad in range(0, 8, 4)] + [(None, start)]
+    table = -(-4 * count // size) * size
+    # Until 6.3 they are before the names.
+    base = (before - size) // size * size
+    places += [(base, base - table), (None, base + size - table)]
+    # Since 6.4 they are behind the indexes of tokens, and the order of the names is behind them.
+    for start in range(-(-behind // 4) * 4, behind + 16, 4):
+        base = -(-(start + 4 * count) // size) * size
+        if _is_order(data, base + size, count):
+            places.append((base, start))
+        elif _is_order(data, start + 4 * count, count):
+            places.append((None, start))
     for at, start in places:
         if start < 0 or start + 4 * count > len(data):
             continue
@@ -216,7 +229,7 @@ def read_kallsyms(image: Image) -> Symbols:
                 if addresses[0] == -1 and len(addresses) == len(names) + 2:
                     place = segment.virtual + addresses[1]
                     addresses = [place + 4 * i + offset & mask for i, offset in enumerate(addresses[2:])]
-                if text <= addresses[probe] < text + (1 << 24) and text < addresses[other] < text + (1 << 28):
+                if addresses[probe] == text and text < addresses[other] < text + (1 << 28):
                     symbols: dict[str, int] = {}
                     for name, address in zip(names, addresses):
                         symbols.setdefault(name, address)
