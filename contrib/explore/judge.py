@@ -37,7 +37,7 @@ MAX_REPORT = 256 << 20
 OUTCOMES = ("safe", "refuses", "reads wrong", "BUG with CONFIG_DEBUG_VM", "writes outside", "faults")
 SEVERITIES = ("note", "warning", "error")
 
-ZONES = re.compile(r"(?:node \d+ zone \w+(?:, | and )?)+")
+ZONES = re.compile(r"(?:node \d+ zone (?:id \d+|\w+)(?:, | and )?)+")
 HEX_OR_NUMBER = re.compile(r"0x[0-9a-f]+|\bpfn:[0-9a-f]+|\b[0-9a-f]{8,16}\b|\b\d[\d,]*(?:\.\d+)?\b|2\^\d+(?:-1)?")
 PLURALS = re.compile(r"\b(page|struct|block|pageblock|entry|zone|list|count)s\b")
 REPEATED = re.compile(r"(N)(?:, N)+")

@@ -23,7 +23,7 @@ from contrib.explore.acpi import acpi_tables
 from contrib.explore.bootparams import BOOT_PARAMS, PAGE_TABLES, loaded
 from contrib.explore.gdbstub import Gdb, StubError
 from contrib.explore.image import Image
-from contrib.explore.layout import GIB, HIGH_MEMORY, PCI_HOLE, Layout, LayoutError, is_ram, ram_ranges
+from contrib.explore.layout import GIB, HIGH_MEMORY, MIB, PCI_HOLE, Layout, LayoutError, is_ram, ram_ranges
 from contrib.explore.rom import make_rom
 from contrib.kernels.boot import dies_with_parent
 from contrib.kernels.errors import HarnessError
@@ -52,9 +52,8 @@ TOO_LARGE = "fills memory"
 class Ram:
     """The memory of a guest: a file without a name. What is beyond the PCI hole follows what is below it."""
 
-    def __init__(self, layout: Layout) -> None:
-        end = max([MIN_RAM, *(end for _, end in ram_ranges(layout.e820)), (layout.acpi or 0) + GIB])
-        self.size = -(-end // GIB) * GIB
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
 
@@ -146,6 +145,12 @@ class Plan:
     behind: bool = False
 
 
+def ram_size(layout: Layout) -> int:
+    """Return how much RAM a guest must have so that there is some wherever the layout says so."""
+    end = max([HIGH_MEMORY, *(end for _, end in ram_ranges(layout.e820)), (layout.acpi or 0) + MIB])
+    return max(MIN_RAM, -(-(end - HIGH_MEMORY + PCI_HOLE) // GIB) * GIB)
+
+
 def fill(ram: Ram, plan: Plan, layout: Layout) -> None:
     """
     Write what a boot loader writes.
@@ -161,7 +166,7 @@ def fill(ram: Ram, plan: Plan, layout: Layout) -> None:
         ram.write(layout.acpi, acpi_tables(layout, layout.acpi))
 
 
-def command(plan: Plan, layout: Layout, ram: Ram, rom: int) -> list[str]:
+def command(plan: Plan, layout: Layout, ram: Ram, firmware: Sequence[str]) -> list[str]:
     """Return QEMU's command line; its standard input and output are the gdb stub."""
     path = f"/proc/self/fd/{ram.fd}"
     return [
@@ -169,19 +174,36 @@ def command(plan: Plan, layout: Layout, ram: Ram, rom: int) -> list[str]:
         *("-accel", "tcg", "-cpu", plan.cpu_model, "-smp", str(layout.cpus)),
         *("-machine", f"{layout.machine},memory-backend=ram", "-m", f"{ram.size >> 20}M"),
         *("-object", f"memory-backend-file,id=ram,size={ram.size},mem-path={path},share=on,prealloc=off"),
-        *("-bios", f"/proc/self/fd/{rom}"),
+        *firmware,
     ]
 
 
 @contextlib.contextmanager
-def rom_file(plan: Plan) -> Iterator[int]:
-    """Give a file without a name that holds the ROM."""
-    fd = os.memfd_create("rom", os.MFD_CLOEXEC)
+def nameless_file(data: bytes) -> Iterator[int]:
+    """Give a file without a name."""
+    fd = os.memfd_create("data", os.MFD_CLOEXEC)
     try:
-        os.write(fd, make_rom(plan.image.wide, plan.image.entry, BOOT_PARAMS, PAGE_TABLES))
+        os.write(fd, data)
         yield fd
     finally:
         os.close(fd)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """
+    A boot by QEMU's own firmware and boot loader.
+
+    :ivar kernel: A bzImage.
+    :ivar memory: Size of the guest's RAM, in bytes.
+    :ivar append: The kernel's command line.
+    :ivar srat: An ACPI table to add, or nothing.
+    """
+
+    kernel: str
+    memory: int
+    append: str
+    srat: bytes
 
 
 class Qemu:
@@ -309,25 +331,33 @@ def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int
 
 
 @contextlib.contextmanager
-def booted(plan: Plan, layout: Layout) -> Iterator[tuple[Boot, Ram]]:
+def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[tuple[Boot, Ram]]:
     """
     Boot a kernel on a layout; give how that ended, and the guest's memory.
 
+    :param stock: Use QEMU's firmware and boot loader; else there are none.
     :raises HarnessError: if QEMU doesn't work.
     """
-    ram = Ram(layout)
-    try:
-        fill(ram, plan, layout)
+    with contextlib.ExitStack() as stack:
+        ram = Ram(stock.memory if stock else ram_size(layout))
+        stack.callback(ram.close)
+        if stock is None:
+            fill(ram, plan, layout)
+            rom = make_rom(plan.image.wide, plan.image.entry, BOOT_PARAMS, PAGE_TABLES)
+            fds = [ram.fd, stack.enter_context(nameless_file(rom))]
+            firmware = ["-bios", f"/proc/self/fd/{fds[1]}"]
+        else:
+            fds, firmware = [ram.fd], ["-kernel", stock.kernel, "-append", stock.append]
+            if stock.srat:
+                fds.append(stack.enter_context(nameless_file(stock.srat)))
+                firmware += ["-acpitable", f"file=/proc/self/fd/{fds[1]}"]
         start = time.monotonic()
-        with rom_file(plan) as rom:
-            qemu = Qemu(command(plan, layout, ram, rom), (ram.fd, rom))
-            try:
-                qemu.check()
-                outcome, address, caller, text = _follow(qemu, ram, plan, start + WALL_SECONDS)
-            except (StubError, ConnectionError):
-                outcome, address, caller, text = RESET, 0, 0, ""
-            finally:
-                qemu.close()
+        qemu = Qemu(command(plan, layout, ram, firmware), fds)
+        try:
+            qemu.check()
+            outcome, address, caller, text = _follow(qemu, ram, plan, start + WALL_SECONDS)
+        except (StubError, ConnectionError):
+            outcome, address, caller, text = RESET, 0, 0, ""
+        finally:
+            qemu.close()
         yield Boot(outcome, address, caller, text, qemu.cpu_seconds, time.monotonic() - start), ram
-    finally:
-        ram.close()

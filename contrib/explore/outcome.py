@@ -11,7 +11,7 @@ from contrib.explore.corefile import make_vmcore
 from contrib.explore.judge import Judgement, Scanner, Sighting, without_numbers
 from contrib.explore.kernel import Kernel
 from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, ram_ranges, subtract
-from contrib.explore.machine import HANG, PANIC, STOPPED, Boot, Ram, booted
+from contrib.explore.machine import HANG, PANIC, STOPPED, Boot, Ram, Stock, booted
 
 LOG_SIZE = 256 << 10
 # What the kernel takes away from RAM by itself, see trim_bios_range().
@@ -171,16 +171,17 @@ class Explorer:
         address = self.kernel.symbols.get("__log_buf")
         return ram.read(self.kernel.image.physical(address), LOG_SIZE) if address else b""
 
-    def run(self, layout: Layout) -> Outcome:
+    def run(self, layout: Layout, stock: Stock | None = None) -> Outcome:
         """
         Try a layout.
 
+        :param stock: How to boot it with firmware; else it is booted directly.
         :raises LayoutError: if it can't be booted with this kernel.
         :raises HarnessError: if the harness fails.
         """
         start = time.monotonic()
         kernel = self.kernel
-        with booted(kernel.plan(), layout.check()) as (boot, ram):
+        with booted(kernel.plan(), layout.check(), stock) as (boot, ram):
             log = self.log(ram)
             sightings = log_sightings(log)
             judgement = Judgement((), (), "", 0.0)
@@ -188,7 +189,7 @@ class Explorer:
                 make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.wide, low_memory(kernel, ram))
                 judgement = self.scanner.scan(ram.path, self.options)
                 sightings += judgement.sightings
-                sightings += host_sightings(layout, judgement, kernel.image.wide)
+                sightings += host_sightings(layout, judgement, kernel.image.wide) if stock is None else []
                 if judgement.error:
                     signature = "scan: " + without_numbers(judgement.error)
                     sightings.append(Sighting("error", signature, 1, judgement.error))

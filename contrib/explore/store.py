@@ -94,6 +94,10 @@ class Store:
                 [(kernel, text, s.severity, s.signature, s.count, s.example) for s in outcome.sightings],
             )
 
+    def kernels(self) -> list[str]:
+        """Return the kernels that were tried."""
+        return [name for (name,) in self.connection.execute("SELECT DISTINCT kernel FROM trial ORDER BY kernel")]
+
     def seeds(self, kernel: str) -> set[int]:
         """Return the seeds that were tried on a kernel."""
         rows = self.connection.execute("SELECT seed FROM trial WHERE kernel = ? AND seed IS NOT NULL", (kernel,))
