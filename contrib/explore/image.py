@@ -237,5 +237,6 @@ def _read_symtab(data: bytes, wide: bool) -> dict[str, int]:
             value = fields[4] if wide else fields[1]
             if value and fields[0] < len(names):
                 name = names[fields[0] : names.index(b"\0", fields[0])].decode("ascii", "replace")
-                symbols.setdefault(name, value)
+                if name:
+                    symbols.setdefault(name, value)
     return symbols

@@ -26,7 +26,7 @@ MAKES_VMCOREINFO = "crash_save_vmcoreinfo_init"
 VMCOREINFO_START = b"OSRELEASE="
 MEM_SECTION = re.compile(rb"(?<=^SYMBOL\(mem_section\)=)[0-9a-f]+$", re.MULTILINE)
 # Bump when the files of a study change.
-STUDY = "1"
+STUDY = "3"
 PROGRAM_SECONDS = 600
 # Magic, version, flags and size of the header.
 BTF_MAGIC = bytes.fromhex("9feb010018000000")
@@ -123,7 +123,8 @@ def _study(path: Path, vmlinux: Path | None, system_map: Path | None, out: Path)
     else:
         symbols = Symbols(image.symbols) if image.symbols else read_kallsyms(image)
     info = _learn_vmcoreinfo(image, symbols)
-    text = "".join(f"{address:x} t {name}\n" for name, address in symbols.addresses.items())
+    digits = 16 if image.wide else 8
+    text = "".join(f"{address:0{digits}x} t {name}\n" for name, address in symbols.addresses.items())
     (out / "System.map").write_text(text)
     (out / "vmcoreinfo").write_bytes(info)
     if not any(BTF_MAGIC in segment.data for segment in image.segments):

@@ -32,9 +32,12 @@ QEMU = "qemu-system-x86_64"
 MIN_RAM = 4 * GIB
 CPU_SECONDS = 40.0
 WALL_SECONDS = 240.0
-# A guest that uses next to no CPU for so long has halted. Its timer takes some.
-IDLE_SECONDS = 8.0
-IDLE_CPU = 0.4
+# A guest that uses next to no CPU for so long may have halted, or the host is busy. Its timer takes some.
+IDLE_SECONDS = 5.0
+IDLE_CPU = 0.25
+# It has, if it waits at hlt so often.
+HALTED = 3
+HLT = b"\xf4"
 STEP_SECONDS = 0.5
 # What a boot uses is 20 to 70 MiB; a guest that fills its memory is ended here.
 MEMORY_LIMIT = 1536 << 20
@@ -47,6 +50,7 @@ PANIC = "panic"
 HANG = "hang"
 RESET = "reset"
 TOO_LARGE = "fills memory"
+IDLE = "idle"
 
 
 class Ram:
@@ -284,16 +288,20 @@ def _wait(qemu: Qemu, ram: Ram, end: float) -> str:
             idle_since, idle_cpu = now, used
         if ram.used > MEMORY_LIMIT:
             return TOO_LARGE
-        if now > end or used > CPU_SECONDS or now - idle_since > IDLE_SECONDS:
+        if now > end or used > CPU_SECONDS:
             return HANG
+        if now - idle_since > IDLE_SECONDS:
+            return IDLE
 
 
 def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int, str]:
     """Run the guest to its end: outcome, address, caller, text."""
     gdb, wide, stop = qemu.gdb, plan.image.wide, plan.stop
     mask = (1 << 64) - 1 if wide else (1 << 32) - 1
-    for address in {plan.stop, *plan.panics, *([plan.early] if plan.early else [])}:
+    stops = {plan.stop, *plan.panics, *([plan.early] if plan.early else [])}
+    for address in stops:
         gdb.set_breakpoint(address)
+    halts = 0
     while True:
         gdb.resume()
         outcome = _wait(qemu, ram, end)
@@ -301,11 +309,18 @@ def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int
             return RESET, 0, 0, ""
         if outcome != STOPPED:
             gdb.interrupt()
-            return outcome, gdb.registers()["rip"] & mask, 0, ""
         registers = gdb.registers()
         address = registers["rip"] & mask
+        if outcome == IDLE and address not in stops:
+            halts += gdb.read(address - 1, 1) == HLT
+            outcome = HANG if halts >= HALTED else IDLE
+        if outcome in (HANG, TOO_LARGE):
+            return outcome, address, 0, ""
+        if outcome == IDLE and address not in stops:
+            continue
         if address == stop and plan.behind and stop == plan.stop:
             stop = _return_address(gdb, registers, wide)
+            stops.add(stop)
             gdb.clear_breakpoint(address)
             gdb.set_breakpoint(stop)
             continue
