@@ -51,6 +51,7 @@ HANG = "hang"
 RESET = "reset"
 TOO_LARGE = "fills memory"
 IDLE = "idle"
+TRAPS = {0: "divide error", 6: "invalid opcode", 13: "general protection fault", 14: "page fault"}
 
 
 class Ram:
@@ -112,7 +113,7 @@ class Boot:
 
     :ivar outcome: :data:`STOPPED` where it was to stop, or what happened instead.
     :ivar address: Where the CPU was.
-    :ivar caller: The return address on the stack, where a breakpoint stopped the CPU.
+    :ivar caller: The return address of ``panic()``, or what is behind the first byte of the culprit.
     :ivar text: The first argument of ``panic()``, or what is known of an early exception.
     :ivar cpu_seconds: CPU time of QEMU.
     :ivar wall_seconds: Time of the boot.
@@ -337,7 +338,7 @@ def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int
             else:
                 stack = gdb.read(registers["rsp"] + 8, 12)
                 trap, culprit = (int.from_bytes(stack[i : i + 4], "little") for i in (0, 8))
-            return PANIC, culprit, culprit, f"early exception {trap:#04x}"
+            return PANIC, culprit, culprit + 1, f"early {TRAPS.get(trap, 'exception')}"
         if address != plan.early:
             return HANG, address, 0, "unknown stop"
         gdb.clear_breakpoint(address)

@@ -35,11 +35,14 @@ LINES = (
 )
 CULPRIT = re.compile(rb"(?:RIP|EIP): (?:[0-9a-f]{4}:)?([\w.]+)\+0x[0-9a-f]+/0x")
 CAUSE = re.compile(
-    rb"BUG: (?:unable to handle page fault|kernel NULL pointer dereference)|kernel BUG at \S+|general protection"
+    rb"(BUG: unable to handle page fault|BUG: kernel NULL pointer dereference|kernel BUG at \S+?(?=:)|"
+    rb"general protection fault|invalid opcode|divide error)"
 )
 DIED = re.compile(r"Fatal exception|Attempted to kill|Oops")
 # What the signature of a panic says already.
 FATAL = re.compile(r"log: (BUG: (unable|kernel NULL)|kernel BUG|general|invalid|Kernel panic)")
+# ftrace_init() complains of a call to __fentry__() that was poked over.
+POKED = re.compile(r"log: WARNING at \S+ in ftrace_(bug|verify_code)")
 TEXT = re.compile(rb"[ -~]{6,}")
 
 
@@ -108,10 +111,10 @@ def boot_sighting(kernel: Kernel, boot: Boot, log: bytes) -> Sighting:
     # panic() doesn't return: what follows its call can be another function.
     where = kernel.symbols.name(boot.caller - 1)
     text = boot.text.strip()
-    culprit, cause = CULPRIT.search(log), CAUSE.search(log)
-    if DIED.search(text) and culprit:
-        where = culprit.group(1).decode("latin-1")
-        text = cause.group().decode("latin-1") if cause else text
+    cause = next(reversed(list(CAUSE.finditer(log))), None)
+    culprit = CULPRIT.search(log, cause.end()) if cause else None
+    if DIED.search(text) and cause and culprit:
+        text, where = (match.group(1).decode("latin-1") for match in (cause, culprit))
     return Sighting("error", f"boot: panic in {where}: {without_numbers(text)}", 1, f"{text} in {where}")
 
 
@@ -184,6 +187,8 @@ class Explorer:
         with booted(kernel.plan(), layout.check(), stock) as (boot, ram):
             log = self.log(ram)
             sightings = log_sightings(log)
+            if kernel.pokes:
+                sightings = [sighting for sighting in sightings if not POKED.match(sighting.signature)]
             judgement = Judgement((), (), "", 0.0)
             if boot.outcome == STOPPED:
                 make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.wide, low_memory(kernel, ram))

@@ -19,7 +19,8 @@ from contrib.explore.machine import QEMU, Stock
 COMMAND_LINE_SIZE = 2047
 # SeaBIOS keeps its ACPI tables in the last 128 KiB of low memory.
 FIRMWARE_ROOM = 2 * MIB
-WORDS = "nokaslr no_timer_check mitigations=off console=ttyS0 panic=-1"
+# As in the direct boot, page tables have four levels: it is the boot loader that turns on five.
+WORDS = "nokaslr no5lvl no_timer_check mitigations=off console=ttyS0 panic=-1"
 SRAT_FILE = "srat.bin"
 
 
