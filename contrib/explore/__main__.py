@@ -124,7 +124,7 @@ def main() -> None:
 @kernel_options
 @pool_options
 @click.option("--time", "seconds", callback=duration, metavar="10m", help="How long to try new layouts.")
-@click.option("--layouts", type=click.IntRange(1), help="How many new layouts to try.  [default: 200]")
+@click.option("--layouts", type=click.IntRange(0), help="How many new layouts to try.  [default: 200]")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first layout's seed.")
 @click.option("--store", "path", type=click.Path(path_type=Path), default=Path("explore.db"), show_default=True)
 @click.option("--shrink", "least", type=click.Choice([*SEVERITIES, "never"]), default="warning", show_default=True)

@@ -158,7 +158,11 @@ class Dask:
         try:
             if scheduler is None:
                 self._cluster = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
                 )
             self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s")
         except (OSError, ValueError) as error:
