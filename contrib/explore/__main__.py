@@ -161,6 +161,7 @@ def run(
     if confirmed:
         confirm_all(store, name, spec, kernel)
     click.echo(report.table(store, name, kernel))
+    click.echo(report.reached(store, name, opened))
 
 
 def confirm_all(store: Store, name: str, spec: Spec, kernel: Path) -> None:

@@ -31,22 +31,27 @@ class Progress:
     :ivar failures: How many the harness failed on.
     :ivar signatures: What was seen, with the number of layouts.
     :ivar cpu: CPU seconds of boots and scans.
+    :ivar blocks: How many blocks of code of memory initialization were reached.
     """
 
     layouts: int = 0
     failures: int = 0
     signatures: dict[str, int] = field(default_factory=dict)
     cpu: float = 0.0
+    blocks: int = 0
     start: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
         """Return it as a line."""
         minutes = max(time.monotonic() - self.start, 0.001) / 60
         each = self.cpu / max(self.layouts, 1)
-        return (
-            f"{self.layouts} layouts, {self.layouts / minutes:.0f} a minute, {each:.2f} CPU seconds each, "
-            f"{len(self.signatures)} signatures" + (f", {self.failures} failures" if self.failures else "")
-        )
+        parts = [
+            f"{self.layouts} layouts, {self.layouts / minutes:.0f} a minute, {each:.2f} CPU seconds each",
+            f"{self.blocks} blocks of code",
+            f"{len(self.signatures)} signatures",
+            *([f"{self.failures} failures"] if self.failures else []),
+        ]
+        return ", ".join(parts)
 
 
 class Campaign:
@@ -67,6 +72,7 @@ class Campaign:
         self.features: set[str] = set()
         for layout, _ in store.trials(name):
             self._keep(layout, False)
+        self.blocks = store.blocks(name)
         self.known = {signature.key for signature in store.signatures(name)}
 
     def _keep(self, layout: Layout, anyway: bool) -> None:
@@ -117,7 +123,11 @@ class Campaign:
         for sighting in new:
             self.known.add(sighting.key)
             self.say(f"layout {progress.layouts}, seed {done.task.seed}: new: {sighting.key}")
-        self._keep(layout, bool(new))
+        blocks = set(outcome.blocks) - self.blocks
+        self.store.add_blocks(self.name, blocks)
+        self.blocks |= blocks
+        progress.blocks = len(self.blocks)
+        self._keep(layout, bool(new or blocks))
 
     def shrink(self, pool: Pool, least: str, most: int = MAX_BOOTS) -> None:
         """Shrink what was seen at or above a severity and has no minimal layout yet."""

@@ -117,6 +117,7 @@ class Boot:
     :ivar text: The first argument of ``panic()``, or what is known of an early exception.
     :ivar cpu_seconds: CPU time of QEMU.
     :ivar wall_seconds: Time of the boot.
+    :ivar trace: QEMU's log of code that ran.
     """
 
     outcome: str
@@ -125,6 +126,7 @@ class Boot:
     text: str
     cpu_seconds: float
     wall_seconds: float
+    trace: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Plan:
     :ivar pokes: Bytes to write over the image, at physical addresses.
     :ivar cpu_model: QEMU's CPU.
     :ivar behind: Whether to stop where the function at ``stop`` returns to.
+    :ivar trace: Which code to log when it first runs, for QEMU's ``-dfilter``; nothing if empty.
     """
 
     image: Image
@@ -148,6 +151,7 @@ class Plan:
     pokes: tuple[tuple[int, bytes], ...] = ()
     cpu_model: str = "max"
     behind: bool = False
+    trace: str = ""
 
 
 def ram_size(layout: Layout) -> int:
@@ -367,6 +371,11 @@ def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[t
             if stock.srat:
                 fds.append(stack.enter_context(nameless_file(stock.srat)))
                 firmware += ["-acpitable", f"file=/proc/self/fd/{fds[1]}"]
+        traced = None
+        if plan.trace:
+            traced = stack.enter_context(nameless_file(b""))
+            fds.append(traced)
+            firmware += ["-d", "in_asm", "-dfilter", plan.trace, "-D", f"/proc/self/fd/{traced}"]
         start = time.monotonic()
         qemu = Qemu(command(plan, layout, ram, firmware), fds)
         try:
@@ -376,4 +385,6 @@ def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[t
             outcome, address, caller, text = RESET, 0, 0, ""
         finally:
             qemu.close()
-        yield Boot(outcome, address, caller, text, qemu.cpu_seconds, time.monotonic() - start), ram
+        seconds = time.monotonic() - start
+        trace = b"" if traced is None else os.pread(traced, os.fstat(traced).st_size, 0)
+        yield Boot(outcome, address, caller, text, qemu.cpu_seconds, seconds, trace), ram

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contrib.explore.corefile import make_vmcore
+from contrib.explore.coverage import Block, log_filter, read_blocks
 from contrib.explore.judge import Judgement, Scanner, Sighting, without_numbers
 from contrib.explore.kernel import Kernel
 from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, ram_ranges, subtract
@@ -59,6 +60,7 @@ class Outcome:
     :ivar scan_cpu: CPU seconds of the scan.
     :ivar seconds: Wall time.
     :ivar memory: Bytes of memory that the guest used.
+    :ivar blocks: Code of memory initialization that ran.
     """
 
     boot: str
@@ -69,6 +71,7 @@ class Outcome:
     scan_cpu: float
     seconds: float
     memory: int
+    blocks: tuple[Block, ...] = ()
 
     @property
     def keys(self) -> set[str]:
@@ -165,6 +168,7 @@ class Explorer:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.scanner = Scanner()
+        self.plan = replace(kernel.plan(), trace=log_filter(kernel.symbols))
         self.options: list[str] = []
         if kernel.btf and kernel.system_map:
             self.options = ["--btf", kernel.btf, "--system-map", kernel.system_map]
@@ -184,7 +188,7 @@ class Explorer:
         """
         start = time.monotonic()
         kernel = self.kernel
-        with booted(kernel.plan(), layout.check(), stock) as (boot, ram):
+        with booted(self.plan, layout.check(), stock) as (boot, ram):
             log = self.log(ram)
             sightings = log_sightings(log)
             if kernel.pokes:
@@ -212,6 +216,7 @@ class Explorer:
                 round(judgement.cpu_seconds, 3),
                 round(time.monotonic() - start, 3),
                 ram.used,
+                read_blocks(boot.trace),
             )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contrib.explore import coverage
 from contrib.explore.describe import brief
 from contrib.explore.kernel import Kernel
 from contrib.explore.layout import dumps
@@ -33,6 +34,11 @@ def outcome(result: Outcome) -> str:
         lines.append(f"{'':<14} {sighting.example}")
     lines += [f"log: {line}" for line in result.log]
     return "\n".join(lines)
+
+
+def reached(store: Store, name: str, kernel: Kernel) -> str:
+    """Return how much code of memory initialization was reached, and where most is left."""
+    return coverage.table(coverage.by_function(kernel.symbols, store.blocks(name)))
 
 
 def table(store: Store, name: str, kernel: Path) -> str:

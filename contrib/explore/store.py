@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from contrib.explore.coverage import Block
 from contrib.explore.judge import Sighting
 from contrib.explore.layout import Layout, dumps, loads, to_json
 from contrib.explore.outcome import Outcome
@@ -24,6 +25,8 @@ CREATE TABLE IF NOT EXISTS sighting (
     kernel TEXT NOT NULL, layout TEXT NOT NULL, severity TEXT NOT NULL, signature TEXT NOT NULL,
     count INTEGER NOT NULL, example TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS sighting_signature ON sighting (kernel, severity, signature);
+CREATE TABLE IF NOT EXISTS block (
+    kernel TEXT NOT NULL, start TEXT NOT NULL, end TEXT NOT NULL, PRIMARY KEY (kernel, start, end));
 CREATE TABLE IF NOT EXISTS minimal (
     kernel TEXT NOT NULL, severity TEXT NOT NULL, signature TEXT NOT NULL, layout TEXT NOT NULL,
     boots INTEGER NOT NULL, confirmed TEXT NOT NULL, PRIMARY KEY (kernel, severity, signature));
@@ -97,6 +100,17 @@ class Store:
     def kernels(self) -> list[str]:
         """Return the kernels that were tried."""
         return [name for (name,) in self.connection.execute("SELECT DISTINCT kernel FROM trial ORDER BY kernel")]
+
+    def add_blocks(self, kernel: str, blocks: Iterable[Block]) -> None:
+        """Add code that ran. Addresses are text: sqlite has no unsigned integers."""
+        rows = [(kernel, hex(block.start), hex(block.end)) for block in blocks]
+        with self.connection as db:
+            db.executemany("INSERT OR IGNORE INTO block VALUES (?, ?, ?)", rows)
+
+    def blocks(self, kernel: str) -> set[Block]:
+        """Return the code that ran on any layout."""
+        rows = self.connection.execute("SELECT start, end FROM block WHERE kernel = ?", (kernel,))
+        return {Block(int(start, 16), int(end, 16)) for start, end in rows}
 
     def seeds(self, kernel: str) -> set[int]:
         """Return the seeds that were tried on a kernel."""
