@@ -16,6 +16,7 @@ from contrib.explore.campaign import Campaign
 from contrib.explore.compare import compare, mail, read_corpus
 from contrib.explore.confirm import confirm
 from contrib.explore.describe import describe
+from contrib.explore.fromlog import rebuild
 from contrib.explore.judge import SEVERITIES, Sighting
 from contrib.explore.layout import Layout, dumps, loads
 from contrib.explore.outcome import Outcome
@@ -239,6 +240,16 @@ def show(layout: Path, kernel: Path | None) -> None:
     click.echo(describe(one))
     if kernel:
         click.echo("\n" + command(one, kernel))
+
+
+@main.command("from-log")
+@click.argument("log", type=EXISTING)
+def from_log(log: Path) -> None:
+    """Print the layout of the machine that a kernel log, or a copy of /proc/iomem, is from."""
+    rebuilt = rebuild(log.read_text(errors="replace"))
+    for remark in rebuilt.remarks:
+        say(f"note: {remark}")
+    click.echo(dumps(rebuilt.layout))
 
 
 @main.command("export")
