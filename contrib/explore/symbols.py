@@ -13,11 +13,12 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from contrib.explore.image import Image
+from contrib.explore.image import Image, Segment
 from contrib.kernels.errors import HarnessError
 
 TOKENS = 256
@@ -28,6 +29,7 @@ MAX_SYMBOLS = 1 << 20
 NAMES_PER_MARKER = 256
 MIN_MARKERS = 16
 PROBED = 100
+MAX_TEXT = 1 << 28
 LINE = re.compile(rb"^([0-9a-f]{8,16}) [A-TV-Za-tv-z] (\S+)$", re.MULTILINE)
 
 
@@ -94,7 +96,7 @@ def read_system_map(path: Path) -> Symbols:
 
 
 def _tokens(data: bytes) -> Iterator[tuple[int, list[bytes], int]]:
-    """Find tables of tokens: start, tokens, position behind the indexes."""
+    """Return tables of tokens: position, tokens, position behind their indexes."""
     at = -1
     while (at := data.find(DIGITS, at + 1)) >= 0:
         end = at
@@ -107,7 +109,7 @@ def _tokens(data: bytes) -> Iterator[tuple[int, list[bytes], int]]:
             for index in range(-(-end // 4) * 4, end + 16, 4):
                 starts = struct.unpack_from(f"<{TOKENS}H", data, index) if index + 512 <= len(data) else (1,)
                 start = at - starts[-1 if len(starts) < TOKENS else ord("0")]
-                if starts[0] == 0 and start >= 0 and list(starts) == sorted(starts) and starts[-1] < end - start:
+                if starts[0] == 0 and start >= 0 and list(starts) == sorted(set(starts)) and starts[-1] < end - start:
                     yield start, [data[start + one : data.index(b"\0", start + one)] for one in starts], index + 512
                     break
 
@@ -173,35 +175,64 @@ def _is_order(data: bytes, start: int, count: int) -> bool:
     )
 
 
-def _offsets(data: bytes, count: int, before: int, behind: int, text: int, wide: bool) -> Iterator[list[int]]:
-    """Return candidates for the addresses of all symbols, in the ways in which kernels store them."""
-    word, mask = ("<Q", (1 << 64) - 1) if wide else ("<I", (1 << 32) - 1)
-    size = 8 if wide else 4
-    places: list[tuple[int | None, int]] = []
-    table = -(-4 * count // size) * size
+@dataclass(frozen=True)
+class _Names:
+    """
+    The names of kallsyms in a segment.
+
+    :ivar before: Position of the number of symbols, which is before the names.
+    :ivar behind: Position behind the indexes of tokens.
+    """
+
+    names: list[str]
+    before: int
+    behind: int
+
+
+def _find_names(data: bytes) -> Iterator[_Names]:
+    for start, tokens, behind in _tokens(data):
+        markers = _markers(data, start)
+        found = _names(data, *markers) if markers is not None else None
+        if found is not None:
+            before, spans = found
+            # The first letter is the symbol's type.
+            names = [b"".join([tokens[code] for code in data[low:high]])[1:].decode("latin-1") for low, high in spans]
+            yield _Names(names, before, behind)
+
+
+def _places(data: bytes, found: _Names, size: int) -> Iterator[tuple[int | None, int]]:
+    """Return where the base and the offsets from it may be; without a base they are from where each is stored."""
+    count = len(found.names)
     # Until 6.3 they are before the names.
-    base = (before - size) // size * size
-    places += [(base, base - table), (None, base + size - table)]
+    base = (found.before - size) // size * size
+    yield base, base - -(-4 * count // size) * size
     # Since 6.4 they are behind the indexes of tokens, and the order of the names is behind them.
-    for start in range(-(-behind // 4) * 4, behind + 16, 4):
+    for start in range(-(-found.behind // 4) * 4, found.behind + 16, 4):
         base = -(-(start + 4 * count) // size) * size
         if _is_order(data, base + size, count):
-            places.append((base, start))
-        elif _is_order(data, start + 4 * count, count):
-            places.append((None, start))
-    for at, start in places:
+            yield base, start
+        if _is_order(data, start + 4 * count, count):
+            yield None, start
+
+
+def _addresses(segment: Segment, found: _Names, wide: bool) -> Iterator[list[int]]:
+    """Return candidates for the addresses of all symbols, in the ways in which kernels store them."""
+    data, count = segment.data, len(found.names)
+    size, word = (8, "<Q") if wide else (4, "<I")
+    mask = (1 << 8 * size) - 1
+    for base, start in _places(data, found, size):
         if start < 0 or start + 4 * count > len(data):
             continue
-        offsets = array("I", data[start : start + 4 * count])
-        if at is not None:
-            (relative,) = struct.unpack_from(word, data, at)
-            if relative and abs(relative - text) < 1 << 26:
-                yield [relative + offset & mask for offset in offsets]
-                yield [relative - 1 - (offset - (1 << 32)) & mask if offset >> 31 else offset for offset in offsets]
-        yield [offset & mask for offset in offsets]
         signed = array("i", data[start : start + 4 * count])
-        # Since 7.0 they are relative to where each is stored; the caller knows where that is.
-        yield [-1, start, *signed]
+        if base is None:
+            # Since 7.0; on machines that don't relocate themselves they are addresses.
+            yield [segment.virtual + start + 4 * i + offset & mask for i, offset in enumerate(signed)]
+            yield [offset & mask for offset in signed]
+            continue
+        (value,) = struct.unpack_from(word, data, base)
+        yield [value + (offset & 0xFFFFFFFF) & mask for offset in signed]
+        # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until 6.15.
+        yield [value - 1 - offset & mask if offset < 0 else offset for offset in signed]
 
 
 def read_kallsyms(image: Image) -> Symbols:
@@ -210,28 +241,14 @@ def read_kallsyms(image: Image) -> Symbols:
 
     :raises HarnessError: if there are none.
     """
-    mask = (1 << (64 if image.wide else 32)) - 1
     text = min(segment.virtual for segment in image.segments if segment.virtual)
     for segment in image.segments:
-        data = segment.data
-        for start, tokens, end in _tokens(data):
-            markers = _markers(data, start)
-            found = _names(data, *markers) if markers is not None else None
-            if found is None:
+        for found in _find_names(segment.data):
+            if "_stext" not in found.names or "start_kernel" not in found.names:
                 continue
-            before, spans = found
-            names = [b"".join([tokens[code] for code in data[low:high]])[1:].decode("latin-1") for low, high in spans]
-            probe = names.index("_stext") if "_stext" in names else None
-            other = names.index("start_kernel") if "start_kernel" in names else None
-            if probe is None or other is None:
-                continue
-            for addresses in _offsets(data, len(names), before, end, text, image.wide):
-                if addresses[0] == -1 and len(addresses) == len(names) + 2:
-                    place = segment.virtual + addresses[1]
-                    addresses = [place + 4 * i + offset & mask for i, offset in enumerate(addresses[2:])]
-                if addresses[probe] == text and text < addresses[other] < text + (1 << 28):
-                    symbols: dict[str, int] = {}
-                    for name, address in zip(names, addresses):
-                        symbols.setdefault(name, address)
-                    return Symbols(symbols)
+            first, inside = found.names.index("_stext"), found.names.index("start_kernel")
+            for addresses in _addresses(segment, found, image.wide):
+                if addresses[first] == text < addresses[inside] < text + MAX_TEXT:
+                    # Of several symbols of a name, the first one counts.
+                    return Symbols(dict(zip(reversed(found.names), reversed(addresses))))
     raise HarnessError("no kallsyms found in the image; give its System.map or its vmlinux")

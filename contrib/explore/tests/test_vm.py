@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -59,6 +60,14 @@ def explorer(kernel: Kernel) -> Iterator[Explorer]:
     one = Explorer(kernel)
     yield one
     one.close()
+
+
+def test_symbols_are_where_the_kernel_itself_says(kernel: Kernel) -> None:
+    said = re.findall(rb"^SYMBOL\((\w+)\)=([0-9a-f]+)$", kernel.vmcoreinfo, re.MULTILINE)
+    assert len(said) > 10
+    # This one's value is what it points to.
+    expected = {name.decode(): int(value, 16) for name, value in said if name != b"mem_section"}
+    assert {name: kernel.symbols.get(name) for name in expected} == expected
 
 
 def test_a_plain_layout_shows_nothing_but_notes(explorer: Explorer) -> None:
