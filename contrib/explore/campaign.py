@@ -136,7 +136,7 @@ class Campaign:
             for signature in self.store.signatures(self.name)
             if signature.minimal is None and SEVERITIES.index(signature.severity) >= SEVERITIES.index(least)
         ]
-        tasks = iter([Task(dumps(signature.first), None, signature.key, most) for signature in wanted])
+        tasks = iter([Task(dumps(signature.simplest), None, signature.key, most) for signature in wanted])
         by_key = {signature.key: signature for signature in wanted}
         for done in pool.run(self.spec, tasks):
             signature = by_key[done.task.wanted or ""]

@@ -42,7 +42,7 @@ class Signature:
     :ivar signature: What was seen.
     :ivar layouts: How many layouts gave it.
     :ivar example: A message.
-    :ivar first: The layout that gave it first.
+    :ivar simplest: The layout with the shortest text of those that gave it.
     :ivar minimal: The minimal layout, if it was shrunk.
     :ivar boots: How many boots that took.
     :ivar confirmed: What confirmation said.
@@ -52,7 +52,7 @@ class Signature:
     signature: str
     layouts: int
     example: str
-    first: Layout
+    simplest: Layout
     minimal: Layout | None
     boots: int
     confirmed: str
@@ -138,16 +138,18 @@ class Store:
     def signatures(self, kernel: str) -> list[Signature]:
         """Return the signatures of a kernel: errors first, the most frequent first."""
         query = """
-            SELECT s.severity, s.signature, count(*), s.example, s.layout, m.layout, m.boots, m.confirmed, min(s.rowid)
+            SELECT s.severity, s.signature, count(*), s.example, s.layout,
+                m.layout, coalesce(m.boots, 0), coalesce(m.confirmed, ''), min(length(s.layout))
             FROM sighting s LEFT JOIN minimal m
             ON m.kernel = s.kernel AND m.severity = s.severity AND m.signature = s.signature
             WHERE s.kernel = ? GROUP BY s.severity, s.signature
             ORDER BY s.severity = 'note', s.severity = 'warning', count(*) DESC, s.signature"""
         found = []
-        rows = self.connection.execute(query, (kernel,))
-        for severity, text, count, example, first, least, boots, confirmed, _ in rows:
+        for severity, text, count, example, simplest, least, boots, said, _ in self.connection.execute(
+            query, (kernel,)
+        ):
             minimal = loads(least) if least else None
-            found.append(Signature(severity, text, count, example, loads(first), minimal, boots or 0, confirmed or ""))
+            found.append(Signature(severity, text, count, example, loads(simplest), minimal, boots, said))
         return found
 
     def export(self, kernel: str, out: TextIO) -> int:

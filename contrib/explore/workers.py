@@ -6,7 +6,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import logging
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,23 +170,24 @@ class Dask:
     def run(self, spec: Spec, tasks: Iterator[Task]) -> Iterator[Done]:
         """Do tasks, a few ahead on each worker."""
         room = AHEAD * max(1, len(self._client.scheduler_info()["workers"]))
-        waiting: deque[Any] = deque()
+        waiting: dict[Any, Task] = {}
         completed = self._as_completed()
         for task in tasks:
-            waiting.append(self._submit(spec, task))
-            completed.add(waiting[-1])
+            future = self._client.submit(perform, spec, task, pure=False, retries=1)
+            waiting[future] = task
+            completed.add(future)
             if len(waiting) >= room:
                 yield self._next(completed, waiting)
         while waiting:
             yield self._next(completed, waiting)
 
-    def _submit(self, spec: Spec, task: Task) -> Any:
-        return self._client.submit(perform, spec, task, pure=False, retries=1)
-
-    def _next(self, completed: Any, waiting: deque[Any]) -> Done:
+    def _next(self, completed: Any, waiting: dict[Any, Task]) -> Done:
         future = next(completed)
-        waiting.remove(future)
-        done: Done = future.result()
+        task = waiting.pop(future)
+        try:
+            done: Done = future.result()
+        except Exception as error:  # whatever ended a worker, the others go on
+            return Done(task, error=f"a worker failed: {type(error).__name__}: {error}")
         return done
 
     def close(self) -> None:

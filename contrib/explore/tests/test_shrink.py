@@ -66,7 +66,7 @@ def test_a_store_goes_on_where_it_ended(tmp_path: Path) -> None:
     count, seconds = store.cost("6.1")
     assert count == 2 and seconds == pytest.approx(1.2)
     (signature,) = store.signatures("6.1")
-    assert (signature.layouts, signature.first, signature.minimal) == (2, PLAIN, None)
+    assert (signature.layouts, signature.simplest, signature.minimal) == (2, PLAIN, None)
     store.set_minimal("6.1", SEEN, PLAIN, 11, "yes")
     (signature,) = store.signatures("6.1")
     assert (signature.minimal, signature.boots, signature.confirmed) == (PLAIN, 11, "yes")
