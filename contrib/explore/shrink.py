@@ -23,6 +23,7 @@ from contrib.explore.layout import (
     LayoutError,
     SratEntry,
     dumps,
+    ram_ranges,
 )
 
 MAX_BOOTS = 60
@@ -64,6 +65,9 @@ def _without_parts(layout: Layout) -> Iterator[Layout]:
         yield replace(layout, acpi=USUAL_ACPI)
     if layout.cpus > 1:
         yield replace(layout, cpus=1)
+    ends = [end for _, end in ram_ranges(layout.e820) if end <= HIGH_MEMORY]
+    for end in sorted({max(ends), -(-max(ends) // SECTION) * SECTION}):
+        yield replace(layout, e820=(*FIRST_MIB, E820Entry(MIB, end, RAM)))
     for index in range(len(layout.words)):
         yield replace(layout, words=layout.words[:index] + layout.words[index + 1 :])
     if layout.e820[:2] != FIRST_MIB:
@@ -74,6 +78,8 @@ def _fewer_entries(layout: Layout) -> Iterator[Layout]:
     """Leave out e820 entries, the upper half first, and fill what lies between RAM with RAM."""
     entries = layout.e820
     first = sum(entry.end <= MIB for entry in entries)
+    if first < len(entries) and entries[first].type == RAM and entries[first].start > MIB:
+        yield replace(layout, e820=(*entries[:first], replace(entries[first], start=MIB), *entries[first + 1 :]))
     step = max(1, (len(entries) - first) // 2)
     while step:
         for start in range(len(entries) - step, first - 1, -step):
@@ -164,7 +170,7 @@ def cost(layout: Layout) -> tuple[int, ...]:
         len(layout.words) + (layout.acpi not in (None, USUAL_ACPI)) + any(part.hotplug for part in layout.srat),
         parts,
         sum(entry.type != RAM for entry in entries) + len(layout.nodes),
-        sum(entry.type not in (RAM, RESERVED) for entry in entries),
+        sum(entry.type not in (RAM, RESERVED) for entry in entries) + all(entry.start != MIB for entry in entries),
         sum(layout.nodes) + len(set(layout.nodes) ^ set(layout.cpu_nodes)),
         10 * (entries[:2] != FIRST_MIB) + digits,
         sum(edges(layout)) // (64 * MIB),
