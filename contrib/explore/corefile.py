@@ -20,6 +20,8 @@ PHDR_SIZE, EHDR_SIZE = 56, 64
 READ_WRITE_EXECUTE = 7
 ALIGN = 4096
 I386_PAGE_OFFSET = 0xC0000000
+# High memory of i386 is mapped nowhere: at no address that a 32-bit kernel has.
+NOWHERE = 1 << 40
 
 
 def _note(info: bytes) -> bytes:
@@ -40,14 +42,15 @@ def segments(ram_size: int, low_memory: int | None) -> list[tuple[int, int, int,
         tables of i386, so the segment says where that is.
     """
     low = min(ram_size, PCI_HOLE)
+    nowhere = 0 if low_memory is None else NOWHERE
     parts = []
     if low_memory is None:
         parts.append((0, 0, 0, low))
     else:
         parts.append((0, I386_PAGE_OFFSET, 0, low_memory))
-        parts.append((low_memory, 0, low_memory, low - low_memory))
+        parts.append((low_memory, nowhere + low_memory, low_memory, low - low_memory))
     if ram_size > PCI_HOLE:
-        parts.append((PCI_HOLE, 0, HIGH_MEMORY, ram_size - PCI_HOLE))
+        parts.append((PCI_HOLE, nowhere + HIGH_MEMORY if nowhere else 0, HIGH_MEMORY, ram_size - PCI_HOLE))
     return parts
 
 
