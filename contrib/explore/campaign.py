@@ -73,6 +73,7 @@ class Campaign:
         for layout, _ in store.trials(name):
             self._keep(layout, False)
         self.blocks = store.blocks(name)
+        self.progress.blocks = len(self.blocks)
         self.known = {signature.key for signature in store.signatures(name)}
 
     def _keep(self, layout: Layout, anyway: bool) -> None:

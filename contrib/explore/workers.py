@@ -160,7 +160,7 @@ class Dask:
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                 )
             self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s")
