@@ -77,19 +77,16 @@ class Ram:
     def find_page(self, start: bytes) -> bytes:
         """Return the text on the page that starts with some bytes, or nothing."""
         with mmap.mmap(self.fd, PCI_HOLE, prot=mmap.PROT_READ) as view:
-            position, end = 0, PCI_HOLE
-            while position < end:
-                # Skip what is a hole in the file, which is nearly all of it.
-                with contextlib.suppress(OSError):
-                    position = os.lseek(self.fd, position, os.SEEK_DATA)
-                    if position >= end:
-                        break
-                    if view[position : position + len(start)] == start:
-                        return view[position : view.find(b"\0", position)]
-                    position += mmap.PAGESIZE
-                    continue
-                break
-        return b""
+            hole = 0
+            while True:
+                try:
+                    data = os.lseek(self.fd, hole, os.SEEK_DATA)
+                except OSError:  # nothing but a hole is left
+                    return b""
+                hole = os.lseek(self.fd, data, os.SEEK_HOLE)
+                for page in range(data, min(hole, PCI_HOLE), mmap.PAGESIZE):
+                    if view[page : page + len(start)] == start:
+                        return view[page : view.find(b"\0", page)]
 
     @property
     def used(self) -> int:

@@ -47,3 +47,15 @@ def test_the_header_points_to_segments_and_note() -> None:
         assert ram.used < MIB
     finally:
         ram.close()
+
+
+def test_a_page_is_found_by_how_it_starts_and_only_there() -> None:
+    ram = Ram(4 * GIB)
+    try:
+        ram.write(300 * MIB + 8, b"OSRELEASE=wrong")
+        assert ram.find_page(b"OSRELEASE=") == b""
+        ram.write(2 * GIB, b"OSRELEASE=6.1\nX=1\n")
+        assert ram.find_page(b"OSRELEASE=") == b"OSRELEASE=6.1\nX=1\n"
+        assert ram.used < MIB
+    finally:
+        ram.close()
