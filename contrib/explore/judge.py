@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-mminspect's judgement of a vmcore, as signatures. Nothing else here knows mminspect.
+mminspect's judgment of a vmcore, as signatures. Nothing else here knows mminspect.
 
 A server imports mminspect once and forks for each vmcore, which saves most of what a scan of a small guest takes. It is
 a process of its own, with one thread, since whoever asks may have threads.
@@ -83,7 +83,7 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """
     What mminspect says of a vmcore.
 
@@ -169,7 +169,7 @@ def _text(fd: int) -> str:
     return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
 
 
-def _scan(path: str, options: list[str]) -> Judgement:
+def _scan(path: str, options: list[str]) -> Judgment:
     files = [os.memfd_create(name) for name in ("out", "errors", "modules")]
     try:
         child = os.fork()
@@ -182,10 +182,10 @@ def _scan(path: str, options: list[str]) -> Judgement:
         code = os.waitstatus_to_exitcode(status)
         if code != 0:
             last = errors.strip().splitlines()[-1:] or [f"ended by signal {-code}" if code < 0 else f"status {code}"]
-            return Judgement((), (), last[0].removeprefix("error: ").replace(path, "the vmcore"), cpu)
+            return Judgment((), (), last[0].removeprefix("error: ").replace(path, "the vmcore"), cpu)
         _import(modules.split("\n"))
         report = json.loads(out)
-        return Judgement(sightings_of(report["findings"]), tuple(report["zones"]), "", cpu)
+        return Judgment(sightings_of(report["findings"]), tuple(report["zones"]), "", cpu)
     finally:
         for fd in files:
             os.close(fd)
@@ -198,10 +198,10 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            judgement = _scan(request["path"], request["options"])
+            judgment = _scan(request["path"], request["options"])
         except (ValueError, KeyError, OSError) as error:
-            judgement = Judgement((), (), f"no report: {type(error).__name__}: {error}", 0.0)
-        answers.write(json.dumps(asdict(judgement)) + "\n")
+            judgment = Judgment((), (), f"no report: {type(error).__name__}: {error}", 0.0)
+        answers.write(json.dumps(asdict(judgment)) + "\n")
         answers.flush()
 
 
@@ -214,7 +214,7 @@ class Scanner:
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
-    def scan(self, path: str, options: Iterable[str] = ()) -> Judgement:
+    def scan(self, path: str, options: Iterable[str] = ()) -> Judgment:
         """
         Scan a vmcore.
 
@@ -244,7 +244,7 @@ class Scanner:
             self.close()
             raise HarnessError("the scan of a vmcore did not end, or its server died")
         data = json.loads(line)
-        return Judgement(
+        return Judgment(
             tuple(Sighting(**item) for item in data["sightings"]),
             tuple(data["zones"]),
             data["error"],

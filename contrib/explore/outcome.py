@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What comes of one layout: how its boot ended, the kernel's log, mminspect's judgement, and the host's own count."""
+"""What comes of one layout: how its boot ended, the kernel's log, mminspect's judgment, and the host's own count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from contrib.explore.corefile import make_vmcore
 from contrib.explore.coverage import Block, log_filter, read_blocks
-from contrib.explore.judge import Judgement, Scanner, Sighting, without_numbers
+from contrib.explore.judge import Judgment, Scanner, Sighting, without_numbers
 from contrib.explore.kernel import Kernel
 from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, ram_ranges, subtract
 from contrib.explore.machine import HANG, PANIC, STOPPED, Boot, Ram, Stock, booted
@@ -135,12 +135,12 @@ def expected_pages(layout: Layout, wide: bool) -> int | None:
     return sum(max(0, (end >> PAGE_BITS) - (-(-start >> PAGE_BITS))) for start, end in ram)
 
 
-def host_sightings(layout: Layout, judgement: Judgement, wide: bool) -> list[Sighting]:
+def host_sightings(layout: Layout, judgment: Judgment, wide: bool) -> list[Sighting]:
     """Return whether pages of RAM were lost or gained: the host knows what it gave."""
     expected = expected_pages(layout, wide)
-    if expected is None or not judgement.zones:
+    if expected is None or not judgment.zones:
         return []
-    present = sum(zone["present"] for zone in judgement.zones)
+    present = sum(zone["present"] for zone in judgment.zones)
     if present == expected:
         return []
     if present > expected:
@@ -193,15 +193,15 @@ class Explorer:
             sightings = log_sightings(log)
             if kernel.pokes:
                 sightings = [sighting for sighting in sightings if not POKED.match(sighting.signature)]
-            judgement = Judgement((), (), "", 0.0)
+            judgment = Judgment((), (), "", 0.0)
             if boot.outcome == STOPPED:
                 make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.wide, low_memory(kernel, ram))
-                judgement = self.scanner.scan(ram.path, self.options)
-                sightings += judgement.sightings
-                sightings += host_sightings(layout, judgement, kernel.image.wide) if stock is None else []
-                if judgement.error:
-                    signature = "scan: " + without_numbers(judgement.error)
-                    sightings.append(Sighting("error", signature, 1, judgement.error))
+                judgment = self.scanner.scan(ram.path, self.options)
+                sightings += judgment.sightings
+                sightings += host_sightings(layout, judgment, kernel.image.wide) if stock is None else []
+                if judgment.error:
+                    signature = "scan: " + without_numbers(judgment.error)
+                    sightings.append(Sighting("error", signature, 1, judgment.error))
             else:
                 if boot.outcome == PANIC:
                     sightings = [sighting for sighting in sightings if not FATAL.match(sighting.signature)]
@@ -213,7 +213,7 @@ class Explorer:
                 tuple(sightings),
                 tuple(lines[-12:]) if boot.outcome != STOPPED else (),
                 round(boot.cpu_seconds, 3),
-                round(judgement.cpu_seconds, 3),
+                round(judgment.cpu_seconds, 3),
                 round(time.monotonic() - start, 3),
                 ram.used,
                 read_blocks(boot.trace),

@@ -96,7 +96,7 @@ def _fewer_entries(layout: Layout) -> Iterator[Layout]:
 
 
 def _fewer_nodes(layout: Layout) -> Iterator[Layout]:
-    """Join neighbours of the SRAT, give CPUs to all nodes, number them from 0."""
+    """Join neighbors of the SRAT, give CPUs to all nodes, number them from 0."""
     parts = tuple(sorted(layout.srat, key=lambda part: part.start))
     if parts != layout.srat:
         yield replace(layout, srat=parts)

@@ -149,7 +149,7 @@ class Dask:
             distributed: Any = importlib.import_module("distributed")
         except ImportError:
             raise HarnessError(
-                "Dask is not installed; install dask[distributed], or use --workers 0 to do it in this process"
+                "Dask is not installed; install mminspect[explore], or use --workers 0 to do it in this process"
             ) from None
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self._as_completed = distributed.as_completed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Signatures, the kernel's log, the host's count, and mminspect's judgement of a stored vmcore."""
+"""Signatures, the kernel's log, the host's count, and mminspect's judgment of a stored vmcore."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.explore.judge import Judgement, Scanner, sightings_of, without_numbers
+from contrib.explore.judge import Judgment, Scanner, sightings_of, without_numbers
 from contrib.explore.layout import GIB, MIB, RAM, RESERVED, E820Entry, Layout
 from contrib.explore.outcome import expected_pages, host_sightings, log_sightings
 from contrib.explore.tests.test_layout import LOW, PLAIN
@@ -97,7 +97,7 @@ def test_lost_and_gained_pages_are_sightings() -> None:
     expected = expected_pages(PLAIN, True)
     assert expected is not None
     for present, text in ((expected, ""), (expected - 3, "3 pages of RAM"), (expected + 1, "1 pages are present")):
-        found = host_sightings(PLAIN, Judgement((), ({"present": present},), "", 0.0), True)
+        found = host_sightings(PLAIN, Judgment((), ({"present": present},), "", 0.0), True)
         assert (found[0].example if found else "").startswith(text)
         assert bool(found) == bool(text)
 
@@ -108,10 +108,10 @@ def test_the_scanner_judges_stored_vmcores_one_after_the_other(tmp_path: Path) -
         for name in ("amd64-6.1-healthy", "amd64-6.1-poisoned"):
             path = tmp_path / name
             path.write_bytes(lzma.decompress((VMCORES / f"{name}.xz").read_bytes()))
-            judgement = scanner.scan(str(path))
-            assert judgement.error == ""
-            assert len(judgement.zones) > 0
-            severities = {sighting.severity for sighting in judgement.sightings}
+            judgment = scanner.scan(str(path))
+            assert judgment.error == ""
+            assert len(judgment.zones) > 0
+            severities = {sighting.severity for sighting in judgment.sightings}
             assert ("error" in severities) == (name == "amd64-6.1-poisoned")
         broken = scanner.scan(str(tmp_path / "nothing"))
         assert broken.sightings == () and "No such file" in broken.error
