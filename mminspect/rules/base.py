@@ -93,8 +93,7 @@ class Tally(Protocol):
         """Judge the counts when all chunks were counted."""
 
 
-@dataclass(frozen=True)
-class PageCheck:
+class PageCheck(NamedTuple):
     """
     A check of the pages of a chunk.
 
@@ -108,8 +107,7 @@ class PageCheck:
     join: bool = True
 
 
-@dataclass(frozen=True)
-class KeyCheck:
+class KeyCheck(NamedTuple):
     """
     A check that makes one finding of all matches of a key.
 
@@ -123,15 +121,13 @@ class KeyCheck:
     describe: Callable[[Any, Sequence[Match], MemoryMap], Violation]
 
 
-@dataclass(frozen=True)
-class MapCheck:
+class MapCheck(NamedTuple):
     """A check that needs no struct page."""
 
     check: Callable[[MemoryMap], Iterable[Violation]]
 
 
-@dataclass(frozen=True)
-class TallyCheck:
+class TallyCheck(NamedTuple):
     """
     A check of counts over all chunks. They mean nothing where the kernel runs meanwhile.
 
@@ -141,8 +137,7 @@ class TallyCheck:
     tally: Callable[[MemoryMap], Tally]
 
 
-@dataclass(frozen=True)
-class ProcCheck:
+class ProcCheck(NamedTuple):
     """A check of the running kernel's memory map against its files in ``/proc``. It takes no part in walks."""
 
     check: Callable[[MemoryMap, ProcFiles], Iterable[Violation]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mminspect.findings import SEVERITIES, Report
 from mminspect.kernel.kernel import Kernel
-from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.describe import describe_zones
 from mminspect.rules.base import Rule
 from mminspect.walk.engine import Scan
 from mminspect.walk.spill import Findings
@@ -56,24 +56,6 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
         },
         "struct_page_size": layout.page.size,
     }
-
-
-def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
-    """List the zones that span pages, as the report's ``zones`` has it."""
-    return [
-        {
-            "node": zone.node,
-            "index": zone.index,
-            "name": zone.name,
-            "start_pfn": zone.start_pfn,
-            "end_pfn": zone.end_pfn,
-            "spanned": zone.spanned,
-            "present": zone.present,
-            "managed": zone.managed,
-            "contiguous": zone.contiguous,
-        }
-        for zone in memory.populated_zones
-    ]
 
 
 def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Findings, start: float) -> Report:

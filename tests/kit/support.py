@@ -189,7 +189,7 @@ class CoreEditor:
             notes = file.read(segment.filesz)
             assert notes.count(old) >= 1, old
             file.seek(segment.offset)
-            file.write(notes.replace(old, new))
+            file.write(notes.old._replace(new))
 
     def exclude(self, start: int, end: int) -> None:
         """
@@ -198,10 +198,10 @@ class CoreEditor:
         The file is rewritten with one program header more where something follows what is taken out.
         """
         old = self.load_at(start, end - start)
-        parts = [replace(old, filesz=start - old.vaddr, memsz=end - old.vaddr)]
+        parts = [old._replace(filesz=start - old.vaddr, memsz=end - old.vaddr)]
         rest = old.vaddr + old.filesz - end
         if rest:
-            parts.append(replace(old, offset=old.offset + end - old.vaddr, vaddr=end, filesz=rest, memsz=rest))
+            parts.append(old._replace(offset=old.offset + end - old.vaddr, vaddr=end, filesz=rest, memsz=rest))
         at = self.segments.index(old)
         self.rewrite([*self.segments[:at], *parts, *self.segments[at + 1 :]])
 
@@ -214,8 +214,8 @@ class CoreEditor:
         """
         start = self.header.phoff + self.elf.segment_size * len(self.segments)
         shift = self.elf.segment_size * (len(segments) - len(self.segments))
-        moved = [self.elf.pack_segment(replace(s, offset=s.offset + shift)) for s in segments]
-        header = self.elf.pack_header(replace(self.header, phnum=len(segments)))
+        moved = [self.elf.pack_segment(s._replace(offset=s.offset + shift)) for s in segments]
+        header = self.elf.pack_header(self.header._replace(phnum=len(segments)))
         self.path.write_bytes(header + b"".join(moved) + self.path.read_bytes()[start:] + more)
 
 
