@@ -9,9 +9,6 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,58 +20,9 @@ from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.memorymap.sections import LazySequence, Section, SectionEntry
 from mminspect.program import since
 from mminspect.program.arch import arch_of, elf_of
+from mminspect.typeinfo.sections import IS_EARLY, TAINT_ZONE_DEVICE, has_vmemmap, section_flags, sections_per_root
 
 SUBSECTION_SHIFT = 21
-# Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
-# v6.0), the flags were macros with these values, as far as the kernel had them.
-_FLAG_MACROS = {
-    "SECTION_MARKED_PRESENT": 0x1,
-    "SECTION_HAS_MEM_MAP": 0x2,
-    "SECTION_IS_ONLINE": 0x4,
-    "SECTION_IS_EARLY": 0x8,
-    "SECTION_TAINT_ZONE_DEVICE": 0x10,
-}
-
-
-@dataclass(frozen=True)
-class SectionFlags:
-    """
-    The flags in ``section_mem_map``.
-
-    :ivar bits: Values by name.
-    :ivar map_mask: ``SECTION_MAP_MASK``.
-    """
-
-    bits: dict[str, int]
-    map_mask: int
-
-    def names(self, value: int) -> tuple[str, ...]:
-        """Get the names of the flags that are set in a ``section_mem_map``."""
-        return self._names(value & ~self.map_mask)
-
-    @cached_property
-    def _names(self) -> Callable[[int], tuple[str, ...]]:
-        # All sections have one of a few sets of flags.
-        return lru_cache(64)(lambda flags: tuple(name for name, bit in self.bits.items() if flags & bit))
-
-
-def section_flags(prog: Program) -> SectionFlags:
-    """Get the section flags of the kernel at hand."""
-    word = (1 << 8 * sizeof(prog.type("unsigned long"))) - 1
-    try:
-        enumerators = prog["SECTION_MARKED_PRESENT_BIT"].type_.enumerators or ()
-    except LookupError:
-        # SECTION_MAP_LAST_BIT was 1 << 3 in 4.19, 1 << 4 from 5.3, 1 << 5 from 5.12. The address itself is
-        # aligned to more than that.
-        return SectionFlags(dict(_FLAG_MACROS), word & ~0x1F)
-    bits = {}
-    mask = word & ~0x3F
-    for item in enumerators:
-        if item.name == "SECTION_MAP_LAST_BIT":
-            mask = word & ~((1 << item.value) - 1)
-        elif item.name.endswith("_BIT"):
-            bits[item.name[: -len("_BIT")]] = 1 << item.value
-    return SectionFlags(bits, mask)
 
 
 def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
@@ -123,7 +71,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
     section_bits = prog["SECTION_SIZE_BITS"].value_()
     page_shift = prog["PAGE_SHIFT"].value_()
     per_section = 1 << (section_bits - page_shift)
-    per_root = prog["SECTIONS_PER_ROOT"].value_()
+    per_root = sections_per_root(prog)
     sections = prog["NR_SECTION_ROOTS"].value_() * per_root
     possible = 1 << (prog["MAX_PHYSMEM_BITS"].value_() - section_bits)
     # NR_SECTION_ROOTS is rounded up, so there can be less than a root more.
@@ -140,7 +88,14 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
     # bitmap is in a structure of its own.
     bitmap_member = "usage" if struct.has_member("usage") else "pageblock_flags"
     members["bitmap"] = struct.member(bitmap_member).offset
+    # A kernel with struct pageblock_data may have neither.
+    has_bitmap = bitmap_size > 0
     usage = prog.type("struct mem_section_usage") if bitmap_member == "usage" else None
+    if usage is not None and not usage.has_member("subsection_map") and has_vmemmap(prog):
+        raise LayoutError(
+            "struct mem_section_usage has no subsection_map: the kernel is newer than what mminspect knows, or the "
+            "types are damaged"
+        )
     record = np.dtype(
         {
             "names": list(members),
@@ -161,9 +116,9 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
         value = values.item(index)
         return SectionEntry(numbers.item(index), flags.names(value), value & flags.map_mask, pointers.item(index))
 
-    wanted = word.type(flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"])
+    wanted = word.type(flags.online)
     online = np.flatnonzero(values & wanted == wanted)
-    offset = usage.member("pageblock_flags").offset if usage is not None else 0
+    offset = usage.member("pageblock_flags").offset if usage is not None and has_bitmap else 0
     bitmaps = np.zeros((len(online), bitmap_size), np.uint8)
     # The ranges of sections that aren't online as a whole.
     partly: dict[int, tuple[Range, ...]] = {}
@@ -173,15 +128,15 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
         names = flags.names(value)
         start = nr * per_section
         whole = ranges = [(start, start + per_section)]
-        if usage is not None and pointer and "SECTION_IS_EARLY" not in names:
+        if usage is not None and pointer and IS_EARLY not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
-        if "SECTION_TAINT_ZONE_DEVICE" in names:
+        if TAINT_ZONE_DEVICE in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
             ranges = subtract(ranges, device_ranges)
         if ranges != whole:
             partly[at] = tuple(ranges)
-        if pointer:
+        if pointer and has_bitmap:
             data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")
             bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
 
@@ -193,7 +148,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
             nr,
             partly.get(at, ((start, start + per_section),)),
             value & flags.map_mask,
-            pointer + offset if pointer else 0,
+            pointer + offset if pointer and has_bitmap else 0,
             flags.names(value),
             bitmaps[at].tobytes() if pointer else b"",
         )
@@ -226,7 +181,7 @@ def subsection(prog: Program, pfn: int) -> bool | None:
         size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
         per_section = 1 << (size_bits - shift)
         number = pfn >> (size_bits - shift)
-        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        per_root = sections_per_root(prog)
         section = prog["mem_section"][number // per_root][number % per_root]
         index = (pfn & (per_section - 1)) >> (SUBSECTION_SHIFT - shift)
         word_bits = 8 * sizeof(prog.type("unsigned long"))

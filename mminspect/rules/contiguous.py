@@ -26,6 +26,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
+from mminspect.memorymap.layout import CONTIGUOUS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import KeyCheck, Match, Rule, Violation
@@ -115,6 +116,7 @@ RULE = Rule(
     ),
     commits=(commit("859a85ddf90e", "from then on a block is valid as a whole"),),
     about=ZONE,
+    needs=(CONTIGUOUS,),
     checks=(KeyCheck(check, check_gap, describe),),
     # The flag is wrong. What is wrong with the pages themselves, other rules say.
     explains=None,

@@ -41,6 +41,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap.layout import PER_CPU_LISTS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuList, PerCpuPages, per_cpu_blocks
 from mminspect.memorymap.zones import Zone
@@ -208,6 +209,7 @@ RULE = Rule(
     functions=("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
     commits=(commit("7b086755fb8c", "pages that bypass a locked list"),),
     about=ZONE,
+    needs=(PER_CPU_LISTS,),
     checks=(MapCheck(check), TallyCheck(InFreeBlocks)),
     per_cpu=True,
 )
