@@ -192,6 +192,7 @@ class Outcomes:
             *(first.link, first.state, last.link, last.state, start.link, start.state),
             place.zone_link,
             place.in_subsection,
+            place.section is not None and place.section.is_absent(first.pfn),
             block,
         )
 

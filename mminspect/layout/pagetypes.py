@@ -26,8 +26,8 @@ def page_type(target: Target, mapcount: int) -> str | None:
         # Since Linux 6.12 the type is a number in the top byte.
         name = names.get(value >> 24)
         return None if name == "mapcount_underflow" else name
-    # Before, it is bits that are cleared (include/linux/page-flags.h). Since Linux kernel commit ff202303c398 ("mm:
-    # convert page type macros to enum") (in v6.10), they are in an enum, and there is no PG_slab any more.
+    # Before, it is bits that are cleared (include/linux/page-flags.h). Since Linux 6.10, they are in an enum, and
+    # there is no PG_slab any more.
     if not values and enumerator(target.prog, "enum pageflags", "PG_slab") is None:
         return None if mapcount >= -1 else f"unknown ({value:#010x})"
     base = values.get("PAGE_TYPE_BASE", 0xF0000000)

@@ -59,12 +59,15 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[tuple[int, int, in
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 
 
-def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section], Sequence[SectionEntry]]:
+def sparse_sections(
+    prog: Program, bitmap_size: int, checks_subsections: bool = False
+) -> tuple[Sequence[Section], Sequence[SectionEntry]]:
     """
     Get the sections of a SPARSEMEM kernel.
 
     :param bitmap_size: Bytes of a section's pageblock bitmap; each bitmap is read once, so that a dump
         that lacks it is refused before anything is said of it.
+    :param checks_subsections: Whether ``pfn_to_online_page()`` looks at the subsections of early sections, too.
     :return: The valid and online ones, and every one that isn't empty.
     :raises LayoutError: if they can't be read, or make no sense.
     """
@@ -122,6 +125,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
     bitmaps = np.zeros((len(online), bitmap_size), np.uint8)
     # The ranges of sections that aren't online as a whole.
     partly: dict[int, tuple[Range, ...]] = {}
+    absent: dict[int, tuple[Range, ...]] = {}
     device_ranges: list[Range] | None = None
     for at, index in enumerate(online.tolist()):
         nr, value, pointer = int(numbers[index]), int(values[index]), int(pointers[index])
@@ -130,6 +134,10 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
         whole = ranges = [(start, start + per_section)]
         if usage is not None and pointer and IS_EARLY not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
+        elif checks_subsections and usage is not None and pointer:
+            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
+            if there != whole:
+                absent[at] = tuple(subtract(whole, there))
         if TAINT_ZONE_DEVICE in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
@@ -151,6 +159,7 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
             pointer + offset if pointer and has_bitmap else 0,
             flags.names(value),
             bitmaps[at].tobytes() if pointer else b"",
+            absent.get(at, ()),
         )
 
     return LazySequence(len(online), section), LazySequence(len(numbers), entry)
