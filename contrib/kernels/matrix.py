@@ -176,6 +176,13 @@ ROWS: tuple[Row, ...] = (
         qemu_args=("-machine", "pc,max-ram-below-4g=128M"),
     ),
     Row(
+        "amd64-6.12-absent",
+        AMD64_6_12,
+        "a hole in the middle of a zone, in absent subsections: the zone is not contiguous",
+        memory="1G",
+        append="memmap=64M$256M",
+    ),
+    Row(
         "amd64-6.12-movablecore",
         AMD64_6_12,
         "zone Movable; its boundary is aligned to pageblocks",
