@@ -22,9 +22,11 @@ from mminspect.commands.struct_page import (
     read_entry,
 )
 from mminspect.consequences.attach import Outcomes
+from mminspect.kernel.device import DeviceMemory
 from mminspect.kernel.kernel import Kernel
 from mminspect.kernel.resources import MAX_NAME, READ_ERRORS
 from mminspect.memmap.chunk import INITIALIZED
+from mminspect.memmap.page import flags_link
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
 from mminspect.typeinfo.lookup import enumerator
@@ -58,6 +60,33 @@ def describe(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section, sta
     result["buddy"] = free_block(kernel, outcomes, pfn, section)
     result["per_cpu"] = per_cpu_block(kernel, pfn)
     result["owner"] = _owner(kernel, entry, head, state, result)
+    return result
+
+
+def describe_device(kernel: Kernel, pfn: int, section: Section, device: DeviceMemory) -> dict[str, Any]:
+    """
+    Decode a struct page of ZONE_DEVICE; as :func:`describe`, with its ``link``.
+
+    :raises drgn.FaultError: if the target doesn't hold it.
+    """
+    layout = kernel.memory.layout
+    entry = read_entry(kernel, pfn, section)
+    compound, _ = compound_page(kernel, entry, section)
+    tail = compound is not None and compound["part"] == "tail"
+    kind = f", {device.kind}" if device.kind else ""
+    result: dict[str, Any] = {
+        "link": flags_link(layout, entry.page.flags),
+        "flags": "|".join(flag_names(kernel.prog, entry.page.flags, entry.kind, False, tail)),
+        "refcount": entry.page.refcount,
+        "mapcount": entry.page.mapcount + 1 if entry.kind is None else None,
+        "page_type": entry.kind,
+        "words": [f"{word:#0{layout.word_bits // 4 + 2}x}" for word in entry.page.words],
+        "buddy": None,
+        "per_cpu": None,
+        "owner": f"device memory{kind}: [{device.start:#x}, {device.end:#x}) of the dev_pagemap at {device.pagemap:#x}",
+    }
+    if compound is not None:
+        result["compound"] = compound
     return result
 
 

@@ -200,14 +200,15 @@ def subsection(prog: Program, pfn: int) -> bool | None:
         return None
 
 
-def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
+def device_pagemaps(prog: Program, page_shift: int) -> Iterator[tuple[Range, Object]]:
     """
-    Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
+    Find the memory of ZONE_DEVICE.
+
+    :return: Iterator of (pfns, ``struct dev_pagemap *``).
     """
     # Imported late: drgn loads all its helpers at once, and most scans need none.
     from drgn.helpers.linux.xarray import xa_for_each
 
-    ranges: list[Range] = []
     pgmaps: dict[int, Object] = {}
     for _, entry in xa_for_each(prog["pgmap_array"].address_of_()):
         pgmaps.setdefault(entry.value_(), Object(prog, "struct dev_pagemap *", entry.value_()))
@@ -221,8 +222,13 @@ def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
             items = [pgmap.range]
         else:
             items = [pgmap.res]
-        ranges.extend((i.start.value_() >> page_shift, (i.end.value_() + 1) >> page_shift) for i in items)
-    return merge(ranges)
+        for item in items:
+            yield (item.start.value_() >> page_shift, (item.end.value_() + 1) >> page_shift), pgmap
+
+
+def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
+    """Get the pfns that ``pfn_to_online_page()`` refuses in sections that device memory shares with RAM."""
+    return merge(pages for pages, _ in device_pagemaps(prog, page_shift))
 
 
 def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[Section]:
