@@ -400,6 +400,9 @@ ROWS: tuple[Row, ...] = (
         "little-endian guest on a machine QEMU takes for big-endian",
         memory="1G",
     ),
+    Row(
+        "ppc64el-6.12-hash", PPC64EL_6_12, "the hash MMU, whose table nobody reads", memory="1G", append="disable_radix"
+    ),
     Row("ppc64el-6.12-64k", PPC64EL_6_12_64K, "pages of 64 KiB", memory="1G"),
     Row(
         "amd64-6.1-sparse",
