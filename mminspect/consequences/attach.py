@@ -22,6 +22,7 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
+from mminspect.memorymap.layout import CONTIGUOUS, PAGEBLOCK_BITS
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -95,7 +96,7 @@ class Outcomes:
     def place(self, pfn: int) -> Place | None:
         """Find out what lies around a page. ``None`` if the target doesn't hold it."""
         page = self.page(pfn)
-        if page is None:
+        if page is None or self._memory.layout.why_unknown(PAGEBLOCK_BITS, CONTIGUOUS):
             return None
         zone = walked_zone(self._memory, page)
         nr_pages = self._memory.layout.pageblock_nr_pages
@@ -191,6 +192,7 @@ class Outcomes:
             *(first.link, first.state, last.link, last.state, start.link, start.state),
             place.zone_link,
             place.in_subsection,
+            place.section is not None and place.section.is_absent(first.pfn),
             block,
         )
 

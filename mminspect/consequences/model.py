@@ -258,6 +258,9 @@ def _refusal(place: Place) -> str | None:
     zone, link = place.zone, place.zone_link
     if place.first.state == OFFLINE or place.last.state == OFFLINE:
         return "the first or last page of the block is not online"
+    section = place.memory.section(place.first.pfn)
+    if section is not None and section.is_absent(place.first.pfn):
+        return "pfn_to_online_page() returns NULL for the block's first page: its bit in subsection_map is clear"
     if place.first.link != link:
         return f"the block's first page isn't of {zone}"
     if place.last.link != link:

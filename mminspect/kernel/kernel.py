@@ -9,6 +9,7 @@ from functools import cached_property
 
 from drgn import Program
 
+from mminspect.kernel.device import DeviceMemory, device_memory
 from mminspect.kernel.free_lists import FreeLists
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.proc import read_proc_files
@@ -20,6 +21,7 @@ from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
 from mminspect.memorymap.proc import ProcFiles
+from mminspect.memorymap.sections import Section
 from mminspect.program import open as targets
 from mminspect.program.target import Target
 from mminspect.typeinfo import load as typeinfo
@@ -74,6 +76,18 @@ class Kernel:
     def per_cpu_blocks(self) -> PerCpuBlocks:
         """The free blocks on per-CPU lists."""
         return per_cpu_blocks(self.memory_with_lists.per_cpu)
+
+    @cached_property
+    def device_memory(self) -> list[DeviceMemory]:
+        """The memory of devices (ZONE_DEVICE), which isn't online."""
+        return device_memory(self.prog, self.memory)
+
+    def section(self, pfn: int) -> Section | None:
+        """Get the section of a pfn that is online or of a device, or ``None``."""
+        online = self.memory.section(pfn)
+        if online is not None or pfn < 0:
+            return online
+        return next((device.section(self.memory, pfn) for device in self.device_memory if device.has(pfn)), None)
 
     @cached_property
     def free_lists(self) -> FreeLists:

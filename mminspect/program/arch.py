@@ -9,7 +9,7 @@ from typing import Callable
 
 from drgn import Architecture, Platform, PlatformFlags, Program, host_platform, sizeof
 
-from mminspect.program import i386, riscv, x86_64
+from mminspect.program import i386, ppc64, riscv, x86_64
 from mminspect.program.corefile import CoreFile
 from mminspect.program.elf import Elf
 from mminspect.program.pagetable import PageTables
@@ -201,7 +201,9 @@ ARCHITECTURES = (
         capset=184,
         vmcoreinfo_marks=("SIZE(vmemmap_backing)",),
         variable_pageblock_order=True,
+        # Those of the radix MMU.
         drgn_walks=True,
+        lay_over=ppc64.lay_over,
         registers=(*_numbered("r", 0, 31), "nip"),
         in_kernel=_upper_half("nip"),
     ),

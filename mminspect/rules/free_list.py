@@ -38,6 +38,7 @@ import numpy.typing as npt
 from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk, Words
 from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import FREE_LISTS, PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK, PB_MIGRATE_ISOLATE
 from mminspect.memorymap.zones import FreeArea, Zone
@@ -317,5 +318,6 @@ RULE = Rule(
         commit("787af64d05cd", "a page below the memory was taken for a buddy"),
     ),
     about=ZONE,
+    needs=(PAGEBLOCK_BITS, FREE_LISTS),
     checks=(TallyCheck(Lists),),
 )

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING
 from mminspect.memorymap import bitmap
-from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.layout import PAGEBLOCK_BITS, Layout
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK
 from mminspect.memorymap.ranges import Range
@@ -150,5 +150,6 @@ RULE = Rule(
         "__rmqueue_smallest",
     ),
     commits=(commit("0740a50b9baa", "wrong zone links no longer let one zone write into another's bitmap"),),
+    needs=(PAGEBLOCK_BITS,),
     checks=(MapCheck(check),),
 )

@@ -30,6 +30,7 @@ from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING
 from mminspect.memmap.chunk import DEFERRED, UNINITIALIZED_KINDS, Chunk
+from mminspect.memorymap.layout import TAILS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 from mminspect.rules.commits import commit
@@ -81,6 +82,7 @@ RULE = Rule(
         commit("0740a50b9baa", "holes get the zone and node of a neighbor"),
         commit("2ebc3b68ac40", "the tail of a FLATMEM mem_map"),
     ),
+    needs=(TAILS,),
     checks=(PageCheck(check, describe),),
     explains=0,
 )

@@ -28,6 +28,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, WARNING, ZONE
 from mminspect.memmap.chunk import OFFLINE, Chunk
+from mminspect.memorymap.layout import FREE_LISTS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import MapCheck, Rule, TallyCheck, Violation
@@ -118,5 +119,6 @@ RULE = Rule(
     functions=("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
     commits=(commit("a4b0bf6a40f3", "memory was freed too early and lost"),),
     about=ZONE,
+    needs=(FREE_LISTS,),
     checks=(MapCheck(check), TallyCheck(Counts)),
 )

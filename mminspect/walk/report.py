@@ -41,6 +41,7 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
         "path": target.path,
         "release": layout.release,
         "machine": layout.machine,
+        "tried": layout.tried,
         "page_size": layout.page_size,
         "memory_model": layout.memory_model,
         "pageblock_order": layout.pageblock_order,

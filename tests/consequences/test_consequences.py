@@ -403,3 +403,16 @@ def test_skip_is_set_where_fast_isolate_around_sets_it(kernels: Kernels) -> None
         outcomes["set_pageblock_skip"].outcome == outcomes["fast_isolate_around"].outcome == "BUG with CONFIG_DEBUG_VM"
     )
     assert outcomes["set_pageblock_skip"].commit == outcomes["fast_isolate_around"].commit
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(((8, 16),), "refuses"), (((12, 16),), "safe"), ((), "safe")])
+def test_block_whose_first_page_is_in_an_absent_subsection_is_refused(
+    absent: tuple[tuple[int, int], ...], expected: str
+) -> None:
+    """__pageblock_pfn_to_page() asks pfn_to_online_page() for the first page, and pfn_valid() for the last."""
+    section = Section(0, ((0, 64),), 0, 0x1000, ("SECTION_IS_EARLY",), b"", absent)
+    memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=(section,))
+    page = Page(9, SPARSE.link(0, 1), INITIALIZED, lru=True)
+    result = judged(memory, page, NEW, section=section)
+    assert result["__pageblock_pfn_to_page"][0] == expected
+    assert result["pageblock_pfn_to_page"][0] == expected
