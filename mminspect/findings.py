@@ -15,9 +15,10 @@ NOTE = "note"
 SEVERITIES = (NOTE, WARNING, ERROR)
 
 
-# What a finding is about: pages; a zone or node as a whole, unless it names pages of it; or the target as it was found,
-# and not what the kernel did.
+# What a finding is about: pages; a pageblock, whose pages decide together what is done with them; a zone or node as a
+# whole, unless it names pages of it; or the target as it was found, and not what the kernel did.
 PAGES = "pages"
+BLOCK = "block"
 ZONE = "zone"
 TARGET = "target"
 
@@ -45,7 +46,7 @@ class Finding:
     :ivar zone: Name of the zone likewise.
     :ivar message: One sentence: what is wrong and why it matters.
     :ivar detail: What the rule's documentation names.
-    :ivar about: ``PAGES``, ``ZONE`` or ``TARGET``.
+    :ivar about: ``PAGES``, ``BLOCK``, ``ZONE`` or ``TARGET``.
     :ivar named: Ranges of the pages that it is about, where these aren't all of ``[start_pfn, end_pfn)``. Ascending.
     :ivar wrong: Ranges of those pages among them that are wrong, where it is about right ones too. Ascending.
     :ivar judged_by: The page that shows best what the kernel does with them, where it isn't the first online one.

@@ -15,13 +15,16 @@ from typing import Any, NamedTuple
 
 from drgn import FaultError
 
+from mminspect.consequences.block import Block, read_block
 from mminspect.consequences.guards import Guards, read_guards
-from mminspect.consequences.model import REFUSES, SAFE, Outcome, Place, consequences, fatal, walked_zone
-from mminspect.findings import ERROR, TARGET, WARNING, Finding
+from mminspect.consequences.model import consequences
+from mminspect.consequences.place import REFUSES, SAFE, Outcome, Place, fatal, stopped, walked_zones
+from mminspect.findings import BLOCK, ERROR, NOTE, TARGET, WARNING, Finding
 from mminspect.kernel.kernel import Kernel
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
-from mminspect.memmap.chunk import OFFLINE, Chunk
+from mminspect.memmap.chunk import INITIALIZED, OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
+from mminspect.memorymap.zones import Zone
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -30,6 +33,8 @@ WINDOW = 512
 MAX_WINDOWS = 128
 # Cases of which the outcomes are kept.
 MAX_CASES = 4096
+# Pageblocks that are kept as a whole.
+MAX_BLOCKS = 16
 
 
 class Brief(NamedTuple):
@@ -38,10 +43,12 @@ class Brief(NamedTuple):
 
     :ivar harm: Function and outcome, of those that are neither safe nor refuse the block.
     :ivar deadly: The one that makes a finding an error.
+    :ivar stopped: The checks at run time that keep walkers off a page of another zone.
     """
 
     harm: list[dict[str, Any]]
     deadly: Outcome | None
+    stopped: tuple[Outcome, ...]
 
 
 class Outcomes:
@@ -52,13 +59,17 @@ class Outcomes:
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        self.guards: Guards = read_guards(kernel.target.vmcoreinfo.release, kernel.target.has_function)
+        self.guards: Guards = read_guards(
+            kernel.target.vmcoreinfo.release, kernel.target.has_function, kernel.has_member
+        )
+        self._kernel = kernel
         self._memory = kernel.memory
         self._prog = kernel.prog
         self._memmap = kernel.memmap
         self._identify = kernel.identify
         self._windows: dict[tuple[int, int], Chunk] = {}
         self._around: dict[tuple[int, int], tuple[Page, Page, Page] | None] = {}
+        self._blocks: dict[int, Block] = {}
         self._cases: dict[Hashable, Brief] = {}
         self._subsections: dict[int, bool | None] = {}
         self._last: Chunk | None = None
@@ -92,12 +103,35 @@ class Outcomes:
             return Page(pfn, 0, OFFLINE)
         return page_of(chunk, pfn)
 
-    def place(self, pfn: int) -> Place | None:
-        """Find out what lies around a page. ``None`` if the target doesn't hold it."""
+    def block(self, pfn: int) -> Block:
+        """Read the pageblock of an online pfn."""
+        nr_pages = self._memory.layout.pageblock_nr_pages
+        start = pfn & -nr_pages
+        if start not in self._blocks:
+            if len(self._blocks) >= MAX_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            section = self._memory.section(pfn)
+            assert section is not None
+            parts = ((max(low, start), min(high, start + nr_pages)) for low, high in section.ranges)
+            chunks = [self._memmap.chunk(low, high, section) for low, high in parts if low < high]
+            self._blocks[start] = read_block(self._memory, start, chunks, self._kernel.ram)
+        return self._blocks[start]
+
+    def places(self, pfn: int) -> list[Place]:
+        """
+        Find out what lies around a page, as each zone that spans it meets it.
+
+        :return: One if no zone does. Empty if the target doesn't hold it.
+        """
         page = self.page(pfn)
         if page is None:
-            return None
-        zone = walked_zone(self._memory, page)
+            return []
+        zones: list[Zone | None] = [*walked_zones(self._memory, page)]
+        found = [self._place(page, zone) for zone in zones or [None]]
+        return [] if None in found else [place for place in found if place is not None]
+
+    def _place(self, page: Page, zone: Zone | None) -> Place | None:
+        pfn = page.pfn
         nr_pages = self._memory.layout.pageblock_nr_pages
         start = pfn & -nr_pages
         first, last = start, start + nr_pages - 1
@@ -107,7 +141,19 @@ class Outcomes:
         if around is None:
             return None
         section = self._memory.section(pfn)
-        return Place(self._memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
+        place = Place(self._memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
+        if not place.is_foreign or zone is None:
+            return place
+        block = self.block(pfn)
+        free, doubt = bool(block.free[pfn - start]), self._doubt(page)
+        return replace(place, can_be_free=free, doubt=doubt, enters=block.enters(zone, pfn, self.guards))
+
+    def _doubt(self, page: Page) -> str:
+        if not page.reserved:
+            return ""
+        if self._kernel.ram is None:
+            return "it is PG_reserved; whether it is System RAM can't be told here"
+        return "it is PG_reserved, but System RAM"
 
     def _in_subsection(self, pfn: int) -> bool | None:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
@@ -142,12 +188,18 @@ class Outcomes:
                 self._block, self._in_block = block, {} if self._is_plain(block) else None
             if self._in_block is None:
                 return self._brief(pfn)
-            alike = (page.link, page.state, page.reserved, page.lru, page.buddy, self._in_subsection(pfn))
+            alike = (*self._of_page(page), self._in_subsection(pfn))
             if alike not in self._in_block:
                 self._in_block[alike] = self._brief(pfn)
             return self._in_block[alike]
         except FaultError:
             return None
+
+    def _of_page(self, page: Page) -> tuple[Hashable, ...]:
+        """Get what of a page decides on what is done with it, in a block that no zone begins or ends in."""
+        free = page.state != INITIALIZED or not page.reserved or self._kernel.ram is None
+        in_ram = free or any(low <= page.pfn < high for low, high in self._kernel.ram or ())
+        return page.link, page.state, page.reserved, page.lru, page.buddy, in_ram
 
     def _is_plain(self, block: int) -> bool:
         """Tell whether no zone begins or ends inside a pageblock: then only the page itself matters."""
@@ -157,18 +209,18 @@ class Outcomes:
         return not any(start < edge < end for edge in edges)
 
     def _brief(self, pfn: int) -> Brief | None:
-        place = self.place(pfn)
-        if place is None:
+        places = self.places(pfn)
+        if not places:
             return None
-        case = self._case(place)
+        case = tuple(map(self._case, places))
         if case not in self._cases:
             if len(self._cases) >= MAX_CASES:
                 self._cases.clear()
-            outcomes = consequences(place)
+            outcomes = consequences(*places)
             harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
-            self._cases[case] = Brief(harm, fatal(outcomes, self.guards))
+            self._cases[case] = Brief(harm, fatal(outcomes, self.guards), stopped(outcomes))
         return self._cases[case]
 
     def _case(self, place: Place) -> Hashable:
@@ -189,20 +241,17 @@ class Outcomes:
         return (
             *(page.link, page.state, page.reserved, page.lru, page.buddy, place.outside(page)),
             *(first.link, first.state, last.link, last.state, start.link, start.state),
-            place.zone_link,
-            place.in_subsection,
+            *(place.zone_link, place.in_subsection, place.can_be_free, place.enters),
             block,
         )
 
     def of(self, pfn: int) -> list[Outcome]:
         """Model the kernel's functions for a page. Empty if the target doesn't hold it."""
         try:
-            place = self.place(pfn)
+            places = self.places(pfn)
+            return [self._with_object(item) for item in consequences(*places)] if places else []
         except FaultError:
             return []
-        if place is None:
-            return []
-        return [self._with_object(item) for item in consequences(place)]
 
     def _with_object(self, item: Outcome) -> Outcome:
         if item.address is None:
@@ -210,10 +259,18 @@ class Outcomes:
         there = self._identify(item.address).get("text", "unknown memory")
         return replace(item, why=f"{item.why}, {there}")
 
+    def strangers(self, finding: Finding) -> list[int]:
+        """Find the pages of a pageblock that zones other than their own span, one for each such zone."""
+        try:
+            return list(dict.fromkeys(self.block(self._first_online(finding)).strangers(self.guards)))
+        except FaultError:
+            return []
+
     def wrong_page(self, finding: Finding) -> int:
         """Choose the page by which a finding is judged."""
-        if finding.judged_by is not None:
-            return finding.judged_by
+        return self._first_online(finding) if finding.judged_by is None else finding.judged_by
+
+    def _first_online(self, finding: Finding) -> int:
         pfn = finding.start_pfn
         end = min(finding.end_pfn, pfn + self._memory.layout.pageblock_nr_pages)
         while self._memory.section(pfn) is None and pfn < end:
@@ -221,9 +278,27 @@ class Outcomes:
         return pfn
 
 
+class Judgment(NamedTuple):
+    """
+    What the kernel would do with the pages of a finding.
+
+    :ivar pfn: The page that was judged.
+    :ivar more: What is added to ``detail``.
+    :ivar deadly: The outcome that makes it an error.
+    :ivar stopped: The checks at run time that keep walkers off.
+    :ivar explained: Whether the reasons are told.
+    """
+
+    pfn: int
+    more: dict[str, Any]
+    deadly: Outcome | None
+    stopped: tuple[Outcome, ...]
+    explained: bool
+
+
 def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]:
     """
-    Add ``detail.consequences`` to findings, and make errors of warnings that the kernel would not survive.
+    Add ``detail.consequences`` to findings, and raise those that the kernel would not survive.
 
     After :data:`MAX_PER_RULE` findings of a rule, they are abridged. A finding of a zone as a whole has none.
 
@@ -231,31 +306,51 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
     """
     done: Counter[str] = Counter()
     known: dict[int, list[Outcome]] = {}
+
+    def judge(finding: Finding, pfn: int) -> Judgment:
+        if done[finding.rule] > MAX_PER_RULE:
+            brief = outcomes.brief(pfn)
+            harm, deadly, guard = brief or Brief([], None, ())
+            return Judgment(pfn, {"consequences": harm, "consequences_abridged": True}, deadly, guard, False)
+        if pfn not in known:
+            known[pfn] = outcomes.of(pfn)
+        found = known[pfn]
+        more = {"consequences": [item.as_dict() for item in found]}
+        return Judgment(pfn, more, fatal(found, outcomes.guards), stopped(found), True)
+
     for finding in findings:
         if finding.about == TARGET:
             yield finding
             continue
         if finding.of_zone:
-            yield _with_consequences(finding, {"consequences": []}, None, "")
+            yield replace(finding, detail={**finding.detail, "consequences": []})
             continue
         done[finding.rule] += 1
-        pfn = outcomes.wrong_page(finding)
-        if done[finding.rule] > MAX_PER_RULE:
-            brief = outcomes.brief(pfn)
-            more = {"consequences": brief.harm if brief is not None else [], "consequences_abridged": True}
-            yield _with_consequences(finding, more, brief.deadly if brief is not None else None, "")
-            continue
-        if pfn not in known:
-            known[pfn] = outcomes.of(pfn)
-        deadly = fatal(known[pfn], outcomes.guards)
-        more = {"consequences": [item.as_dict() for item in known[pfn]]}
-        yield _with_consequences(finding, more, deadly, f": {deadly.why}" if deadly is not None else "")
+        # Nothing makes an error worse.
+        strangers = outcomes.strangers(finding) if finding.about == BLOCK and finding.severity != ERROR else []
+        judgments = (judge(finding, pfn) for pfn in (*strangers, outcomes.wrong_page(finding)))
+        first = next(judgments)
+        worst = first if first.deadly else next((judgment for judgment in judgments if judgment.deadly), first)
+        yield _with_consequences(finding, worst, bool(strangers))
 
 
-def _with_consequences(finding: Finding, more: dict[str, Any], deadly: Outcome | None, why: str) -> Finding:
-    severity, message = finding.severity, finding.message
-    # A note is legal; what is wrong with its page besides has a finding of its own.
-    if deadly is not None and severity == WARNING:
+def _with_consequences(finding: Finding, judgment: Judgment, has_strangers: bool) -> Finding:
+    """
+    Raise a finding by what the kernel would do.
+
+    A note is legal, and what is wrong with its page besides has a finding of its own; but for a pageblock, where it is
+    the zones that span it which decide.
+    """
+    severity, message, more = finding.severity, finding.message, dict(judgment.more)
+    deadly, checks = judgment.deadly, judgment.stopped
+    if deadly is not None and (severity == WARNING or has_strangers):
         more["severity_by_rule"], severity = severity, ERROR
-        message = f"{message}; but {deadly.function}() {deadly.outcome}{why}"
+        message = f"{message}; but {deadly.function}() {deadly.outcome}"
+        message += f" at pfn {judgment.pfn:#x}" if has_strangers else ""
+        message += f": {deadly.why}" if judgment.explained else ""
+    elif has_strangers and checks and severity == NOTE:
+        more["severity_by_rule"], severity = severity, WARNING
+        names = " and ".join(f"{item.function}()" for item in checks)
+        message = f"{message}; a zone spans pages of another, and {names} keep its walkers off"
+        message += f": {'; '.join(item.why for item in checks)}" if judgment.explained else ""
     return replace(finding, severity=severity, message=message, detail={**finding.detail, **more})

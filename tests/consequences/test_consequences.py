@@ -13,9 +13,11 @@ import pytest
 from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Outcomes, attach
 from mminspect.consequences.guards import Guards, read_guards
-from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
+from mminspect.consequences.model import consequences
+from mminspect.consequences.place import Place, fatal, walked_zones
 from mminspect.findings import TARGET, ZONE, Finding
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED
+from mminspect.memmap.page import Page
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.render.table import write_consequences
@@ -42,7 +44,7 @@ def judged(
     section: Section | None = SECTION,
 ) -> dict[str, tuple[str, str]]:
     """Model a page in a pageblock that is otherwise right; get (outcome, why) by function."""
-    spanning = walked_zone(memory, page)
+    spanning = next(iter(walked_zones(memory, page)), None)
     layout = memory.layout
     start = page.pfn & -layout.pageblock_nr_pages
     low, high = start, start + layout.pageblock_nr_pages - 1
@@ -267,7 +269,7 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_facts_of_stored_kernels(name: str, opened: Opened) -> None:
     target = opened(name)[0]
-    kernel = read_guards(target.vmcoreinfo.release, target.has_function)
+    kernel = read_guards(target.vmcoreinfo.release, target.has_function, lambda name, member: False)
     facts = (kernel.debug_vm, kernel.get_checks_span, kernel.moves_whole_blocks, kernel.around_checks_block)
     assert facts == KERNELS[name]
 
