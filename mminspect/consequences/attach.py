@@ -8,6 +8,7 @@ read again. Findings of one rule that agree in every input of the model are eval
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -16,7 +17,9 @@ from typing import Any, NamedTuple
 from drgn import FaultError
 
 from mminspect.consequences.block import Block, read_block
+from mminspect.consequences.causes import Causes
 from mminspect.consequences.guards import Guards, read_guards
+from mminspect.consequences.identity import finding_id, signature
 from mminspect.consequences.model import consequences
 from mminspect.consequences.place import REFUSES, SAFE, Outcome, Place, fatal, stopped, walked_zones
 from mminspect.findings import BLOCK, ERROR, NOTE, TARGET, WARNING, Finding
@@ -25,6 +28,7 @@ from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import INITIALIZED, OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
 from mminspect.memorymap.zones import Zone
+from mminspect.rules.quirks import known_quirk
 
 # Findings of one rule that get all consequences with their reasons. The others get those that do harm, by name.
 MAX_PER_RULE = 1000
@@ -56,6 +60,7 @@ class Outcomes:
     Says what the kernel would do with a page.
 
     :ivar guards: What of the kernel decides that.
+    :ivar memory: The kernel's memory map.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -63,7 +68,7 @@ class Outcomes:
             kernel.target.vmcoreinfo.release, kernel.target.has_function, kernel.has_member
         )
         self._kernel = kernel
-        self._memory = kernel.memory
+        self.memory = kernel.memory
         self._prog = kernel.prog
         self._memmap = kernel.memmap
         self._identify = kernel.identify
@@ -83,7 +88,7 @@ class Outcomes:
         # The windows have online pages only.
         if last is not None and last.start_pfn <= pfn < last.end_pfn:
             return last
-        section = self._memory.section(pfn)
+        section = self.memory.section(pfn)
         if section is None:
             return None
         low, high = next(r for r in section.ranges if r[0] <= pfn < r[1])
@@ -105,16 +110,16 @@ class Outcomes:
 
     def block(self, pfn: int) -> Block:
         """Read the pageblock of an online pfn."""
-        nr_pages = self._memory.layout.pageblock_nr_pages
+        nr_pages = self.memory.layout.pageblock_nr_pages
         start = pfn & -nr_pages
         if start not in self._blocks:
             if len(self._blocks) >= MAX_BLOCKS:
                 del self._blocks[next(iter(self._blocks))]
-            section = self._memory.section(pfn)
+            section = self.memory.section(pfn)
             assert section is not None
             parts = ((max(low, start), min(high, start + nr_pages)) for low, high in section.ranges)
             chunks = [self._memmap.chunk(low, high, section) for low, high in parts if low < high]
-            self._blocks[start] = read_block(self._memory, start, chunks, self._kernel.ram)
+            self._blocks[start] = read_block(self.memory, start, chunks, self._kernel.ram)
         return self._blocks[start]
 
     def places(self, pfn: int) -> list[Place]:
@@ -126,13 +131,13 @@ class Outcomes:
         page = self.page(pfn)
         if page is None:
             return []
-        zones: list[Zone | None] = [*walked_zones(self._memory, page)]
+        zones: list[Zone | None] = [*walked_zones(self.memory, page)]
         found = [self._place(page, zone) for zone in zones or [None]]
         return [] if None in found else [place for place in found if place is not None]
 
     def _place(self, page: Page, zone: Zone | None) -> Place | None:
         pfn = page.pfn
-        nr_pages = self._memory.layout.pageblock_nr_pages
+        nr_pages = self.memory.layout.pageblock_nr_pages
         start = pfn & -nr_pages
         first, last = start, start + nr_pages - 1
         if zone is not None:
@@ -140,8 +145,8 @@ class Outcomes:
         around = self._pages_around(start, first, last)
         if around is None:
             return None
-        section = self._memory.section(pfn)
-        place = Place(self._memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
+        section = self.memory.section(pfn)
+        place = Place(self.memory, self.guards, page, zone, *around, section, self._in_subsection(pfn))
         if not place.is_foreign or zone is None:
             return place
         block = self.block(pfn)
@@ -159,11 +164,11 @@ class Outcomes:
         """Get a pfn's bit in ``subsection_map`` where pfn_to_online_page() asks for it and pfn_valid() doesn't."""
         if not self.guards.checks_subsections:
             return None
-        nr = pfn * self._memory.layout.page_size >> SUBSECTION_SHIFT
+        nr = pfn * self.memory.layout.page_size >> SUBSECTION_SHIFT
         if nr not in self._subsections:
             if len(self._subsections) >= MAX_CASES:
                 self._subsections.clear()
-            section = self._memory.section(pfn)
+            section = self.memory.section(pfn)
             is_early = section is not None and "SECTION_IS_EARLY" in section.flags
             self._subsections[nr] = subsection(self._prog, pfn) if is_early else None
         return self._subsections[nr]
@@ -183,7 +188,7 @@ class Outcomes:
             page = self.page(pfn)
             if page is None:
                 return None
-            block = pfn >> self._memory.layout.pageblock_order
+            block = pfn >> self.memory.layout.pageblock_order
             if block != self._block:
                 self._block, self._in_block = block, {} if self._is_plain(block) else None
             if self._in_block is None:
@@ -203,9 +208,9 @@ class Outcomes:
 
     def _is_plain(self, block: int) -> bool:
         """Tell whether no zone begins or ends inside a pageblock: then only the page itself matters."""
-        start = block << self._memory.layout.pageblock_order
-        end = start + self._memory.layout.pageblock_nr_pages
-        edges = (edge for zone in self._memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn))
+        start = block << self.memory.layout.pageblock_order
+        end = start + self.memory.layout.pageblock_nr_pages
+        edges = (edge for zone in self.memory.populated_zones for edge in (zone.start_pfn, zone.end_pfn))
         return not any(start < edge < end for edge in edges)
 
     def _brief(self, pfn: int) -> Brief | None:
@@ -225,7 +230,7 @@ class Outcomes:
 
     def _case(self, place: Place) -> Hashable:
         """Get all that decides on the outcomes of a page, their reasons and addresses aside."""
-        layout = self._memory.layout
+        layout = self.memory.layout
         page, first, last, start = place.page, place.first, place.last, place.start
         block: Hashable = page.pfn >> layout.pageblock_order
         if not layout.flatmem:
@@ -272,8 +277,8 @@ class Outcomes:
 
     def _first_online(self, finding: Finding) -> int:
         pfn = finding.start_pfn
-        end = min(finding.end_pfn, pfn + self._memory.layout.pageblock_nr_pages)
-        while self._memory.section(pfn) is None and pfn < end:
+        end = min(finding.end_pfn, pfn + self.memory.layout.pageblock_nr_pages)
+        while self.memory.section(pfn) is None and pfn < end:
             pfn += 1
         return pfn
 
@@ -282,18 +287,21 @@ class Judgment(NamedTuple):
     """
     What the kernel would do with the pages of a finding.
 
-    :ivar pfn: The page that was judged.
+    :ivar pfn: The page that was judged, ``None`` if none was.
     :ivar more: What is added to ``detail``.
     :ivar deadly: The outcome that makes it an error.
     :ivar stopped: The checks at run time that keep walkers off.
     :ivar explained: Whether the reasons are told.
     """
 
-    pfn: int
+    pfn: int | None
     more: dict[str, Any]
     deadly: Outcome | None
     stopped: tuple[Outcome, ...]
     explained: bool
+
+
+NO_JUDGMENT = Judgment(None, {}, None, (), False)
 
 
 def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]:
@@ -302,7 +310,7 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
 
     After :data:`MAX_PER_RULE` findings of a rule, they are abridged. A finding of a zone as a whole has none.
 
-    :return: Iterator of the findings, in the same order.
+    :return: Iterator of the findings. Those that others can explain come last.
     """
     done: Counter[str] = Counter()
     known: dict[int, list[Outcome]] = {}
@@ -318,20 +326,46 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
         more = {"consequences": [item.as_dict() for item in found]}
         return Judgment(pfn, more, fatal(found, outcomes.guards), stopped(found), True)
 
+    causes = Causes(outcomes.memory)
+    waiting: list[tuple[Finding, Judgment]] = []
     for finding in findings:
-        if finding.about == TARGET:
-            yield finding
-            continue
+        judgment, has_strangers = NO_JUDGMENT, False
         if finding.of_zone:
-            yield replace(finding, detail={**finding.detail, "consequences": []})
-            continue
-        done[finding.rule] += 1
-        # Nothing makes an error worse.
-        strangers = outcomes.strangers(finding) if finding.about == BLOCK and finding.severity != ERROR else []
-        judgments = (judge(finding, pfn) for pfn in (*strangers, outcomes.wrong_page(finding)))
-        first = next(judgments)
-        worst = first if first.deadly else next((judgment for judgment in judgments if judgment.deadly), first)
-        yield _with_consequences(finding, worst, bool(strangers))
+            judgment = Judgment(None, {"consequences": []}, None, (), False)
+        elif finding.about != TARGET:
+            done[finding.rule] += 1
+            # Nothing makes an error worse.
+            strangers = outcomes.strangers(finding) if finding.about == BLOCK and finding.severity != ERROR else []
+            has_strangers = bool(strangers)
+            judgments = (judge(finding, pfn) for pfn in (*strangers, outcomes.wrong_page(finding)))
+            judgment = next(judgments)
+            if not judgment.deadly:
+                judgment = next((other for other in judgments if other.deadly), judgment)
+        judged = _with_consequences(finding, judgment, has_strangers)
+        if has_strangers and judged.severity == ERROR:
+            causes.add(judged)
+        if causes.wants(judged):
+            waiting.append((judged, judgment))
+        else:
+            yield _identified(judged, judgment, outcomes)
+    for judged, judgment in waiting:
+        yield _identified(causes.explain(judged), judgment, outcomes)
+
+
+def _identified(finding: Finding, judgment: Judgment, outcomes: Outcomes) -> Finding:
+    page = None
+    if judgment.pfn is not None:
+        with contextlib.suppress(FaultError):
+            page = outcomes.page(judgment.pfn)
+    deciding = None
+    if "severity_by_rule" in finding.detail:
+        deciding = judgment.deadly or next(iter(judgment.stopped), None)
+    return replace(
+        finding,
+        id=finding_id(finding),
+        signature=signature(finding, outcomes.memory, page, deciding),
+        known=known_quirk(finding, outcomes.memory),
+    )
 
 
 def _with_consequences(finding: Finding, judgment: Judgment, has_strangers: bool) -> Finding:

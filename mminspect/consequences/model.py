@@ -241,8 +241,9 @@ def _takes(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
     page = place.page
     if page.state == OFFLINE:
         return _without_page(place, name)
-    if page.state == POISONED:
+    if page.state == POISONED and flag != "PageBuddy":
         return Outcome(name, READS_WRONG, "every flag of a poisoned entry is set; PF_POISONED_CHECK() with DEBUG_VM")
+    # PageBuddy() is a value of _mapcount and no flag; all ones aren't it.
     if not wanted:
         reserved = "; it is PG_reserved" if page.reserved else ""
         return Outcome(name, SAFE, f"passes over the page: it isn't {flag}{reserved}")
@@ -386,8 +387,6 @@ def move_freepages_block(place: Place) -> Outcome:
         if outcome.outcome != SAFE:
             why = f"sets the migratetype through the block's first page, {place.start.pfn:#x}: {outcome.why}"
             return Outcome(name, outcome.outcome, why, outcome.address)
-    if page.state == POISONED:
-        return Outcome(name, BUG, _moves(place), guard=VM_BUG_ON)
     if place.is_foreign and (page.buddy or place.can_be_free):
         if not place.enters:
             return Outcome(name, SAFE, f"begins at no page of {place.zone}: none that can be free leads to this one")
@@ -433,7 +432,7 @@ def __free_one_page(place: Place) -> Outcome:
     name = "__free_one_page"
     page = place.page
     if page.state != INITIALIZED:
-        if page.buddy or page.state == POISONED:
+        if page.buddy:
             return Outcome(name, READS_WRONG, "page_is_buddy() compares what happens to be in the entry")
         return Outcome(name, SAFE, "page_is_buddy(): the entry isn't PageBuddy")
     if not place.outside(page):

@@ -27,7 +27,8 @@ and of what the zones that span the block do with each other's pages, as far as 
 System RAM: PG_reserved alone doesn't prove it, as init memory, the initrd, the crash kernel, EFI boot services and
 what is initialized late are freed afterwards. Where ``/proc/iomem`` isn't known, reserved pages count.
 
-``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block.
+``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block; ``detail.reserved`` says whether all pages
+that make it no mere boundary are PG_reserved.
 
 Example: Debian 5.10 on i386 with 1200 MiB: pageblock 0x36e00 holds the end of Normal and the start of HighMem
 (a note). With two NUMA nodes of 515 and 509 MiB, block 0x20200 holds the node boundary.
@@ -39,7 +40,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from mminspect.findings import BLOCK, ERROR, NOTE, SEVERITIES, WARNING
-from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, Chunk, Run
+from mminspect.memmap.chunk import UNINITIALIZED_KINDS, Chunk, Run
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
@@ -51,8 +52,8 @@ MAX_NAMED = 8
 MAX_REASONS = 2
 # Start, end and link of a part of a pageblock.
 LinkedRange = tuple[int, int, int]
-# A severity, and what of the pages decides on it.
-Grade = tuple[str, str]
+# A severity, what of the pages decides on it, and whether these are PG_reserved.
+Grade = tuple[str, str, bool]
 OWN_ZONE = "each page is spanned by its own zone"
 
 
@@ -82,10 +83,11 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             if run.start >= end:
                 break
             inner.append(Run(max(run.start, start), min(run.end, end), run.link, run.state))
-        grades = [grade for run in inner for grade in _grades(run, chunk, memory)] or [(NOTE, OWN_ZONE)]
+        grades = [grade for run in inner for grade in _grades(run, chunk, memory)] or [(NOTE, OWN_ZONE, False)]
         severity = max((grade[0] for grade in grades), key=SEVERITIES.index)
-        reasons = tuple(dict.fromkeys(why for graded, why in grades if graded == severity))
-        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity, reasons), inner[0].link)
+        reasons = tuple(dict.fromkeys(why for graded, why, _ in grades if graded == severity))
+        reserved = all(reserved for graded, _, reserved in grades if graded == severity)
+        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity, reasons, reserved), inner[0].link)
 
 
 def _join(runs: list[Run]) -> Iterator[LinkedRange]:
@@ -103,17 +105,19 @@ def _join(runs: list[Run]) -> Iterator[LinkedRange]:
 def _grades(run: Run, chunk: Chunk, memory: MemoryMap) -> Iterator[Grade]:
     """Grade the pages of a run that their link is wrong for."""
     zone = memory.zone(*memory.layout.node_zone(run.link))
+    kind = UNINITIALIZED_KINDS.get(run.state)
     if zone is None:
-        yield ERROR, f"some link to {memory.link_name(run.link)}, which doesn't exist"
-    elif run.state != INITIALIZED and memory.zones_spanning(run.start, run.end):
-        yield ERROR, f"some were never initialized ({UNINITIALIZED_KINDS[run.state]})"
-    elif run.state != INITIALIZED:
-        yield WARNING, f"some were never initialized ({UNINITIALIZED_KINDS[run.state]}), outside every zone"
+        reserved = kind is None and bool(chunk.reserved(run.start, run.end).all())
+        yield ERROR, f"some link to {memory.link_name(run.link)}, which doesn't exist", reserved
+    elif kind is not None and memory.zones_spanning(run.start, run.end):
+        yield ERROR, f"some were never initialized ({kind})", False
+    elif kind is not None:
+        yield WARNING, f"some were never initialized ({kind}), outside every zone", False
     else:
         for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
             reserved = bool(chunk.reserved(start, end).all())
             severity, why = grade(memory, bool(memory.zones_spanning(start, end)), reserved)
-            yield severity, f"some are outside {zone}, which they link to: {why}"
+            yield severity, f"some are outside {zone}, which they link to: {why}", reserved
 
 
 def _minority(runs: Sequence[LinkedRange], start: int, end: int) -> tuple[Range, ...]:
@@ -147,7 +151,7 @@ def _first_unspanned(runs: Sequence[LinkedRange], memory: MemoryMap) -> int | No
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """List the block's runs."""
     layout = memory.layout
-    runs, severity, reasons = match.key
+    runs, severity, reasons, reserved = match.key
     links = list(dict.fromkeys(link for _, _, link in runs))
     hidden = runs[0][2] == runs[-1][2]
     names = ", ".join(memory.link_name(link) for link in links[:MAX_NAMED])
@@ -170,6 +174,7 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         {
             "runs": [[start, end, *layout.node_zone(link)] for start, end, link in runs],
             "hidden": hidden,
+            "reserved": reserved,
         },
         wrong=_minority(runs, match.start, match.end),
         judged_by=_first_unspanned(runs, memory),

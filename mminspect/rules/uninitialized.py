@@ -18,7 +18,8 @@ look like an unused page of node 0 and the first zone, which is the wrong zone a
 ``detail.spanned_by`` lists the zones, ``[node, zone ID]``, that span any of the pages.
 
 Inside a zone's span this is an error, since walkers of the zone reach the entry. Outside every span
-nothing but pfn walkers (``/proc/kpageflags``, hotplug) does: a warning. Deferred is a note.
+nothing but pfn walkers (``/proc/kpageflags``, hotplug) does: a warning. Deferred is a note: only
+``deferred_init_memmap()`` and ``deferred_grow_zone()`` come there, to initialize them.
 
 Example: Debian 5.10 on i386, booted with ``memmap=0x9c000$0xa17b000``: the reserved range was in no
 memblock region, and [0xa17b, 0xa217) stayed zero.
@@ -52,7 +53,8 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         why = "deferred initialization has not come this far"
     elif zones:
         severity = ERROR
-        why = f"inside {inside}: whoever walks the zone takes them for pages"
+        whole = any(z.start_pfn <= match.start and match.end <= z.end_pfn for z in zones)
+        why = f"{'' if whole else 'in part '}inside {inside}: whoever walks the zone takes them for pages"
     else:
         severity = WARNING
         why = "no zone spans them, so only pfn walkers reach them"

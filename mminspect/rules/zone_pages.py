@@ -35,7 +35,7 @@ from mminspect.rules.commits import commit
 
 _MORE = {
     ("managed", WARNING): ": memory being onlined at that moment is counted like this",
-    ("free", WARNING): ": the allocator has pages that nobody gave it",
+    ("free", WARNING): ": one of these numbers is wrong",
 }
 
 

@@ -71,7 +71,7 @@ def grade(memory: MemoryMap, spanned: bool, reserved: bool) -> tuple[str, str]:
     :return: Severity, and what of the pages decides.
     """
     if not reserved:
-        return ERROR, "not all are PG_reserved, so they can be freed or isolated into the wrong zone"
+        return ERROR, "not all are PG_reserved, so no flag keeps them from being freed or isolated into the wrong zone"
     if not spanned:
         return NOTE, "PG_reserved, where no walk of a zone comes"
     if memory.layout.flatmem:

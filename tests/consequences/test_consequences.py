@@ -238,11 +238,13 @@ def test_missing_bitmap_faults() -> None:
     assert result["get_pfnblock_flags_mask"][0] == result["set_pageblock_skip"][0] == "faults"
 
 
-def test_poisoned_page_is_taken_for_anything() -> None:
-    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(15, 7), POISONED)))
+def test_poisoned_page_has_every_flag_and_is_not_free() -> None:
+    """PageLRU() is a flag. PageBuddy() is a value of _mapcount, which all ones aren't: -1 is what most pages have."""
+    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(15, 7), POISONED, lru=True)))
     assert result["page_zone"] == "faults"
     assert result["isolate_migratepages_block"] == "reads wrong"
-    assert result["__free_one_page"] == "reads wrong"
+    walks = {"isolate_freepages_block", "fast_isolate_around", "move_freepages_block", "__free_one_page"}
+    assert not walks & set(result)
 
 
 def test_page_outside_every_zone_is_met_by_no_walk() -> None:
