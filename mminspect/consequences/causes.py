@@ -8,16 +8,11 @@ from typing import Any, NamedTuple
 
 from mminspect.findings import Finding
 from mminspect.memorymap.map import MemoryMap
-
-# What moved pages leave behind: rules, and which of their problems can be somewhere else than the pages themselves.
-LEFT_BEHIND = {
-    "free-list": ("count", "link", "cycle"),
-    "per-cpu-list": ("zone",),
-    "zone-pages": ("free",),
-}
+from mminspect.rules.registry import all_rules
 
 
 class _Block(NamedTuple):
+    rule: str
     start: int
     end: int
     zones: frozenset[tuple[int | None, int]]
@@ -29,29 +24,29 @@ class Causes:
     def __init__(self, memory: MemoryMap) -> None:
         self._nr_pages = memory.layout.pageblock_nr_pages
         self._zone_ids = {zone.name: zone.index for zone in memory.zones}
+        self._left_behind = {rule.id: rule.left_behind for rule in all_rules().values() if rule.left_behind is not None}
         self._by_zone: dict[tuple[int | None, int], _Block] = {}
         self._by_start: dict[int, _Block] = {}
 
     def add(self, finding: Finding) -> None:
         """Take note of a pageblock."""
         zones = frozenset((run[2], run[3]) for run in finding.detail["runs"])
-        block = _Block(finding.start_pfn, finding.end_pfn, zones)
+        block = _Block(finding.rule, finding.start_pfn, finding.end_pfn, zones)
         self._by_start[block.start] = block
         for zone in zones:
             self._by_zone.setdefault(zone, block)
 
-    @staticmethod
-    def wants(finding: Finding) -> bool:
+    def wants(self, finding: Finding) -> bool:
         """Tell whether a finding may have such a cause; then it waits until all pageblocks are known."""
-        return finding.rule in LEFT_BEHIND
+        return finding.rule in self._left_behind
 
     def explain(self, finding: Finding) -> Finding:
         """Name the pageblock in a finding that one explains."""
         block = self._cause(finding)
         if block is None:
             return finding
-        cause: dict[str, Any] = {"rule": "mixed-zone", "start_pfn": block.start, "end_pfn": block.end}
-        where = f"pageblock {block.start:#x}-{block.end:#x}, from which one zone takes another's pages (mixed-zone)"
+        cause: dict[str, Any] = {"rule": block.rule, "start_pfn": block.start, "end_pfn": block.end}
+        where = f"pageblock {block.start:#x}-{block.end:#x}, from which one zone takes another's pages ({block.rule})"
         message = f"{finding.message}; likely cause: {where}"
         return replace(finding, message=message, detail={**finding.detail, "cause": cause})
 
@@ -62,6 +57,6 @@ class Causes:
             block = self._by_start.get(pfn & -self._nr_pages)
             if block is not None:
                 return block
-        if finding.zone is None or finding.detail.get("problem") not in LEFT_BEHIND[finding.rule]:
+        if finding.zone is None or finding.detail.get("problem") not in self._left_behind[finding.rule]:
             return None
         return self._by_zone.get((finding.node, self._zone_ids[finding.zone]))

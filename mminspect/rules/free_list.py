@@ -317,5 +317,6 @@ RULE = Rule(
         commit("787af64d05cd", "a page below the memory was taken for a buddy"),
     ),
     about=ZONE,
+    left_behind=("count", "link", "cycle"),
     checks=(TallyCheck(Lists),),
 )

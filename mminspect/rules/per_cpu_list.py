@@ -207,6 +207,7 @@ RULE = Rule(
     functions=("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
     commits=(commit("7b086755fb8c", "pages that bypass a locked list"),),
     about=ZONE,
+    left_behind=("zone",),
     checks=(MapCheck(check), TallyCheck(InFreeBlocks)),
     per_cpu=True,
 )

@@ -118,5 +118,6 @@ RULE = Rule(
     functions=("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
     commits=(commit("a4b0bf6a40f3", "memory was freed too early and lost"),),
     about=ZONE,
+    left_behind=("free",),
     checks=(MapCheck(check), TallyCheck(Counts)),
 )
