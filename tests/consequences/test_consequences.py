@@ -185,6 +185,14 @@ def test_zeroed_hole_of_flatmem_writes_outside() -> None:
     assert result["isolate_freepages_block"][0] == "safe"
 
 
+@pytest.mark.parametrize(("pfn", "outcome"), [(63, "reads wrong"), (64, "writes outside")])
+def test_first_index_behind_a_bitmap_is_outside_of_it(pfn: int, outcome: str) -> None:
+    """32 bits are 8 blocks of 8 pages: pfn 64 has index 32."""
+    result = judged(FLAT_MAP, Page(pfn, 0, ZEROED), OLD)["set_pfnblock_flags_mask"]
+    assert result[0] == outcome
+    assert result[1].startswith(f"index {pfn // 8 * 4} of limit 32")
+
+
 def test_first_page_of_a_block_decides_for_the_whole_block_since_6_10() -> None:
     """Stealing any free page of the block sets the migratetype through the block's first page."""
     hole = Page(80, 0, ZEROED)
