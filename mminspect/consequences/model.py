@@ -97,7 +97,7 @@ def pfn_to_online_page(place: Place) -> Outcome:
     looks = "the section's and subsection's flags" if place.guards.checks_subsections else "the section's flags only"
     if place.memory.layout.flatmem:
         looks = "pfn_valid() only"
-    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that nobody initialized")
+    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that is not initialized")
 
 
 def page_zone(place: Place) -> Outcome:
@@ -249,7 +249,7 @@ def _takes(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
         return Outcome(name, SAFE, f"passes over the page: it isn't {flag}{reserved}")
     if page.state != INITIALIZED:
         kind = UNINITIALIZED_KINDS[page.state]
-        return Outcome(name, READS_WRONG, f"the entry was never initialized ({kind}) and looks {flag}")
+        return Outcome(name, READS_WRONG, f"the entry is not initialized ({kind}) and looks {flag}")
     if page.link != place.zone_link:
         why = f"takes a page of another zone under the lock of {place.zone}"
         return Outcome(name, READS_WRONG, why, guard=NO_CHECK)

@@ -15,7 +15,7 @@ The severity is that of the worst page in the block by its link:
 
 - note: every page is spanned by its own zone, or is a reserved page outside every span.
 - warning: reserved pages of another zone's link, on SPARSEMEM; see rule zone-span.
-- error: pages with an impossible link, never initialized, or linked to a zone that doesn't span them without a
+- error: pages with an impossible link, not initialized, or linked to a zone that doesn't span them without a
   guard.
 
 and of what the zones that span the block do with each other's pages, as far as these can be free:
@@ -110,9 +110,9 @@ def _grades(run: Run, chunk: Chunk, memory: MemoryMap) -> Iterator[Grade]:
         reserved = kind is None and bool(chunk.reserved(run.start, run.end).all())
         yield ERROR, f"some link to {memory.link_name(run.link)}, which doesn't exist", reserved
     elif kind is not None and memory.zones_spanning(run.start, run.end):
-        yield ERROR, f"some were never initialized ({kind})", False
+        yield ERROR, f"some are not initialized ({kind})", False
     elif kind is not None:
-        yield WARNING, f"some were never initialized ({kind}), outside every zone", False
+        yield WARNING, f"some are not initialized ({kind}), outside every zone", False
     else:
         for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
             reserved = bool(chunk.reserved(start, end).all())

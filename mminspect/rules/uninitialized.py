@@ -6,7 +6,7 @@ Every struct page that ``pfn_to_online_page()`` returns must have gone through `
 that did not holds whatever was in its memory. Kernel code that walks pfns takes it for a page: zeros
 look like an unused page of node 0 and the first zone, which is the wrong zone almost everywhere.
 
-``detail.kind`` says what is in the entry:
+Whether nobody wrote it, or somebody wrote over it, the entry doesn't tell. ``detail.kind`` says what is in it:
 
 - ``zeroed``: all bytes are zero. ``__init_single_page()`` leaves -1 in ``_mapcount``, so no initialized entry
   ever looks like this.
@@ -60,7 +60,7 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         why = "no zone spans them, so only pfn walkers reach them"
     return Violation(
         severity,
-        f"{counted(match.pages, 'struct page')} never initialized ({kind}); {why}",
+        f"{counted(match.pages, 'struct page')} not initialized ({kind}); {why}",
         {"kind": kind, "spanned_by": [[z.node, z.index] for z in zones]},
     )
 
