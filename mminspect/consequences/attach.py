@@ -46,12 +46,14 @@ class Brief(NamedTuple):
     What the kernel would do with a page, without the reasons.
 
     :ivar harm: Function and outcome, of those that are neither safe nor refuse the block.
-    :ivar deadly: The one that makes a finding an error.
+    :ivar deadly: The one that makes a finding an error, by :func:`mminspect.consequences.place.fatal`; likewise
+        ``deadly_alone``, where that the page is taken as one of another zone doesn't count.
     :ivar stopped: The checks at run time that keep walkers off a page of another zone.
     """
 
     harm: list[dict[str, Any]]
     deadly: Outcome | None
+    deadly_alone: Outcome | None
     stopped: tuple[Outcome, ...]
 
 
@@ -225,7 +227,9 @@ class Outcomes:
             harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
-            self._cases[case] = Brief(harm, fatal(outcomes, self.guards), stopped(outcomes))
+            self._cases[case] = Brief(
+                harm, fatal(outcomes, self.guards), fatal(outcomes, self.guards, False), stopped(outcomes)
+            )
         return self._cases[case]
 
     def _case(self, place: Place) -> Hashable:
@@ -266,10 +270,22 @@ class Outcomes:
 
     def strangers(self, finding: Finding) -> list[int]:
         """Find the pages of a pageblock that zones other than their own span, one for each such zone."""
+        pfn = self._first_online(finding)
+        if self.memory.section(pfn) is None:
+            return []
         try:
-            return list(dict.fromkeys(self.block(self._first_online(finding)).strangers(self.guards)))
+            return list(dict.fromkeys(self.block(pfn).strangers(self.guards)))
         except FaultError:
             return []
+
+    def is_outside(self, pfn: int) -> bool:
+        """Tell whether the zone that a page links to doesn't span it."""
+        try:
+            page = self.page(pfn)
+        except FaultError:
+            return False
+        zone = self.memory.zone(*self.memory.layout.node_zone(page.link)) if page is not None else None
+        return zone is None or not zone.spans(pfn)
 
     def wrong_page(self, finding: Finding) -> int:
         """Choose the page by which a finding is judged."""
@@ -316,15 +332,18 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
     known: dict[int, list[Outcome]] = {}
 
     def judge(finding: Finding, pfn: int) -> Judgment:
+        foreign = finding.about == BLOCK or outcomes.is_outside(pfn)
         if done[finding.rule] > MAX_PER_RULE:
             brief = outcomes.brief(pfn)
-            harm, deadly, guard = brief or Brief([], None, ())
-            return Judgment(pfn, {"consequences": harm, "consequences_abridged": True}, deadly, guard, False)
+            brief = brief or Brief([], None, None, ())
+            deadly = brief.deadly if foreign else brief.deadly_alone
+            more = {"consequences": brief.harm, "consequences_abridged": True}
+            return Judgment(pfn, more, deadly, brief.stopped, False)
         if pfn not in known:
             known[pfn] = outcomes.of(pfn)
         found = known[pfn]
         more = {"consequences": [item.as_dict() for item in found]}
-        return Judgment(pfn, more, fatal(found, outcomes.guards), stopped(found), True)
+        return Judgment(pfn, more, fatal(found, outcomes.guards, foreign), stopped(found), True)
 
     causes = Causes(outcomes.memory)
     waiting: list[tuple[Finding, Judgment]] = []

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mminspect.consequences.guards import Guards
+from mminspect.consequences.place import with_walkers
 from mminspect.memmap.chunk import INITIALIZED, OFFLINE, Chunk
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range
@@ -66,7 +67,7 @@ class Block:
         :return: Iterator of one pfn for each zone that spans pages of another zone that can be free: one that it gets
             to, if there is one.
         """
-        for zone in self.memory.zones_spanning(self.start, self.end):
+        for zone in with_walkers(self.memory.zones_spanning(self.start, self.end)):
             foreign = np.flatnonzero(self.free & ~self._own(zone) & self._spanned(zone)) + self.start
             if len(foreign):
                 # If it doesn't get to the last one, it gets to none.

@@ -124,28 +124,35 @@ class Place:
         return self.zone is not None and self.page.state == INITIALIZED and self.page.link != self.zone_link
 
 
+def with_walkers(zones: list[Zone]) -> list[Zone]:
+    """Leave out zones of device memory where there are others: nobody compacts them or allocates from them."""
+    return [zone for zone in zones if zone.name != "Device"] or zones
+
+
 def walked_zones(memory: MemoryMap, page: Page) -> list[Zone]:
     """
     Get the zones whose walkers come to a page: all that span it.
 
     A walker goes by the span of its zone. The zone that the page links to comes first if it is one of them.
     """
-    spanning = memory.zones_spanning(page.pfn, page.pfn + 1)
+    spanning = with_walkers(memory.zones_spanning(page.pfn, page.pfn + 1))
     own = memory.zone(*memory.layout.node_zone(page.link)) if page.state == INITIALIZED else None
     return sorted(spanning, key=lambda zone: zone is not own)
 
 
-def fatal(outcomes: Sequence[Outcome], guards: Guards) -> Outcome | None:
+def fatal(outcomes: Sequence[Outcome], guards: Guards, foreign: bool = True) -> Outcome | None:
     """
     Get the first outcome that makes a finding an error.
 
     The functions that take one page and its pfn count only where a walker hands them that page.
+
+    :param foreign: Whether it counts that the page is taken as one of another zone. If its own zone spans it, that is
+        no fault of the page, but of its pageblock.
     """
     bad = (*FATAL, BUG) if guards.debug_vm else FATAL
     direct = ("page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask")
-    return next(
-        (item for item in outcomes if (item.outcome in bad or item.takes) and item.function not in direct), None
-    )
+    walked = (item for item in outcomes if item.function not in direct)
+    return next((item for item in walked if item.outcome in bad or (foreign and item.takes)), None)
 
 
 def stopped(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:

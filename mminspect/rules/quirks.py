@@ -157,7 +157,8 @@ QUIRKS = (
     Quirk(
         "zones-overlap",
         False,
-        "nodes interleave, or a policy has placed the zone; the pageblocks that both have pages in have findings",
+        "zones of two nodes can overlap, and those that a policy placed or that were plugged in; pageblocks in which "
+        "both have pages have findings of their own",
         lambda finding, memory: finding.rule == "zone-overlap" and finding.severity == NOTE,
     ),
     Quirk(

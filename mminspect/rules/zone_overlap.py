@@ -59,7 +59,7 @@ def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
 
 def _violation(zone: Zone, other: Zone, plugged: bool) -> Violation:
     if zone.node != other.node:
-        severity, why = NOTE, "each node has a part of these pfns"
+        severity, why = NOTE, "they are of two nodes"
     elif zone.name in PLACED_BY_POLICY or other.name in PLACED_BY_POLICY:
         severity, why = NOTE, "a policy places such a zone, and not an address"
     elif plugged:

@@ -10,6 +10,7 @@ and later asks for both. ``move_freepages()`` checks the zone of a page with VM_
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Outcomes, attach
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import INITIALIZED, Chunk
@@ -240,3 +242,86 @@ def test_findings_of_lists_name_the_block_as_their_cause() -> None:
         found[-4].message
         == "m; likely cause: pageblock 0x8-0x10, from which one zone takes another's pages (mixed-zone)"
     )
+
+
+def test_a_page_is_not_blamed_for_its_pageblock() -> None:
+    """Its own zone spans it: a warning about something else stays one. A page outside its zone is to blame."""
+    made = Made(two(28), ONE_PAGE, OLD)
+    warning = Finding("free-list", "warning", 9, 10, 1, "DMA32", "m", {"problem": "migratetype"})
+    made_of_note = dataclasses.replace(warning, severity="note")
+    found = list(attach([warning, made_of_note], Outcomes(made)))  # type: ignore[arg-type]
+    assert [finding.severity for finding in found] == ["warning", "note"]
+    assert any(item.get("guard") == "VM_BUG_ON_PAGE" for item in found[0].detail["consequences"])
+    wrong = Made([zone(1, 0, 32, node=1), zone(1, 32, 8, node=0)], [Pages(9, 1), Pages(1, 0), Pages(22, 1)], OLD)
+    (outside,) = attach([dataclasses.replace(warning, rule="zone-span")], Outcomes(wrong))  # type: ignore[arg-type]
+    assert outside.severity == "error"
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+def test_device_memory_has_no_walkers(release: str) -> None:
+    """Its zone spans the boundary of the nodes; nobody compacts it or allocates from it."""
+    zones = [*two(12, 12, 24), zone(4, 0, 24, node=0)]
+    assert graded(Made(zones, [Pages(12, 1), Pages(12, 0)], release)) == [("note", 8)]
+
+
+def test_abridged_findings_have_the_same_severities(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pages, expected in ((ONE_PAGE, ["error", "error"]), ([Pages(12, 1), Pages(12, 0)], ["note"])):
+        zones = two(28) if pages is ONE_PAGE else two(12, 12, 24)
+        whole = Made(zones, pages, OLD).findings()
+        monkeypatch.setattr(attach_, "MAX_PER_RULE", 0)
+        abridged = Made(zones, pages, OLD).findings()
+        monkeypatch.undo()
+        assert [finding.severity for finding in abridged] == [finding.severity for finding in whole] == expected
+        assert [finding.signature for finding in abridged] == [finding.signature for finding in whole]
+        assert all(one.message.startswith(other.message) for one, other in zip(whole, abridged))
+
+
+def simulated(zones: Sequence[Zone], pages: Sequence[Pages], release: str) -> list[tuple[str, int]]:
+    """Do what the kernel's loops do, page by page, with every page free that can be. Reserved pages are no RAM."""
+    count, size = len(pages), 8
+    node = [page.node for page in pages]
+    free = [not page.reserved for page in pages]
+    result = []
+    for start in range(0, count, size):
+        block = range(start, start + size)
+        if len({node[pfn] for pfn in block}) == 1:
+            continue
+        severity = "note"
+        for walked in zones:
+            own = [pfn for pfn in block if walked.spans(pfn) and node[pfn] == walked.node]
+            others = [pfn for pfn in block if walked.spans(pfn) and node[pfn] != walked.node and free[pfn]]
+            if others and severity == "note":
+                severity = "warning"
+            # move_freepages_block() for each free page of the zone.
+            for pivot in (pfn for pfn in own if free[pfn]):
+                first = start
+                if not walked.spans(start):
+                    if release == NEW:
+                        continue
+                    first = pivot
+                if walked.spans(start + size - 1) and any(pfn >= first for pfn in others):
+                    severity = "error"
+            # __pageblock_pfn_to_page() of what is in the zone, then isolate_freepages_block() of all of it.
+            spanned = [pfn for pfn in block if walked.spans(pfn)]
+            if others and node[spanned[0]] == node[spanned[-1]] == walked.node:
+                severity = "error"
+        result.append((severity, start))
+    return result
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_grades_are_those_of_the_kernels_loops(seed: int) -> None:
+    choice = random.Random(seed)
+    pages: list[Pages] = []
+    while len(pages) < 48:
+        part = Pages(1, choice.randrange(3), reserved=choice.random() < 0.3)
+        pages += [part] * choice.choice((1, 2, 3, 5, 9))
+    pages = pages[:48]
+    nodes = sorted({page.node for page in pages})
+    zones = []
+    for nid in nodes:
+        own = [pfn for pfn, page in enumerate(pages) if page.node == nid]
+        zones.append(zone(1, own[0], own[-1] + 1 - own[0], node=nid))
+    ram = [(pfn, pfn + 1) for pfn, page in enumerate(pages) if not page.reserved]
+    for release in (OLD, NEW):
+        assert graded(Made(zones, pages, release, ram=ram)) == simulated(zones, pages, release)
