@@ -13,7 +13,7 @@ from mminspect.kernel.device import DeviceMemory, device_memory
 from mminspect.kernel.free_lists import FreeLists
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.proc import read_proc_files
-from mminspect.kernel.resources import Resource, resources
+from mminspect.kernel.resources import Resource, ram_ranges, resources
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.calibrate import calibrate
 from mminspect.memmap.percpu import with_per_cpu_pages
@@ -100,9 +100,21 @@ class Kernel:
         return resources(self.prog)
 
     @cached_property
+    def ram(self) -> list[tuple[int, int]] | None:
+        """The pfns that ``/proc/iomem`` calls System RAM, ``None`` if it can't be read."""
+        return ram_ranges(self.resources, self.memory.layout.page_size)
+
+    @cached_property
     def proc_files(self) -> ProcFiles:
         """What the running kernel says of its memory in ``/proc``, read after the memory map."""
         return read_proc_files(self.memory.layout.page_size)
+
+    def has_member(self, type_name: str, member: str) -> bool:
+        """Tell whether a type of the kernel has a member; no if there is no such type."""
+        try:
+            return bool(self.prog.type(type_name).has_member(member))
+        except LookupError:
+            return False
 
     def identify(self, address: int) -> dict[str, object]:
         """Say what lives at an address; see :func:`mminspect.kernel.identify.identify`."""

@@ -52,6 +52,9 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
             found, entries = sections.sparse_sections(prog, size, checks_subsections)
         limit = _pfn_limit(prog, layout, found[-1].ranges[-1][1] if found and found[-1].ranges else 0)
         nodes, zones = read_nodes(prog, layout, limit)
+        if layout.flatmem:
+            ends = [node.end_pfn for node in nodes if node.spanned] + [zone.end_pfn for zone in zones if zone.spanned]
+            found = sections.clip_to_mem_map(found, layout, ends)
     except FaultError as e:
         raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
     except (LookupError, AttributeError, TypeError) as e:

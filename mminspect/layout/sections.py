@@ -8,7 +8,7 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -251,6 +251,23 @@ def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[
     if arch_of(prog.platform).pfn_valid_by_memblock:
         ranges = _memblock_ranges(prog, release, pageblock_nr_pages)
     return [Section(0, tuple(ranges), address - offset * size, 0)]
+
+
+def clip_to_mem_map(found: Sequence[Section], layout: Layout, ends: Iterable[int]) -> list[Section]:
+    """
+    Leave out what ``pfn_valid()`` of FLATMEM accepts behind the end of ``mem_map``: that are no struct pages.
+
+    ``max_mapnr`` can come from another list of memory than the nodes. ``alloc_node_mem_map()`` gives ``mem_map`` the
+    span of its node, to a multiple of MAX_ORDER_NR_PAGES.
+
+    :param ends: Pfns behind the last of each node and zone.
+    """
+    block = 1 << layout.max_order
+    limit = max((-(-end // block) * block for end in ends), default=0)
+    return [
+        section._replace(ranges=tuple((start, min(end, limit)) for start, end in section.ranges if start < limit))
+        for section in found
+    ]
 
 
 def _memblock_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:

@@ -137,6 +137,8 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
         if "commit" in item:
             commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
             why += f". Only the source shows whether this kernel has {commit}"
+        if "zone" in item:
+            why = f"{item['zone']}: {why}"
         groups.setdefault((item["outcome"], why), []).append(item["function"])
     rows = [(outcome, ", ".join(functions), why) for (outcome, why), functions in groups.items()]
     rows.sort(key=lambda row: row[0] in ("safe", "refuses"))

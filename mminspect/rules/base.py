@@ -159,6 +159,8 @@ class Rule:
     :ivar about: What its findings are about: ``PAGES``, ``ZONE`` or ``TARGET`` (:mod:`mminspect.findings`).
     :ivar explains: How well a finding explains a crash, compared with others: the smaller the better. ``None`` if it
         says nothing of any page's struct page.
+    :ivar left_behind: Where the rule is about lists and counts of free pages: which of its problems show in a whole
+        zone if another zone took pages of it; ``None`` for other rules.
     :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
     :ivar needs: Parts of a kernel that must be known (:mod:`mminspect.memorymap.layout`).
     :ivar id: Name in reports and on the command line: that of the file. :mod:`mminspect.rules.registry` fills it in.
@@ -171,6 +173,7 @@ class Rule:
     commits: tuple[Commit, ...] = ()
     about: str = PAGES
     explains: int | None = 5
+    left_behind: tuple[str, ...] | None = None
     per_cpu: bool = False
     needs: tuple[str, ...] = ()
     id: str = ""

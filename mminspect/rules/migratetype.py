@@ -133,9 +133,7 @@ def _violation(layout: Layout, start: int, end: int, value: int) -> Violation:
         what = f"{these} with a stored MIGRATE_ISOLATE, which this kernel keeps in a bit of its own"
     else:
         severity = WARNING
-        what = (
-            f"{these} with pageblock bits {value:#x}: bits without a meaning are set, something wrote into the bitmap"
-        )
+        what = f"{these} with pageblock bits {value:#x}: bits are set that no kernel known here gives a meaning"
     detail = {"value": value, "migratetype": number, "migrate_types": kinds}
     return Violation(severity, what, detail, pages=(start, end))
 

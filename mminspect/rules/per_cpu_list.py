@@ -188,9 +188,8 @@ def _violation(
     severity, why = ERROR, ""
     if not certain and pages.locked is not False:
         severity = NOTE if problem in HALF_DONE else WARNING
-        why = "; pcp->lock is held" if pages.locked else "; this kernel has no lock that tells whether"
-        why += ": the CPU may have been" if pages.locked else " the CPU was"
-        why += " stopped while it changed its lists"
+        why = "; pcp->lock is held" if pages.locked else "; no lock tells whether they were being changed"
+        why += ": the CPU may have been stopped while it changed its lists"
     order = (item.order or 0) if item is not None else 0
     detail: dict[str, Any] = {"problem": problem, "cpu": pages.cpu, "locked": pages.locked}
     if item is not None:
@@ -215,6 +214,7 @@ RULE = Rule(
     commits=(commit("7b086755fb8c", "pages that bypass a locked list"),),
     about=ZONE,
     needs=(PER_CPU_LISTS,),
+    left_behind=("zone",),
     checks=(MapCheck(check), TallyCheck(InFreeBlocks)),
     per_cpu=True,
 )

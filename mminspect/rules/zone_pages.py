@@ -36,7 +36,7 @@ from mminspect.rules.commits import commit
 
 _MORE = {
     ("managed", WARNING): ": memory being onlined at that moment is counted like this",
-    ("free", WARNING): ": the allocator has pages that nobody gave it",
+    ("free", WARNING): ": one of these numbers is wrong",
 }
 
 
@@ -120,5 +120,6 @@ RULE = Rule(
     commits=(commit("a4b0bf6a40f3", "memory was freed too early and lost"),),
     about=ZONE,
     needs=(FREE_LISTS,),
+    left_behind=("free",),
     checks=(MapCheck(check), TallyCheck(Counts)),
 )

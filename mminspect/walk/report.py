@@ -28,6 +28,7 @@ def summarize(walk: Scan, rules: Sequence[Rule], findings: Findings, seconds: fl
         "pageblocks": walk.pageblocks,
         "by_rule": by_rule,
         "by_severity": by_severity,
+        "known": findings.known,
         "elapsed_seconds": round(seconds, 3),
     }
 

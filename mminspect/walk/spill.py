@@ -50,6 +50,7 @@ class Findings(Sequence[Finding]):
 
     :ivar by_rule: Number of findings and of their pages, by rule.
     :ivar by_severity: Number of findings by severity.
+    :ivar known: Number of those that a known bug or quirk explains.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class Findings(Sequence[Finding]):
         self._items = 0
         self.by_rule: dict[str, tuple[int, int]] = {}
         self.by_severity: dict[str, int] = {}
+        self.known = 0
 
     def add(self, finding: Finding) -> None:
         """
@@ -72,6 +74,7 @@ class Findings(Sequence[Finding]):
         number, pages = self.by_rule.get(finding.rule, (0, 0))
         self.by_rule[finding.rule] = number + 1, pages + finding.pages
         self.by_severity[finding.severity] = self.by_severity.get(finding.severity, 0) + 1
+        self.known += finding.known is not None
         self._length += 1
         self._recent.append(finding)
         self._sorted = False

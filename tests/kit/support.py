@@ -122,9 +122,10 @@ def summary(findings: Sequence[Finding]) -> list[tuple[str, str, int, int]]:
 
 
 def without_consequences(finding: Finding) -> Finding:
-    """Copy a finding with just the detail that its rule gave it."""
-    detail = {name: value for name, value in finding.detail.items() if name not in ("consequences", "severity_by_rule")}
-    return replace(finding, detail=detail)
+    """Copy a finding with just what its rule gave it."""
+    added = ("consequences", "severity_by_rule", "cause")
+    detail = {name: value for name, value in finding.detail.items() if name not in added}
+    return replace(finding, detail=detail, id="", signature="", known=None)
 
 
 class CoreEditor:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mminspect.commands.triage import known
 from mminspect.commands.triage.lastwords import Crash
-from mminspect.consequences.model import REFUSES, SAFE
+from mminspect.consequences.place import REFUSES, SAFE
 from mminspect.findings import ERROR, NOTE, TARGET, Finding
 from mminspect.memorymap.layout import SPARSEMEM_VMEMMAP
 from mminspect.memorymap.map import MemoryMap
