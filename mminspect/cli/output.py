@@ -17,6 +17,7 @@ from typing import IO, Any, TextIO
 import click
 
 from mminspect.errors import MminspectError
+from mminspect.program import files
 
 # As many links as the kernel follows.
 MAX_LINKS = 40
@@ -43,9 +44,14 @@ def say(message: str) -> None:
         discard(2)
 
 
+def echo(message: str) -> None:
+    """Write a line that isn't an error to stderr."""
+    click.echo(message, err=True)
+
+
 def discard(fd: int) -> None:
     """Keep Python from writing at exit what could not be written now."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+    os.dup2(files.null(), fd)
 
 
 def own_descriptor(path: str) -> int | None:

@@ -22,6 +22,7 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
     startup.open_standard_files()
     signals.raise_stopped()
     signals.quit_on_bus_error()
+    signals.quit_on_cpu_limit()
     startup.start_fast()
     try:
         result = usage.main.main(arguments, prog_name="mminspect", standalone_mode=False)
