@@ -12,12 +12,13 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 import click
 
 from mminspect.errors import MminspectError
 from mminspect.program import files
+from mminspect.text import Guarded, one_line
 
 # As many links as the kernel follows.
 MAX_LINKS = 40
@@ -33,20 +34,25 @@ def stdout() -> TextIO:
     out: TextIO | None = sys.stdout
     if out is None:
         raise MminspectError("the standard output is closed; open it, or give a file with -o")
-    return out
+    return guarded(out)
+
+
+def guarded(out: IO[str]) -> TextIO:
+    """Wrap a stream so that no text from outside does harm there."""
+    return cast(TextIO, Guarded(cast(TextIO, out)))
 
 
 def say(message: str) -> None:
-    """Write a message to stderr."""
+    """Write a message to stderr: one line, whatever is in it."""
     try:
-        click.echo(f"mminspect: {message}", err=True)
+        click.echo(f"mminspect: {one_line(message)}", err=True)
     except OSError:
         discard(2)
 
 
 def echo(message: str) -> None:
     """Write a line that isn't an error to stderr."""
-    click.echo(message, err=True)
+    click.echo(one_line(message), err=True)
 
 
 def discard(fd: int) -> None:
@@ -125,7 +131,7 @@ def open_output(path: str | None, binary: bool = False) -> Iterator[IO[Any]]:
                 fd = special if special is not None else stack.enter_context(_replaced(directory, name))
             with open(fd, mode, encoding=encoding, closefd=False) as out:
                 stack.callback(os.close, fd)
-                yield out
+                yield out if binary else guarded(out)
     except BrokenPipeError:
         raise
     except OSError as e:

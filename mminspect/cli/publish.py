@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-from mminspect.cli.output import open_output
+from mminspect.cli.output import guarded, open_output
 from mminspect.errors import MminspectError
 from mminspect.signals import SIGNALS
 
@@ -98,7 +98,7 @@ class Publisher:
         # typeshed doesn't take a RawIOBase for what BufferedWriter asks for.
         buffer = io.BufferedWriter(pipe, _PIECE)  # type: ignore[type-var]
         out: Any = buffer if binary else io.TextIOWrapper(buffer, encoding="utf-8")
-        yield out
+        yield out if binary else guarded(out)
         out.flush()
         if not binary:
             out.detach()
