@@ -14,7 +14,7 @@ from tests.kit.support import ROOT
 
 # From the top down. Data flows this way.
 ROOMS = (
-    ("errors", "findings", "signals"),
+    ("errors", "findings", "signals", "text"),
     ("program",),
     ("typeinfo",),
     ("memorymap",),

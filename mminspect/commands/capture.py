@@ -31,7 +31,7 @@ from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel
 from mminspect.layout.read import read_booted
 from mminspect.memorymap.ranges import Range, merge, subtract
-from mminspect.program import corefile
+from mminspect.program import corefile, files
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
 from mminspect.program.target import Target
@@ -130,7 +130,7 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open(files.open_file(path), "rb") as file:
         return file.read()
 
 

@@ -29,6 +29,7 @@ from mminspect.memmap.chunk import INITIALIZED
 from mminspect.memmap.page import flags_link
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
+from mminspect.text import kernel_name
 from mminspect.typeinfo.lookup import enumerator
 from mminspect.typeinfo.sections import IS_EARLY
 
@@ -228,6 +229,6 @@ def slab_cache(prog: Program, head: Object) -> str | None:
         except LookupError:
             slab = head
         name: bytes = slab.slab_cache.name.string_()
-        return name[:MAX_NAME].decode("ascii", "replace")
+        return kernel_name(name[:MAX_NAME], MAX_NAME)
     except READ_ERRORS:
         return None

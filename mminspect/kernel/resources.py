@@ -9,6 +9,7 @@ from typing import NamedTuple
 from drgn import FaultError, Object, Program
 
 from mminspect.memorymap.ranges import merge
+from mminspect.text import kernel_name
 
 # What drgn raises where memory is damaged or missing.
 READ_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
@@ -51,7 +52,7 @@ def _walk(resource: Object, depth: int) -> Iterator[Resource]:
         if count > MAX_RESOURCES or depth > 16:
             raise _UnreadableError
         item = resource[0].read_()
-        name = item.name.string_()[:MAX_NAME].decode("ascii", "replace") if item.name else ""
+        name = kernel_name(item.name.string_()[:MAX_NAME], MAX_NAME) if item.name else ""
         yield Resource(int(item.start.value_()), int(item.end.value_()) + 1, name, depth)
         yield from _walk(item.child, depth + 1)
         resource = item.sibling

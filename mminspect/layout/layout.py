@@ -12,6 +12,7 @@ from mminspect.memorymap.layout import FLATMEM, PAGEBLOCK_BITS, SPARSEMEM, SPARS
 from mminspect.program import since
 from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
+from mminspect.text import MAX_UTS_NAME, kernel_name
 from mminspect.typeinfo.lookup import enumerator, has_type, max_numnodes
 from mminspect.typeinfo.sections import MARKED_PRESENT, has_vmemmap, section_flags
 
@@ -139,7 +140,7 @@ def _check_sizes(target: Target) -> None:
 
 def _machine(prog: Program) -> str:
     try:
-        name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
+        name = kernel_name(prog["init_uts_ns"].name.machine.string_(), MAX_UTS_NAME)
     except (LookupError, AttributeError, FaultError):
         name = ""
     return name or arch_of(prog.platform).uname

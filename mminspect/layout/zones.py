@@ -12,6 +12,7 @@ from mminspect.errors import LayoutError
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.zones import FreeArea, Node, Zone, ZoneState
+from mminspect.text import MAX_ZONE_NAME, kernel_name
 
 CURSORS = ("compact_cached_free_pfn", "compact_cached_migrate_pfn", "compact_init_migrate_pfn", "compact_init_free_pfn")
 
@@ -96,7 +97,7 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
     managed = zone.managed_pages
     managed = managed.counter if hasattr(managed, "counter") else managed
     try:
-        name = zone.name.string_().decode("ascii", "replace") if zone.name else ""
+        name = kernel_name(zone.name.string_(), MAX_ZONE_NAME) if zone.name else ""
     except FaultError:
         name = ""
     return Zone(

@@ -11,6 +11,7 @@ from typing import IO, Any, overload
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
+from mminspect.program import files
 
 # Findings that are kept in memory, and items in their lists: of garbage, a pageblock links to as many zones as it has
 # pages. A finding takes about 1 KB, an item 0.2 KB.
@@ -88,7 +89,7 @@ class Findings(Sequence[Finding]):
         try:
             if self._file is None:
                 # It has no name, so it is gone on every way out.
-                self._file = tempfile.TemporaryFile(prefix="mminspect-")  # noqa: SIM115
+                self._file = files.scratch()
             start = self._file.seek(0, 2)
             for batch in _batches(self._recent):
                 pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
