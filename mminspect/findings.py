@@ -15,15 +15,16 @@ NOTE = "note"
 SEVERITIES = (NOTE, WARNING, ERROR)
 
 
-# What a finding is about: pages; a zone or node as a whole, unless it names pages of it; or the target as it was found,
-# and not what the kernel did.
+# What a finding is about: pages; a pageblock, whose pages decide together what is done with them; a zone or node as a
+# whole, unless it names pages of it; or the target as it was found, and not what the kernel did.
 PAGES = "pages"
+BLOCK = "block"
 ZONE = "zone"
 TARGET = "target"
 
 Range = tuple[int, int]
 # What the JSON contract has of a finding.
-KEYS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail")
+KEYS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail", "id", "signature")
 
 
 def worst(*severities: str) -> str:
@@ -45,10 +46,13 @@ class Finding:
     :ivar zone: Name of the zone likewise.
     :ivar message: One sentence: what is wrong and why it matters.
     :ivar detail: What the rule's documentation names.
-    :ivar about: ``PAGES``, ``ZONE`` or ``TARGET``.
+    :ivar about: ``PAGES``, ``BLOCK``, ``ZONE`` or ``TARGET``.
     :ivar named: Ranges of the pages that it is about, where these aren't all of ``[start_pfn, end_pfn)``. Ascending.
     :ivar wrong: Ranges of those pages among them that are wrong, where it is about right ones too. Ascending.
     :ivar judged_by: The page that shows best what the kernel does with them, where it isn't the first online one.
+    :ivar id: The same for the same pages in each scan of one kernel (:mod:`mminspect.consequences.identity`).
+    :ivar signature: The same for the same fault on different machines.
+    :ivar known: The known bug or quirk that explains it: ``id``, ``harmful``, ``why``. ``None`` if there is none.
     """
 
     rule: str
@@ -63,6 +67,9 @@ class Finding:
     named: tuple[Range, ...] = ()
     wrong: tuple[Range, ...] = ()
     judged_by: int | None = None
+    id: str = ""
+    signature: str = ""
+    known: dict[str, Any] | None = None
 
     @property
     def of_zone(self) -> bool:
@@ -88,7 +95,10 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Get the finding as the JSON contract has it."""
-        return {key: getattr(self, key) for key in KEYS}
+        result = {key: getattr(self, key) for key in KEYS}
+        if self.known is not None:
+            result["known"] = self.known
+        return result
 
 
 def _inside(pfn: int, ranges: tuple[Range, ...]) -> bool:

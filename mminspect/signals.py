@@ -67,8 +67,14 @@ def _say_lost(signum: int) -> None:
     os._exit(2)
 
 
-# Kept, since the C library has its address only.
+def _say_too_long(signum: int) -> None:
+    os.write(2, b"mminspect: the limit of CPU time is reached; --sandbox off lifts mminspect's own\n")
+    os._exit(2)
+
+
+# Kept, since the C library has their addresses only.
 _BUS_ERROR_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_lost)
+_CPU_LIMIT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_too_long)
 
 
 def quit_on_bus_error() -> None:
@@ -78,6 +84,11 @@ def quit_on_bus_error() -> None:
     A Python handler would run only after the access has succeeded, which is never.
     """
     ctypes.CDLL(None).signal(int(signal.SIGBUS), _BUS_ERROR_HANDLER)
+
+
+def quit_on_cpu_limit() -> None:
+    """End the program with one line when it has used all of its CPU time, even in the midst of C code."""
+    ctypes.CDLL(None).signal(int(signal.SIGXCPU), _CPU_LIMIT_HANDLER)
 
 
 def stopped() -> None:

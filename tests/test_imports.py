@@ -14,7 +14,7 @@ from tests.kit.support import ROOT
 
 # From the top down. Data flows this way.
 ROOMS = (
-    ("errors", "findings", "signals"),
+    ("errors", "findings", "signals", "text"),
     ("program",),
     ("typeinfo",),
     ("memorymap",),
@@ -31,7 +31,7 @@ ROOMS = (
     ("cli",),
     ("__main__", "drgn_plugin"),
 )
-PURE = ("findings", "memorymap", "rules", "consequences.model", "render")
+PURE = ("findings", "memorymap", "rules", "consequences.model", "consequences.block", "render")
 ORDER = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
 
 

@@ -143,7 +143,8 @@ def block_types(kernel: Kernel, zone: Zone) -> collections.Counter[str]:
     # The kernel begins at the start of the zone, not of its first pageblock.
     for pfn in range(zone.start_pfn, zone.end_pfn, layout.pageblock_nr_pages):
         section = kernel.memory.section(pfn)
-        if section is None:
+        # It asks pfn_to_online_page().
+        if section is None or section.is_absent(pfn):
             continue
         chunk = kernel.memmap.chunk(pfn, pfn + 1, section)
         if int(chunk.link[0]) != layout.link(zone.node, zone.index):
@@ -203,7 +204,7 @@ def compare_pages(kernel: Kernel, truth: Truth) -> Differences:
         if chunk.start_pfn < end:
             online[chunk.start_pfn : end] = True
             early[chunk.start_pfn : end] = "SECTION_IS_EARLY" in chunk.section.flags
-            found[chunk.start_pfn : end] = chunk.reserved(kernel.memory.layout, chunk.start_pfn, end)
+            found[chunk.start_pfn : end] = chunk.reserved(chunk.start_pfn, end)
     subsection = SUBSECTION_BYTES // truth.page_size
     for start, end in truth.system_ram:
         first, last = start // truth.page_size, -(-end // truth.page_size)

@@ -46,7 +46,7 @@ def write_headers(core: BinaryIO, headers: Headers) -> None:
         raise HarnessError("no room for the program headers at the start of the dump")
     new = {"phoff": elf.header_size, "phnum": len(segments), "shoff": 0, "shentsize": 0, "shnum": 0, "shstrndx": 0}
     core.seek(0)
-    core.write(elf.pack_header(replace(headers.header, **new)))
+    core.write(elf.pack_header(headers.header._replace(**new)))
     core.write(b"".join(map(elf.pack_segment, segments)))
 
 
@@ -68,7 +68,7 @@ def linear_map(headers: Headers, physical: int, virtual: int) -> Headers:
         start = virtual + segment.paddr - physical
         if start + segment.memsz > ADDRESS_LIMIT_32:
             raise HarnessError("the guest's memory does not fit its linear map; give it less")
-        return replace(segment, vaddr=start)
+        return segment._replace(vaddr=start)
 
     return replace(headers, segments=tuple(mapped(segment) for segment in headers.segments))
 
@@ -113,7 +113,7 @@ def put_notes(core: BinaryIO, headers: Headers, notes: bytes) -> Headers:
     offset = align_note(core.seek(0, 2))
     core.seek(offset)
     core.write(notes)
-    new = replace(old, offset=offset, filesz=len(notes), memsz=len(notes) if old.memsz else 0)
+    new = old._replace(offset=offset, filesz=len(notes), memsz=len(notes) if old.memsz else 0)
     segments = tuple(new if segment == old else segment for segment in headers.segments)
     return replace(headers, segments=segments)
 
@@ -130,7 +130,7 @@ def add_vmcoreinfo(core: BinaryIO, headers: Headers, place: tuple[int, int]) -> 
 def drop_notes(headers: Headers) -> Headers:
     """Forget all notes. Registers in the wrong byte order are worse than none."""
     old = note_segment(headers)
-    new = replace(old, filesz=0, memsz=0)
+    new = old._replace(filesz=0, memsz=0)
     return replace(headers, segments=tuple(new if s == old else s for s in headers.segments))
 
 

@@ -76,10 +76,10 @@ def poke(address: str, data: str, times: int = 1) -> tuple[str, ...]:
 
 
 class MemoryRange(NamedTuple):
-    """Part of the physical memory, in MiB, and the node that it belongs to."""
+    """Part of the physical memory, in MiB, and the node that it belongs to. A page is 1 / 256."""
 
-    start: int
-    size: int
+    start: float
+    size: float
     node: int
 
 
@@ -101,7 +101,7 @@ def srat(cpus: Sequence[int], ranges: Sequence[MemoryRange]) -> bytes:
         body += struct.pack("<BBBBIB3sI", 0, 16, node, cpu, ENABLED, 0, bytes(3), 0)
     for part in ranges:
         # struct acpi_srat_mem_affinity
-        base, size = part.start * MEBIBYTE, part.size * MEBIBYTE
+        base, size = int(part.start * MEBIBYTE), int(part.size * MEBIBYTE)
         body += struct.pack("<BBIHQQIIQ", 1, 40, part.node, 0, base, size, 0, ENABLED, 0)
     length = struct.calcsize(ACPI_HEADER) + len(body)
 

@@ -10,27 +10,28 @@ import os
 from collections.abc import Iterator
 from typing import IO, cast
 
-import click
 import zstandard
 
-from mminspect.cli.output import check_writable, open_output
+from mminspect.cli.output import echo
+from mminspect.cli.session import Session
 from mminspect.commands.capture import capture
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
-from mminspect.kernel.kernel import open_kernel
 
 # Endings of compressed files that a capture can't be.
 _OTHER_ENDINGS = (".7z", ".bz2", ".lz4", ".lzma", ".lzo", ".rar", ".tgz", ".z", ".zip", ".zstd")
 
 
-def run(inputs: Inputs, output: str) -> None:
+def run(inputs: Inputs, output: str, user: str) -> None:
     """Write a capture and say how large it is."""
     check_ending(output)
-    check_writable(output, inputs.files)
-    with open_output(output, binary=True) as file, open_kernel(inputs) as kernel, compressed(file, output) as out:
-        size = capture(kernel, inputs, out)
-    written = os.stat(output).st_size if os.path.isfile(output) else size
-    click.echo(f"{output}: {written:,} bytes", err=True)
+    with Session(inputs, output, user) as session:
+        with session.output(binary=True) as file, session.kernel() as kernel, compressed(file, output) as out:
+            size = capture(kernel, inputs, out)
+        written = session.written
+    if written is None:
+        written = os.stat(output).st_size if os.path.isfile(output) else size
+    echo(f"{output}: {written:,} bytes")
 
 
 def check_ending(path: str) -> None:

@@ -71,5 +71,5 @@ USER = click.Option(
     metavar="NAME",
     default="nobody",
     show_default=True,
-    help="User to become once the running kernel's files are open; root keeps the user ID.",
+    help="User to become once the files are open, if mminspect runs as root; root keeps the user ID.",
 )

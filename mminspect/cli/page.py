@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from mminspect.cli.output import stdout
 from mminspect.cli.progress import ProgressBar
+from mminspect.cli.session import Session
 from mminspect.commands import page
 from mminspect.kernel.inputs import Inputs
-from mminspect.kernel.kernel import open_kernel
 from mminspect.render import json_
 from mminspect.render import page as text
 from mminspect.render.style import style_of
 
 
-def run(inputs: Inputs, pages: str, format_: str) -> None:
+def run(inputs: Inputs, pages: str, format_: str, user: str) -> None:
     """Write what is known of some pages."""
-    with open_kernel(inputs) as kernel, ProgressBar() as bar:
+    with Session(inputs, None, user) as session, session.kernel() as kernel, ProgressBar() as bar:
         data = page.pages(kernel, pages, bar.start)
     if format_ == "json":
         json_.write(data, stdout())

@@ -14,9 +14,9 @@ import signal
 import struct
 import sys
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
-from mminspect.cli.output import open_output
+from mminspect.cli.output import guarded, open_output
 from mminspect.errors import MminspectError
 from mminspect.signals import SIGNALS
 
@@ -30,6 +30,7 @@ class _PipeWriter(io.RawIOBase):
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.written = 0
 
     def writable(self) -> bool:
         return True
@@ -38,6 +39,7 @@ class _PipeWriter(io.RawIOBase):
         piece = bytes(data)
         if piece:
             _write_all(self._fd, _LENGTH.pack(len(piece)) + piece)
+            self.written += len(piece)
         return len(piece)
 
 
@@ -53,10 +55,12 @@ class Publisher:
 
     :param path: Path of the file.
     :raises MminspectError: if it can't be written.
+    :ivar written: Bytes of the file that was written last.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.written = 0
         data_out, self._data = os.pipe()
         self._status, status_in = os.pipe()
         sys.stdout.flush()
@@ -84,14 +88,21 @@ class Publisher:
             raise MminspectError(message.decode())
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[IO[str]]:
-        """Write the file anew; it is replaced when the context is left without an exception."""
+    def open(self, binary: bool = False) -> Iterator[IO[Any]]:
+        """
+        Write the file anew; it is replaced when the context is left without an exception.
+
+        :param binary: Whether bytes are written.
+        """
+        pipe = _PipeWriter(self._data)
         # typeshed doesn't take a RawIOBase for what BufferedWriter asks for.
-        buffer = io.BufferedWriter(_PipeWriter(self._data), _PIECE)  # type: ignore[type-var]
-        out = io.TextIOWrapper(buffer, encoding="utf-8")
-        yield out
+        buffer = io.BufferedWriter(pipe, _PIECE)  # type: ignore[type-var]
+        out: Any = buffer if binary else io.TextIOWrapper(buffer, encoding="utf-8")
+        yield out if binary else guarded(out)
         out.flush()
-        out.detach()
+        if not binary:
+            out.detach()
+        self.written = pipe.written
         _write_all(self._data, _LENGTH.pack(_END_OF_FILE))
         self._wait()
 

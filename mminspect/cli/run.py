@@ -13,6 +13,7 @@ from mminspect import signals
 from mminspect.cli import startup, status, usage
 from mminspect.cli.output import discard, say
 from mminspect.errors import MminspectError, Stopped
+from mminspect.text import lines
 
 
 def run(argv: tuple[str, ...] | None = None) -> NoReturn:
@@ -22,6 +23,7 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
     startup.open_standard_files()
     signals.raise_stopped()
     signals.quit_on_bus_error()
+    signals.quit_on_cpu_limit()
     startup.start_fast()
     try:
         result = usage.main.main(arguments, prog_name="mminspect", standalone_mode=False)
@@ -39,13 +41,13 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
         _die(str(e), e.status)
     except MminspectError as e:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         _die(str(e))
     except MemoryError:
         _die("out of memory")
     except ImportError as e:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         _die(f"a module can't be loaded, perhaps for lack of memory: {e}")
     except OSError as e:
         # Of what click prints by itself, such as help.
@@ -53,9 +55,13 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
         _die(f"{e.filename or 'the output'}: {e.strerror or e}")
     except Exception as e:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         message = " ".join(str(e).split()) or type(e).__name__
         _die(f"{type(e).__name__}: {message} (--debug shows where; please report it)")
+
+
+def _show_traceback() -> None:
+    sys.stderr.write(lines(traceback.format_exc()))
 
 
 def _die(message: str, code: int = status.FAILED) -> NoReturn:

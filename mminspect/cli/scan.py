@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from mminspect import signals
 from mminspect.cli import status
-from mminspect.cli.output import check_writable, say
-from mminspect.cli.session import Session
+from mminspect.cli.output import say
+from mminspect.cli.session import Session, scan_with_progress
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import report_writer
 from mminspect.render.style import style_of
@@ -30,10 +30,10 @@ def run(
     """Scan a kernel and write the report; return the exit status."""
     rules = select_rules(select, ignore)
     write = report_writer(format_)
-    check_writable(output, inputs.files)
-    with Session(inputs, output, user) as session:
-        stopper = signals.Stopper() if partial else None
-        report = session.scan(rules, Limits(max_rate, stopper, jobs))
+    with Session(inputs, output, user, verbose=verbose, gentle=True) as session:
+        with session.kernel() as kernel:
+            stopper = signals.Stopper() if partial else None
+            report = scan_with_progress(kernel, rules, Limits(max_rate, stopper, jobs))
         with session.output() as out:
             write(report, out, style_of(out)._replace(verbose=verbose))
     found = fail_on != "never" and report.count(fail_on)

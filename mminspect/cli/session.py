@@ -1,56 +1,120 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A kernel opened for scans, and the place where reports go."""
+"""Kernels opened without rights, and the place where output goes."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Sequence
-from typing import IO
+import os
+import pwd
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
-from mminspect.cli import privileges
-from mminspect.cli.output import open_output
+import click
+import drgn
+
+from mminspect.cli.output import check_writable, open_output, own_descriptor, say
 from mminspect.cli.progress import ProgressBar
 from mminspect.cli.publish import Publisher
+from mminspect.errors import MminspectError
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
-from mminspect.kernel.kernel import open_kernel
+from mminspect.kernel.kernel import Kernel, open_kernel
+from mminspect.program import files, privileges, sandbox
 from mminspect.rules.base import Rule
 from mminspect.walk.limits import Limits
 from mminspect.walk.scan import scan
 
 # Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
-LATE = ("mminspect.kernel.identify", "tabulate")
+LATE = (
+    "mminspect.kernel.identify",
+    "mminspect.memmap._digest",
+    "drgn.helpers.linux.kallsyms",
+    "drgn.helpers.linux.xarray",
+    "tabulate",
+)
 
 
 class Session:
     """
-    A kernel opened for scans, and the place where reports go.
+    Rights are given up here, before a vmcore is looked at.
 
-    For the running kernel, everything that needs privileges is done when this is made, and the privileges are given
-    up.
+    What needs them is done first: the files that the user named are opened, and so is the place where output goes. The
+    running kernel is opened first as well, and what only root can read of it is read.
 
-    :param output: Path of the file for reports; ``None`` or ``-`` for stdout.
+    :param output: Path of the output file; ``None`` or ``-`` for stdout.
     :param user: User to become.
+    :param vmcores: Vmcores that are opened later, instead of the one that ``inputs`` names.
+    :param verbose: Whether to say what of the sandbox can't be had.
+    :param gentle: Whether the running kernel is read at low priority.
+    :raises MminspectError: if the rights of a process that reads the running kernel can't be given up, or the sandbox
+        is required and can't be had.
     """
 
-    def __init__(self, inputs: Inputs, output: str | None, user: str) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        output: str | None,
+        user: str,
+        vmcores: Sequence[str] = (),
+        verbose: bool = False,
+        gentle: bool = False,
+    ) -> None:
+        self._inputs = inputs
         self._output = output
+        self._verbose = verbose or inputs.debug
         self._publisher: Publisher | None = None
-        with open_kernel(inputs) as self.kernel:
-            pass
-        if self.kernel.is_live:
-            self._give_up_privileges(user)
+        self._live: Kernel | None = None
+        named = [name for name in (*inputs.files, *vmcores) if name is not None]
+        check_writable(output, named)
+        is_live = inputs.core is None and not vmcores
+        if is_live:
+            with open_kernel(inputs) as self._live:
+                self._live.read_privileged()
+        elif inputs.sandbox == sandbox.OFF:
+            return
+        account = self._account(user, is_live)
+        if account is None or not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
+            for name in LATE:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+        if output is not None and output != "-":
+            descriptor = own_descriptor(output)
+            if descriptor is None:
+                self._publisher = Publisher(output)
+            else:
+                # Links to it could be out of reach later.
+                self._output = f"/dev/fd/{descriptor}"
+        for name in named:
+            files.hold(name)
+        if gentle and is_live:
+            privileges.lower_priority()
+        if is_live and account is not None:
+            # Reading what the kernel lets root alone read with root's rights isn't an option.
+            privileges.become(account)
+        if is_live and (reason := privileges.drop_capabilities()) is not None:
+            raise MminspectError(f"can't drop capabilities: {reason}")
+        if inputs.sandbox != sandbox.OFF:
+            self._confine(account, named, forever=is_live)
 
-    def _give_up_privileges(self, user: str) -> None:
-        for name in LATE:
-            importlib.import_module(name)
+    def _account(self, user: str, is_live: bool) -> pwd.struct_passwd | None:
+        """Find the user to become, ``None`` to stay the same."""
+        if os.geteuid() != 0:
+            return None
         account = privileges.find_user(user)
-        self.kernel.read_privileged()
-        if self._output is not None and self._output != "-":
-            self._publisher = Publisher(self._output)
-        privileges.lower_priority()
-        privileges.drop(account)
+        return account if account.pw_uid != 0 else None
+
+    def _confine(self, account: pwd.struct_passwd | None, named: Sequence[str], forever: bool) -> None:
+        sizes = []
+        for name in named:
+            with contextlib.suppress(OSError):
+                sizes.append(files.stat(name).st_size)
+        files.prepare(max(1, len(named)))
+        missing = sandbox.enter(account, named, sandbox.limits_for(sizes, forever))
+        if missing and self._inputs.sandbox == sandbox.REQUIRE:
+            raise MminspectError(f"the sandbox can't be had: {'; '.join(missing)} (--sandbox require)")
+        if missing and self._verbose:
+            say(f"not all of the sandbox can be had: {'; '.join(missing)}")
 
     def __enter__(self) -> Session:
         return self
@@ -59,11 +123,32 @@ class Session:
         if self._publisher is not None:
             self._publisher.close()
 
-    def scan(self, rules: Sequence[Rule], limits: Limits) -> Report:
-        """Scan once; see :func:`mminspect.walk.scan.scan`."""
-        with ProgressBar() as bar:
-            return scan(self.kernel, rules, limits, bar.start)
+    @contextlib.contextmanager
+    def kernel(self, inputs: Inputs | None = None) -> Iterator[Kernel]:
+        """
+        Open the kernel for as long as it is read; see :func:`mminspect.kernel.kernel.open_kernel`.
 
-    def output(self) -> contextlib.AbstractContextManager[IO[str]]:
-        """Open the place where a report goes; it is replaced as a whole."""
-        return self._publisher.open() if self._publisher is not None else open_output(self._output)
+        :param inputs: Another vmcore's.
+        """
+        if self._live is not None:
+            yield self._live
+            return
+        with open_kernel(inputs or self._inputs) as kernel:
+            yield kernel
+
+    def output(self, binary: bool = False) -> contextlib.AbstractContextManager[IO[Any]]:
+        """Open the place where output goes; it is replaced as a whole."""
+        if self._publisher is not None:
+            return self._publisher.open(binary)
+        return open_output(self._output, binary)
+
+    @property
+    def written(self) -> int | None:
+        """Bytes of the file that was written, if it is known."""
+        return self._publisher.written if self._publisher is not None else None
+
+
+def scan_with_progress(kernel: Kernel, rules: Sequence[Rule], limits: Limits) -> Report:
+    """Scan once; see :func:`mminspect.walk.scan.scan`."""
+    with ProgressBar() as bar:
+        return scan(kernel, rules, limits, bar.start)

@@ -21,6 +21,8 @@ def start_fast() -> None:
         names = (*SESSION_PLUGINS, *(disabled.split(",") if disabled else ()))
         # drgn looks for plugins with importlib.metadata, which takes 40 ms to be imported; "*" keeps it from that.
         os.environ["DRGN_DISABLE_PLUGINS"] = "*" if installed_plugins() <= set(names) else ",".join(names)
+    # Nothing of a vmcore is sent anywhere, and what a server would send isn't trusted.
+    os.environ.pop("DEBUGINFOD_URLS", None)
     # numpy's linear algebra starts a thread for each CPU.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

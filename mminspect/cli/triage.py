@@ -4,39 +4,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import IO, Any
 
 import click
 
-from mminspect.cli.output import check_writable, open_output, say
-from mminspect.commands.triage.files import status_of, triage_files
+from mminspect.cli.output import say
+from mminspect.cli.session import Session
+from mminspect.commands.triage.files import Files, status_of, triage_files
+from mminspect.commands.triage.inputs import open_streams
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.style import style_of
 from mminspect.render.triage import write_json, write_lines, write_text
 
 
-def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, output: str | None) -> int:
+def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, output: str | None, user: str) -> int:
     """Write why kernels died; return the exit status."""
     if files and inputs.core is not None:
         raise click.UsageError("triage reads the files that follow it: leave out -c, or give no other file")
-    paths = files or ((inputs.core,) if inputs.core is not None else ())
+    cores = () if inputs.core is None else (inputs.core,)
+    paths = files or cores
     if not paths:
         raise click.UsageError("give at least one vmcore or log")
     if log is not None and len(paths) > 1:
         raise click.UsageError("--log is the log of one vmcore: give just that")
-    if [*paths, log].count("-") > 1:
+    named = paths if log is None else (*paths, log)
+    if named.count("-") > 1:
         raise click.UsageError("the standard input can be read once")
-    check_writable(output, (*inputs.files, *(path for path in (*paths, log) if path != "-")))
+    streams = open_streams(named)
     results: list[dict[str, Any]] = []
-    for result in triage_files(paths, inputs, log):
-        if "error" in result:
-            if len(paths) == 1:
-                raise MminspectError(result["error"])
-            say(result["error"])
-        results.append(result)
-    with open_output(output) as out:
-        _WRITERS[format_](results, out)
+    with Session(inputs, output, user, vmcores=named) as session:
+        wanted = Files(paths, log, cores, streams, lambda path: session.kernel(replace(inputs, core=path)))
+        for result in triage_files(wanted):
+            if "error" in result:
+                if len(paths) == 1:
+                    raise MminspectError(result["error"])
+                say(result["error"])
+            results.append(result)
+        with session.output() as out:
+            _WRITERS[format_](results, out)
     return status_of(results)
 
 

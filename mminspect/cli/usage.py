@@ -76,6 +76,13 @@ class Commands(click.Group):
     type=click.IntRange(1, 30),
     help="Override the order of a pageblock. A capture can lack the bitmap of a smaller one.",
 )
+@click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "require", "off"]),
+    default="auto",
+    show_default=True,
+    help="Give up all rights that reading isn't in need of: as far as it can be done, or else don't go on, or not.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 @click.version_option(__version__, prog_name="mminspect")
 @click.pass_context
@@ -86,10 +93,11 @@ def main(
     btf: str | None,
     system_map: str | None,
     pageblock_order: int | None,
+    sandbox: str,
     debug: bool,
 ) -> None:
     """A linter for the Linux kernel's memory map."""
-    context.obj = Inputs(core, symbols, btf, system_map, pageblock_order)
+    context.obj = Inputs(core, symbols, btf, system_map, pageblock_order, sandbox, debug)
 
 
 COMMANDS = (
@@ -138,13 +146,13 @@ COMMANDS = (
             USER,
         ],
     ),
-    Command("zones", help="Show nodes, zones, sections and holes.", params=[format_option("table", "json")]),
+    Command("zones", help="Show nodes, zones, sections and holes.", params=[format_option("table", "json"), USER]),
     Command(
         "page",
         help="Show all about a page, or a range of pages.\n\n"
         "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
         "virtual address.",
-        params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json")],
+        params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json"), USER],
     ),
     Command(
         "rules",
@@ -154,7 +162,7 @@ COMMANDS = (
     Command(
         "capture",
         help="Write a small vmcore that holds only what an analysis reads.",
-        params=[output_option("The new vmcore; .gz, .xz or .zst compresses it.", required=True)],
+        params=[output_option("The new vmcore; .gz, .xz or .zst compresses it.", required=True), USER],
     ),
     Command(
         "triage",
@@ -166,6 +174,7 @@ COMMANDS = (
             click.Option(["--log"], metavar="FILE", help="The log of the vmcore, instead of what is in the dump."),
             format_option("text", "json", "ndjson"),
             output_option("Write the result there, not to stdout."),
+            USER,
         ],
     ),
     Command(

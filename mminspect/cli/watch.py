@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
-from mminspect.cli.output import check_writable, stdout
-from mminspect.cli.session import Session
+from mminspect.cli.output import stdout
+from mminspect.cli.session import Session, scan_with_progress
 from mminspect.commands.watch import changes
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
@@ -34,15 +34,14 @@ def run(
     rules = select_rules(select, ignore)
     if output is not None and format_ in CHANGE_FORMATS:
         raise click.UsageError("-o goes with --format prometheus; the other formats are streams on stdout")
-    check_writable(output, inputs.files)
     write_changes = changes_writer(format_) if format_ in CHANGE_FORMATS else None
     write_report = report_writer(format_)
-    with Session(inputs, output, user) as session:
+    with Session(inputs, output, user, gentle=True) as session, session.kernel() as kernel:
         before: Sequence[Finding] = ()
         done = 0
         while True:
             begin = time.monotonic()
-            report = session.scan(rules, Limits(max_rate))
+            report = scan_with_progress(kernel, rules, Limits(max_rate))
             if write_changes is not None:
                 write_changes(changes(before, report.findings), stdout(), style_of(stdout()))
                 before = report.findings

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from mminspect.cli.output import stdout
+from mminspect.cli.session import Session
 from mminspect.commands.zones import zones
 from mminspect.kernel.inputs import Inputs
-from mminspect.kernel.kernel import open_kernel
 from mminspect.render import json_, table
 from mminspect.render.style import style_of
 
 
-def run(inputs: Inputs, format_: str) -> None:
+def run(inputs: Inputs, format_: str, user: str) -> None:
     """Write nodes, zones, sections and holes."""
-    with open_kernel(inputs) as kernel:
+    with Session(inputs, None, user) as session, session.kernel() as kernel:
         data = zones(kernel)
     if format_ == "json":
         json_.write(data, stdout())

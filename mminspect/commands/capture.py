@@ -33,7 +33,7 @@ from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel
 from mminspect.layout.read import read_booted
 from mminspect.memorymap.ranges import Range, merge, subtract
-from mminspect.program import corefile
+from mminspect.program import corefile, files
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
 from mminspect.program.target import Target
@@ -135,7 +135,7 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open(files.open_file(path), "rb") as file:
         return file.read()
 
 
@@ -210,8 +210,9 @@ def _use_helpers(kernel: Kernel) -> None:
     """Let drgn's own helpers read what they need, so that they work on the capture too; and what a fault would need."""
     read_booted(kernel.prog)
     for helper in (for_each_online_pgdat, for_each_present_section, for_each_valid_page_range):
-        # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP.
-        with contextlib.suppress(LookupError, FaultError):
+        # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP. drgn raises a plain Exception where the size of
+        # struct mem_section is no power of two.
+        with contextlib.suppress(Exception):
             for _ in helper(kernel.prog):
                 pass
     # For "mminspect page" and "mminspect triage".

@@ -18,15 +18,20 @@ from mminspect.commands.struct_page import (
     Entry,
     compound_page,
     flag_names,
+    is_hugetlb,
     read_entry,
 )
 from mminspect.consequences.attach import Outcomes
+from mminspect.kernel.device import DeviceMemory
 from mminspect.kernel.kernel import Kernel
 from mminspect.kernel.resources import MAX_NAME, READ_ERRORS
 from mminspect.memmap.chunk import INITIALIZED
+from mminspect.memmap.page import flags_link
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
+from mminspect.text import kernel_name
 from mminspect.typeinfo.lookup import enumerator
+from mminspect.typeinfo.sections import IS_EARLY
 
 
 def describe(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section, state: int) -> dict[str, Any]:
@@ -56,6 +61,33 @@ def describe(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section, sta
     result["buddy"] = free_block(kernel, outcomes, pfn, section)
     result["per_cpu"] = per_cpu_block(kernel, pfn)
     result["owner"] = _owner(kernel, entry, head, state, result)
+    return result
+
+
+def describe_device(kernel: Kernel, pfn: int, section: Section, device: DeviceMemory) -> dict[str, Any]:
+    """
+    Decode a struct page of ZONE_DEVICE; as :func:`describe`, with its ``link``.
+
+    :raises drgn.FaultError: if the target doesn't hold it.
+    """
+    layout = kernel.memory.layout
+    entry = read_entry(kernel, pfn, section)
+    compound, _ = compound_page(kernel, entry, section)
+    tail = compound is not None and compound["part"] == "tail"
+    kind = f", {device.kind}" if device.kind else ""
+    result: dict[str, Any] = {
+        "link": flags_link(layout, entry.page.flags),
+        "flags": "|".join(flag_names(kernel.prog, entry.page.flags, entry.kind, False, tail)),
+        "refcount": entry.page.refcount,
+        "mapcount": entry.page.mapcount + 1 if entry.kind is None else None,
+        "page_type": entry.kind,
+        "words": [f"{word:#0{layout.word_bits // 4 + 2}x}" for word in entry.page.words],
+        "buddy": None,
+        "per_cpu": None,
+        "owner": f"device memory{kind}: [{device.start:#x}, {device.end:#x}) of the dev_pagemap at {device.pagemap:#x}",
+    }
+    if compound is not None:
+        result["compound"] = compound
     return result
 
 
@@ -127,6 +159,10 @@ def holder(kernel: Kernel, entry: Entry) -> str | None:
     if entry.slab:
         cache = slab_cache(kernel.prog, entry.pointer)
         return f"slab cache {cache}" if cache else "a slab cache"
+    if is_hugetlb(kernel, entry):
+        if entry.page.refcount <= 0:
+            return "hugetlb: a free huge page"
+        return f"hugetlb: a huge page in use{', anonymous memory' if entry.anon else ''}"
     if entry.kind == "kmemcg":
         return "in use by the kernel, charged to a memory cgroup"
     if entry.kind is not None:
@@ -134,6 +170,10 @@ def holder(kernel: Kernel, entry: Entry) -> str | None:
     names = flag_names(kernel.prog, entry.page.flags, entry.kind, entry.anon, False)
     if "PG_reserved" in names:
         return "reserved: the kernel image, firmware or a hole"
+    if "PG_hwpoison" in names and not entry.page.mapping and "PG_lru" not in names:
+        return "nobody: memory failure took it from the allocator (PG_hwpoison)"
+    if _hosts_memmap(kernel, entry):
+        return "the memmap of its own memory block (memmap_on_memory)"
     if entry.page.refcount <= 0 and "PG_lru" not in names:
         return None
     if entry.anon:
@@ -151,6 +191,18 @@ def holder(kernel: Kernel, entry: Entry) -> str | None:
     if "PG_lru" in names:
         return "on the LRU lists, but of no mapping"
     return "in use by the kernel"
+
+
+def _hosts_memmap(kernel: Kernel, entry: Entry) -> bool:
+    """
+    Tell whether a page holds struct pages of its own memory block (``PageVmemmapSelfHosted()``).
+
+    The flag has other meanings in files' pages. Only memory that was plugged in can host its memmap.
+    """
+    bit = enumerator(kernel.prog, "enum pageflags", "PG_vmemmap_self_hosted")
+    section = kernel.memory.section(entry.page.pfn)
+    plugged = section is not None and bool(section.flags) and IS_EARLY not in section.flags
+    return bit is not None and plugged and bool(entry.page.flags >> bit & 1) and not entry.page.mapping
 
 
 def _mapping_operations(prog: Program, mapping: int) -> str | None:
@@ -177,6 +229,6 @@ def slab_cache(prog: Program, head: Object) -> str | None:
         except LookupError:
             slab = head
         name: bytes = slab.slab_cache.name.string_()
-        return name[:MAX_NAME].decode("ascii", "replace")
+        return kernel_name(name[:MAX_NAME], MAX_NAME)
     except READ_ERRORS:
         return None

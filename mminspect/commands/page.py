@@ -39,15 +39,52 @@ def pages(kernel: Kernel, text: str, progress: Callable[[int], Progress] | None 
 def describe(
     kernel: Kernel, start: int, end: int, progress: Callable[[int], Progress] | None = None
 ) -> list[dict[str, Any]]:
-    """Describe each online page of ``[start, end)``; see :func:`pages`."""
+    """Describe each page of ``[start, end)`` that is online or of a device; see :func:`pages`."""
     outcomes = Outcomes(kernel)
-    findings = page_findings.find(kernel, outcomes, start, end, progress)
+    is_online = any(kernel.memory.section(pfn) is not None for pfn in range(start, end))
+    findings = page_findings.find(kernel, outcomes, start, end, progress) if is_online else []
     described = []
     for pfn in range(start, end):
         section = kernel.memory.section(pfn)
         if section is not None:
             described.append(_page(kernel, outcomes, pfn, section, findings))
+            continue
+        section = kernel.section(pfn)
+        if section is not None:
+            described.append(_device_page(kernel, pfn, section))
     return described
+
+
+def _device_page(kernel: Kernel, pfn: int, section: Section) -> dict[str, Any]:
+    """Describe a page of ZONE_DEVICE. No rule reads its struct page, and no walk of a zone comes to it."""
+    memory, layout = kernel.memory, kernel.memory.layout
+    device = next(device for device in kernel.device_memory if device.has(pfn))
+    info: dict[str, Any] = {
+        "pfn": pfn,
+        "physical_address": pfn * layout.page_size,
+        "struct_page": pfn_to_page(layout, section, pfn),
+        "section": section.nr,
+        "section_flags": list(section.flags),
+        "subsection": subsection(kernel.prog, pfn),
+        "spanned_by": [[zone.node, zone.index, zone.name] for zone in memory.zones_spanning(pfn, pfn + 1)],
+        "pageblock": [pfn & -layout.pageblock_nr_pages, layout.pageblock_order],
+        "device": {"pagemap": device.pagemap, "start_pfn": device.start, "end_pfn": device.end, "type": device.kind},
+        "neighbours": [],
+        "resources": resource_path(kernel.resources, pfn * layout.page_size),
+        "memblock": memblock_regions(kernel.prog, pfn * layout.page_size),
+        "findings": [],
+        "zone_findings": [],
+    }
+    try:
+        decoded = owner.describe_device(kernel, pfn, section, device)
+    except FaultError:
+        return {**info, "state": "device memory; this target doesn't hold its struct page"}
+    link = decoded.pop("link")
+    node, zone_id = layout.node_zone(link)
+    zone = memory.zone(node, zone_id)
+    info["state"] = "device memory, not online: pfn_to_online_page() returns NULL"
+    info["link"] = {"node": node, "zone_id": zone_id, "zone": zone.name if zone else None}
+    return {**info, **_pageblock_bits(kernel, pfn, link, section), **decoded}
 
 
 def _page(

@@ -39,8 +39,9 @@ def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
     last = first if match.group(2) is None else _number(match.group(2)) - 1
     if last < first:
         raise MminspectError(f"{text}: a range is START-END, END after START")
-    if memory.section(first) is not None and memory.section(last) is None:
-        raise MminspectError(f"{text}: {first:#x} is a pfn of online memory, {last:#x} is not")
+    if kernel.section(first) is not None and kernel.section(last) is None:
+        where = "online" if memory.section(first) is not None else "device"
+        raise MminspectError(f"{text}: {first:#x} is a pfn of {where} memory, {last:#x} is not")
     _refuse_offline(kernel, text, first)
     kinds: Sequence[tuple[str, Callable[[int], int | None]]] = (
         ("pfn", lambda value: value),
@@ -50,7 +51,7 @@ def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
     )
     for kind, to_pfn in kinds:
         start, end = to_pfn(first), to_pfn(last)
-        if start is None or end is None or memory.section(start) is None or memory.section(end) is None:
+        if start is None or end is None or kernel.section(start) is None or kernel.section(end) is None:
             continue
         if kind == "virtual address" and end - start != (last >> page_shift) - (first >> page_shift):
             raise MminspectError(f"{text}: these addresses are not next to each other in physical memory")
@@ -71,7 +72,7 @@ def _refuse_offline(kernel: Kernel, text: str, pfn: int) -> None:
     """
     memory = kernel.memory
     shift = memory.layout.pfn_section_shift
-    if shift is None or memory.section(pfn) is not None:
+    if shift is None or kernel.section(pfn) is not None:
         return
     entry = next((entry for entry in memory.mem_sections if entry.nr == pfn >> shift), None)
     if entry is not None:

@@ -40,7 +40,7 @@ def find(
         with contextlib.closing(scan.walk(advance, jobs)) as walk:
             found += walk
     found = [finding for finding in found if any(finding.covers(pfn) for pfn in range(start, end))]
-    return list(attach(sorted(found, key=sort_key), outcomes))
+    return sorted(attach(sorted(found, key=sort_key), outcomes), key=sort_key)
 
 
 def _find_around(kernel: Kernel, start: int, end: int) -> list[Finding]:

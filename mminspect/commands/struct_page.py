@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.mm import PageCompound, PageHead, PageSlab, PageTail, compound_head, compound_order
 
 from mminspect.kernel.kernel import Kernel
@@ -18,6 +18,7 @@ from mminspect.layout.pagetypes import page_type
 from mminspect.memmap.page import Page, decode_page
 from mminspect.memorymap.mmzone import page_to_pfn, pfn_to_page
 from mminspect.memorymap.sections import Section
+from mminspect.typeinfo.lookup import enumerator
 
 # The low bits of page->mapping (include/linux/page-flags.h).
 PAGE_MAPPING_ANON = 1
@@ -88,6 +89,37 @@ def read_entry(kernel: Kernel, pfn: int, section: Section) -> Entry:
     except READ_ERRORS:
         slab = None
     return Entry(pointer, page, page_type(kernel.target, page.mapcount), slab)
+
+
+def is_hugetlb(kernel: Kernel, entry: Entry) -> bool:
+    """
+    Tell whether a page is the head of a huge page of hugetlb, free or in use.
+
+    It was a destructor until Linux 6.5, then a flag in the second page, and since Linux kernel commit d99e3140a4d3
+    ("mm: turn folio_test_hugetlb into a PageType") (in v6.9) it is a page type. Stable kernels have that, too, so the
+    enumerators decide.
+    """
+    if entry.kind is not None:
+        return "hugetlb" in entry.kind.split()
+    prog = kernel.prog
+    if not entry.page.flags & kernel.memory.layout.page.flag("head"):
+        return False
+    destructor = enumerator(prog, "enum compound_dtor_id", "HUGETLB_PAGE_DTOR")
+    flag = enumerator(prog, "enum pageflags", "PG_hugetlb")
+    head = entry.pointer.value_()
+    try:
+        if destructor is not None:
+            page = prog.type("struct page")
+            if page.has_member("compound_dtor"):
+                at = sizeof(page) + page.member("compound_dtor").offset
+            else:
+                at = prog.type("struct folio").member("_folio_dtor").offset
+            return int(prog.read_u8(head + at)) == destructor
+        if flag is not None:
+            return bool(prog.read_word(head + prog.type("struct folio").member("_flags_1").offset) >> flag & 1)
+    except (LookupError, FaultError):
+        pass
+    return False
 
 
 def compound_page(kernel: Kernel, entry: Entry, section: Section) -> tuple[dict[str, Any] | None, Entry | None]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from mminspect.kernel.kernel import Kernel
+from mminspect.memorymap.describe import describe_zones
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import subtract
 from mminspect.memorymap.sections import Section
-from mminspect.walk.report import describe_zones
 
 
 def zones(kernel: Kernel) -> dict[str, Any]:

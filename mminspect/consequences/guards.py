@@ -23,6 +23,8 @@ class Guards:
     :ivar fast_search: Whether compaction has fast_isolate_freepages() at all.
     :ivar around_checks_block: Whether fast_isolate_around() asks pageblock_pfn_to_page(); ``None`` where only the
         source tells.
+    :ivar lruvec_has_lock: Whether each list of LRU pages has a lock, which is found by the page; before, it was that
+        of the node that is walked.
     """
 
     debug_vm: bool | None = None
@@ -31,14 +33,16 @@ class Guards:
     checks_subsections: bool = False
     fast_search: bool = True
     around_checks_block: bool | None = None
+    lruvec_has_lock: bool = False
 
 
-def read_guards(release: str, has_function: Callable[[str], bool]) -> Guards:
+def read_guards(release: str, has_function: Callable[[str], bool], has_member: Callable[[str, str], bool]) -> Guards:
     """
     Find out what decides.
 
     :param release: The kernel's release.
     :param has_function: Tells whether the kernel has a function.
+    :param has_member: Tells whether a type of the kernel has a member.
     """
     return Guards(
         debug_vm=_debug_vm(has_function),
@@ -54,6 +58,8 @@ def read_guards(release: str, has_function: Callable[[str], bool]) -> Guards:
         checks_subsections=has_function("pfn_to_online_page"),
         fast_search=since.compaction_searches_fast(release),
         around_checks_block=True if since.fast_search_stays_in_zone(release) else None,
+        # Since Linux 5.11.
+        lruvec_has_lock=has_member("struct lruvec", "lru_lock"),
     )
 
 

@@ -8,131 +8,62 @@ follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from mminspect.consequences.guards import Guards
+from mminspect.consequences.place import (
+    BUG,
+    FAULTS,
+    NO_CHECK,
+    READS_WRONG,
+    REFUSES,
+    RUN_TIME,
+    SAFE,
+    STAYS_IN_ZONE,
+    VM_BUG_ON,
+    WRITES_OUTSIDE,
+    Outcome,
+    Place,
+)
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, UNINITIALIZED_KINDS
 from mminspect.memmap.page import Page
 from mminspect.memorymap import bitmap, mmzone
-from mminspect.memorymap.map import MemoryMap
-from mminspect.memorymap.sections import Section
-from mminspect.memorymap.zones import Zone
-
-SAFE = "safe"
-REFUSES = "refuses"
-READS_WRONG = "reads wrong"
-WRITES_OUTSIDE = "writes outside"
-FAULTS = "faults"
-BUG = "BUG with CONFIG_DEBUG_VM"
-OUTCOMES = (SAFE, REFUSES, READS_WRONG, BUG, WRITES_OUTSIDE, FAULTS)
-
-# What makes a finding an error, whatever its rule says. BUG is added where the kernel has CONFIG_DEBUG_VM.
-FATAL = (WRITES_OUTSIDE, FAULTS)
-
-STAYS_IN_ZONE = {
-    "hash": "6e2b7044c199",
-    "title": "mm, compaction: make fast_isolate_freepages() stay within zone",
-}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """
-    What one kernel function would do.
-
-    :ivar function: Its name.
-    :ivar outcome: One of :data:`OUTCOMES`.
-    :ivar why: The guard that makes it safe, or what goes wrong.
-    :ivar address: The address that it would write to, where that is outside of a bitmap.
-    :ivar commit: ``hash`` and ``title`` of the commit that decides, where the kernel itself doesn't tell whether it
-        has it.
-    """
-
-    function: str
-    outcome: str
-    why: str
-    address: int | None = None
-    commit: dict[str, str] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Get plain data without what isn't known."""
-        result: dict[str, Any] = {"function": self.function, "outcome": self.outcome, "why": self.why}
-        if self.address is not None:
-            result["address"] = self.address
-        if self.commit is not None:
-            result["commit"] = dict(self.commit)
-        return result
-
-
-@dataclass(frozen=True)
-class Place:
-    """
-    A page and what lies around it.
-
-    :ivar zone: The zone whose walkers come to the page: the one that it links to if that spans it, else the first
-        that does.
-    :ivar first: First page of its pageblock, clipped to the zone; likewise ``last``.
-    :ivar start: First page of its pageblock, not clipped.
-    :ivar section: The section of the page, ``None`` where it isn't online.
-    :ivar in_subsection: The page's bit in ``subsection_map``, ``None`` where nothing depends on it.
-    """
-
-    memory: MemoryMap
-    guards: Guards
-    page: Page
-    zone: Zone | None
-    first: Page
-    last: Page
-    start: Page
-    section: Section | None
-    in_subsection: bool | None = None
-
-    def outside(self, page: Page) -> bool:
-        """Tell whether the zone that a page links to doesn't span it."""
-        zone = self.memory.zone(*self.memory.layout.node_zone(page.link))
-        return zone is None or not zone.spans(page.pfn)
-
-    @property
-    def zone_link(self) -> int | None:
-        """The link of the zone that is walked."""
-        return None if self.zone is None else self.memory.layout.link(self.zone.node, self.zone.index)
-
-
-def walked_zone(memory: MemoryMap, page: Page) -> Zone | None:
-    """Get the zone whose walkers come to a page."""
-    zone = memory.zone(*memory.layout.node_zone(page.link)) if page.state == INITIALIZED else None
-    if zone is not None and zone.spans(page.pfn):
-        return zone
-    spanning = memory.zones_spanning(page.pfn, page.pfn + 1)
-    return spanning[0] if spanning else None
-
-
-def consequences(place: Place) -> list[Outcome]:
+def consequences(place: Place, *others: Place) -> list[Outcome]:
     """
     Model the functions that get, keep and move pages by pageblock.
 
+    :param place: The page as the first of its zones meets it.
+    :param others: The same page as the other zones that span it meet it.
     :return: Outcomes in the order in which compaction would meet the functions.
     """
+    places = (place, *others)
     online = pfn_to_online_page(place)
     if place.page.state == DEFERRED:
         return [online]
+    blocks = [outcome for found in places for outcome in _named(found, [pageblock_pfn_to_page(found)], bool(others))]
+    walks = [outcome for found in places for outcome in _named(found, _walks(found), bool(others))]
     if place.page.state == OFFLINE:
-        return [online, pageblock_pfn_to_page(place), *_walks(place)]
+        return [online, *blocks, *walks]
     return [
         online,
         page_zone(place),
         get_pfnblock_flags_mask(place, place.page),
         set_pfnblock_flags_mask(place, place.page),
-        __pageblock_pfn_to_page(place),
-        pageblock_pfn_to_page(place),
-        *_walks(place),
+        *(outcome for found in places for outcome in _named(found, [__pageblock_pfn_to_page(found)], bool(others))),
+        *blocks,
+        *walks,
         __free_one_page(place),
     ]
 
 
+def _named(place: Place, outcomes: list[Outcome], several: bool) -> list[Outcome]:
+    """Say whose walk it is, where there are several."""
+    return [replace(item, zone=str(place.zone)) for item in outcomes] if several else outcomes
+
+
 def _walks(place: Place) -> list[Outcome]:
-    functions = (
+    functions = [
         isolate_migratepages_block,
         isolate_freepages_block,
         fast_isolate_freepages,
@@ -140,22 +71,14 @@ def _walks(place: Place) -> list[Outcome]:
         set_pageblock_skip,
         reset_isolation_suitable,
         move_freepages_block,
-    )
+    ]
     if place.zone is None:
         why = "no zone spans the pfn, so no walk of a zone comes here"
         return [Outcome(function.__name__, SAFE, why) for function in functions]
+    if place.is_foreign:
+        functions += [prep_move_freepages_block] if place.guards.moves_whole_blocks else []
+        functions += [set_migratetype_isolate]
     return [function(place) for function in functions]
-
-
-def fatal(outcomes: list[Outcome], guards: Guards) -> Outcome | None:
-    """
-    Get the first outcome that makes a finding an error.
-
-    The functions that take one page and its pfn count only where a walker hands them that page.
-    """
-    bad = (*FATAL, BUG) if guards.debug_vm else FATAL
-    direct = ("page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask")
-    return next((item for item in outcomes if item.outcome in bad and item.function not in direct), None)
 
 
 def pfn_to_online_page(place: Place) -> Outcome:
@@ -170,11 +93,11 @@ def pfn_to_online_page(place: Place) -> Outcome:
     if page.state == INITIALIZED:
         return Outcome(name, SAFE, "the pfn is online and its struct page initialized")
     if page.state == DEFERRED:
-        return Outcome(name, READS_WRONG, "deferred initialization hasn't come this far; nobody walks the zone yet")
+        return Outcome(name, READS_WRONG, "deferred initialization hasn't come this far")
     looks = "the section's and subsection's flags" if place.guards.checks_subsections else "the section's flags only"
     if place.memory.layout.flatmem:
         looks = "pfn_valid() only"
-    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that nobody initialized")
+    return Outcome(name, READS_WRONG, f"looks at {looks}, and returns a struct page that is not initialized")
 
 
 def page_zone(place: Place) -> Outcome:
@@ -258,6 +181,9 @@ def _refusal(place: Place) -> str | None:
     zone, link = place.zone, place.zone_link
     if place.first.state == OFFLINE or place.last.state == OFFLINE:
         return "the first or last page of the block is not online"
+    section = place.memory.section(place.first.pfn)
+    if section is not None and section.is_absent(place.first.pfn):
+        return "pfn_to_online_page() returns NULL for the block's first page: its bit in subsection_map is clear"
     if place.first.link != link:
         return f"the block's first page isn't of {zone}"
     if place.last.link != link:
@@ -272,7 +198,7 @@ def __pageblock_pfn_to_page(place: Place) -> Outcome:
         return Outcome(name, SAFE, "no zone spans the pfn, so no walk of a zone asks for it")
     refusal = _refusal(place)
     if refusal:
-        return Outcome(name, REFUSES, refusal)
+        return Outcome(name, REFUSES, refusal, guard=RUN_TIME if place.is_foreign else None)
     if place.page.link != place.zone_link or place.page.state != INITIALIZED:
         why = f"first and last page of the block are of {place.zone}: this page is taken for one of it too"
         return Outcome(name, READS_WRONG, why)
@@ -301,37 +227,74 @@ def _not_reached(place: Place) -> str | None:
     return f"pageblock_pfn_to_page() refuses the block: {refusal}" if refusal else None
 
 
-def _taken(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
-    """Model a scan of the block that takes the page if it has a flag."""
-    guard = _not_reached(place)
-    return Outcome(name, SAFE, guard) if guard else _takes(place, name, wanted, flag)
+def _refused(place: Place, name: str, guard: str) -> Outcome:
+    """Make the outcome of a scan that pageblock_pfn_to_page() keeps off the block."""
+    return Outcome(name, SAFE, guard, guard=RUN_TIME if place.is_foreign else None)
+
+
+def _without_page(place: Place, name: str) -> Outcome:
+    """Make the outcome of a scan that comes to a pfn that isn't online."""
+    assert place.zone is not None
+    why = "zone->contiguous skips the check" if place.zone.contiguous else "first and last page of the block are online"
+    return Outcome(name, FAULTS, f"{why}, and there is no struct page")
 
 
 def _takes(place: Place, name: str, wanted: bool, flag: str) -> Outcome:
+    """Model a scan of the block that takes the page if it has a flag."""
     page = place.page
     if page.state == OFFLINE:
-        return Outcome(name, FAULTS, "zone->contiguous skips the check, and there is no struct page")
-    if page.state == POISONED:
+        return _without_page(place, name)
+    if page.state == POISONED and flag != "PageBuddy":
         return Outcome(name, READS_WRONG, "every flag of a poisoned entry is set; PF_POISONED_CHECK() with DEBUG_VM")
+    # PageBuddy() is a value of _mapcount and no flag; all ones aren't it.
     if not wanted:
         reserved = "; it is PG_reserved" if page.reserved else ""
         return Outcome(name, SAFE, f"passes over the page: it isn't {flag}{reserved}")
     if page.state != INITIALIZED:
         kind = UNINITIALIZED_KINDS[page.state]
-        return Outcome(name, READS_WRONG, f"the entry was never initialized ({kind}) and looks {flag}")
+        return Outcome(name, READS_WRONG, f"the entry is not initialized ({kind}) and looks {flag}")
     if page.link != place.zone_link:
-        return Outcome(name, READS_WRONG, f"takes a page of another zone under the lock of {place.zone}")
+        why = f"takes a page of another zone under the lock of {place.zone}"
+        return Outcome(name, READS_WRONG, why, guard=NO_CHECK)
     return Outcome(name, SAFE, f"the page is of {place.zone}")
 
 
 def isolate_migratepages_block(place: Place) -> Outcome:
     """Model ``isolate_migratepages_block()``, which takes LRU pages."""
-    return _taken(place, "isolate_migratepages_block", place.page.lru, "PageLRU")
+    name = "isolate_migratepages_block"
+    guard = _not_reached(place)
+    if guard:
+        return _refused(place, name, guard)
+    outcome = _takes(place, name, place.page.lru, "PageLRU")
+    if outcome.guard != NO_CHECK or place.outside(place.page):
+        return outcome
+    # The lock is that of the page's lruvec, or before that of its node.
+    assert place.zone is not None
+    same_node = place.memory.layout.node_zone(place.page.link)[0] == place.zone.node
+    if place.guards.lruvec_has_lock or same_node:
+        why = f"isolates a page of another zone, under the right lock, and migrates it into {place.zone}"
+        return Outcome(name, READS_WRONG, why, guard=RUN_TIME)
+    return replace(outcome, why=f"takes a page of another node under the lru_lock of node {place.zone.node}")
 
 
 def isolate_freepages_block(place: Place) -> Outcome:
     """Model ``isolate_freepages_block()``, which takes free pages."""
-    return _taken(place, "isolate_freepages_block", place.page.buddy, "PageBuddy")
+    name = "isolate_freepages_block"
+    guard = _not_reached(place)
+    if guard:
+        return _refused(place, name, guard)
+    outcome = _takes(place, name, place.page.buddy, "PageBuddy")
+    if outcome.outcome == SAFE and place.is_foreign and place.can_be_free:
+        why = f"{_once_free(place)}takes it under the lock of {place.zone}, off a list of another zone"
+        return Outcome(name, READS_WRONG, why, guard=NO_CHECK)
+    return outcome
+
+
+def _once_free(place: Place) -> str:
+    """Say of a page that can be free that it isn't now."""
+    if place.page.buddy:
+        return ""
+    return f"once the page is free{f' ({place.doubt})' if place.doubt else ''}, "
 
 
 def fast_isolate_freepages(place: Place) -> Outcome:
@@ -339,7 +302,7 @@ def fast_isolate_freepages(place: Place) -> Outcome:
     name = "fast_isolate_freepages"
     if not place.guards.fast_search:
         return Outcome(name, SAFE, "not before Linux 5.1")
-    if place.page.state != OFFLINE and place.page.buddy and place.page.link != place.zone_link:
+    if place.page.state != OFFLINE and place.page.buddy and place.outside(place.page):
         return Outcome(name, READS_WRONG, "takes the page off the free list of the zone it links to, if it is on one")
     return Outcome(name, SAFE, "takes pages off the free lists of the zone only")
 
@@ -367,7 +330,7 @@ def fast_isolate_around(place: Place) -> Outcome:
         if place.guards.around_checks_block is None and outcome.outcome == READS_WRONG:
             why = f"without {STAYS_IN_ZONE['hash']}, {outcome.why}; with it, {guard}"
             return Outcome(name, READS_WRONG, why, commit=STAYS_IN_ZONE)
-        return Outcome(name, SAFE, guard)
+        return _refused(place, name, guard)
     return replace(isolate_freepages_block(place), function=name)
 
 
@@ -396,16 +359,30 @@ def reset_isolation_suitable(place: Place) -> Outcome:
     return replace(set_pfnblock_flags_mask(place, page), function=name)
 
 
-def move_freepages_block(place: Place) -> Outcome:
-    """Model ``move_freepages_block()`` as called for a free page of the same block and zone."""
-    name = "move_freepages_block"
-    zone, page = place.zone, place.page
+def _block_refusal(place: Place) -> str | None:
+    """Say why ``move_freepages_block()`` refuses the block, if it does."""
+    zone, layout = place.zone, place.memory.layout
     assert zone is not None
-    nr_pages = place.memory.layout.pageblock_nr_pages
-    start = page.pfn & -nr_pages
-    whole = zone.spans(start) if place.guards.moves_whole_blocks else True
-    if not whole or not zone.spans(start + nr_pages - 1):
-        return Outcome(name, REFUSES, f"the block isn't all in {zone}")
+    start = place.page.pfn & -layout.pageblock_nr_pages
+    end = start + layout.pageblock_nr_pages
+    # Up to 6.9 it began at the page that it was called for, if the zone didn't span the block's first.
+    if place.guards.moves_whole_blocks and not zone.spans(start):
+        return f"{zone} doesn't span the block's first pfn, {start:#x}"
+    return None if zone.spans(end - 1) else f"{zone} doesn't span the block's last pfn, {end - 1:#x}"
+
+
+def move_freepages_block(place: Place) -> Outcome:
+    """
+    Model ``move_freepages_block()`` as called for a free page of the walked zone in the same block.
+
+    It asks whether the zone spans the block's ends, and not which zone has the pages between. Since Linux 6.10,
+    ``prep_move_freepages_block()`` asks and ``__move_freepages_block()`` moves.
+    """
+    name = "move_freepages_block"
+    page = place.page
+    refusal = _block_refusal(place)
+    if refusal:
+        return Outcome(name, REFUSES, refusal, guard=RUN_TIME if place.is_foreign else None)
     if page.state == OFFLINE:
         return Outcome(name, READS_WRONG, "takes every pfn of the block for a page")
     if place.guards.moves_whole_blocks:
@@ -413,13 +390,44 @@ def move_freepages_block(place: Place) -> Outcome:
         if outcome.outcome != SAFE:
             why = f"sets the migratetype through the block's first page, {place.start.pfn:#x}: {outcome.why}"
             return Outcome(name, outcome.outcome, why, outcome.address)
-    if page.state == POISONED or page.buddy:
+    if place.is_foreign and (page.buddy or place.can_be_free):
+        if not place.enters:
+            return Outcome(name, SAFE, f"begins at no page of {place.zone}: none that can be free leads to this one")
+        return Outcome(name, BUG, f"{_once_free(place)}{_moves(place)}", guard=VM_BUG_ON)
+    if page.buddy:
         if page.link != place.zone_link:
-            return Outcome(
-                name, BUG, f"VM_BUG_ON_PAGE(page_zone(page) != zone); else moves the page to a list of {zone}"
-            )
-        return Outcome(name, SAFE, f"the page is of {zone}")
+            return Outcome(name, BUG, _moves(place), guard=VM_BUG_ON)
+        return Outcome(name, SAFE, f"the page is of {place.zone}")
     return Outcome(name, SAFE, "passes over the page: it isn't PageBuddy")
+
+
+def _moves(place: Place) -> str:
+    moves = f"moves the page to a list of {place.zone}"
+    if place.guards.debug_vm is False:
+        return f"{moves}: without CONFIG_DEBUG_VM there is no VM_BUG_ON_PAGE(page_zone(page) != zone)"
+    return f"VM_BUG_ON_PAGE(page_zone(page) != zone); else {moves}"
+
+
+def prep_move_freepages_block(place: Place) -> Outcome:
+    """Model ``prep_move_freepages_block()``, which counts the block's free and movable pages as the zone's."""
+    name = "prep_move_freepages_block"
+    refusal = _block_refusal(place)
+    if refusal:
+        return Outcome(name, REFUSES, refusal, guard=RUN_TIME)
+    # A wrong count decides whether the block is claimed, and nothing else.
+    return Outcome(name, SAFE, f"counts the page as one of {place.zone} if it is free or movable", guard=NO_CHECK)
+
+
+def set_migratetype_isolate(place: Place) -> Outcome:
+    """
+    Model ``set_migratetype_isolate()`` and ``unset_migratetype_isolate()``.
+
+    They take the zone from the block's first page and move what is free as ``move_freepages_block()`` does.
+    """
+    name = "set_migratetype_isolate"
+    if place.start.link != place.zone_link:
+        return Outcome(name, SAFE, f"the block's first page isn't of {place.zone}", guard=RUN_TIME)
+    return replace(move_freepages_block(place), function=name)
 
 
 def __free_one_page(place: Place) -> Outcome:
@@ -427,13 +435,13 @@ def __free_one_page(place: Place) -> Outcome:
     name = "__free_one_page"
     page = place.page
     if page.state != INITIALIZED:
-        if page.buddy or page.state == POISONED:
+        if page.buddy:
             return Outcome(name, READS_WRONG, "page_is_buddy() compares what happens to be in the entry")
         return Outcome(name, SAFE, "page_is_buddy(): the entry isn't PageBuddy")
     if not place.outside(page):
         return Outcome(name, SAFE, "the page is of the zone that it links to")
     if page.reserved:
-        return Outcome(name, SAFE, "PG_reserved: nobody frees it, and it isn't PageBuddy")
+        return Outcome(name, SAFE, "PG_reserved and not PageBuddy: not in the allocator")
     if place.guards.debug_vm:
         return Outcome(name, BUG, "VM_BUG_ON_PAGE(bad_range()) when it is freed; this kernel has CONFIG_DEBUG_VM")
     return Outcome(name, READS_WRONG, "puts the page on a free list of the zone that it links to")

@@ -7,12 +7,14 @@ from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import PageSlab, decode_page_flags, follow_pfn, virt_to_pfn
 from drgn.helpers.linux.slab import slab_object_info
 
+from mminspect.kernel.resources import MAX_NAME
 from mminspect.memmap.page import decode_page
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.program.arch import arch_of
 from mminspect.program.pagetable import PAGE_SHIFT
 from mminspect.program.target import Target
+from mminspect.text import kernel_name
 from mminspect.typeinfo.symbols import best_symbol
 
 
@@ -115,7 +117,7 @@ def _identify_slab(prog: Program, pfn: int, address: int) -> dict[str, object]:
     info = slab_object_info(prog, address)
     if info is None:
         return {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}
-    cache = info.slab_cache.name.string_().decode("ascii", "replace")
+    cache = kernel_name(info.slab_cache.name.string_()[:MAX_NAME], MAX_NAME)
     state = {True: "allocated", False: "free", None: "state unknown"}[info.allocated]
     return {
         "kind": "slab",

@@ -16,6 +16,8 @@ class Inputs:
     :ivar btf: File with raw BTF.
     :ivar system_map: System.map of the kernel.
     :ivar pageblock_order: Overrides what the kernel says.
+    :ivar sandbox: Whether the command line gives up its rights: ``auto``, ``require`` or ``off``.
+    :ivar debug: Whether it says what of that can't be had.
     """
 
     core: str | None = None
@@ -23,6 +25,8 @@ class Inputs:
     btf: str | None = None
     system_map: str | None = None
     pageblock_order: int | None = None
+    sandbox: str = "auto"
+    debug: bool = False
 
     @property
     def files(self) -> tuple[str | None, ...]:

@@ -9,10 +9,11 @@ from functools import cached_property
 
 from drgn import Program
 
+from mminspect.kernel.device import DeviceMemory, device_memory
 from mminspect.kernel.free_lists import FreeLists
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.proc import read_proc_files
-from mminspect.kernel.resources import Resource, resources
+from mminspect.kernel.resources import Resource, ram_ranges, resources
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.calibrate import calibrate
 from mminspect.memmap.percpu import with_per_cpu_pages
@@ -20,6 +21,7 @@ from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
 from mminspect.memorymap.proc import ProcFiles
+from mminspect.memorymap.sections import Section
 from mminspect.program import open as targets
 from mminspect.program.target import Target
 from mminspect.typeinfo import load as typeinfo
@@ -76,6 +78,18 @@ class Kernel:
         return per_cpu_blocks(self.memory_with_lists.per_cpu)
 
     @cached_property
+    def device_memory(self) -> list[DeviceMemory]:
+        """The memory of devices (ZONE_DEVICE), which isn't online."""
+        return device_memory(self.prog, self.memory)
+
+    def section(self, pfn: int) -> Section | None:
+        """Get the section of a pfn that is online or of a device, or ``None``."""
+        online = self.memory.section(pfn)
+        if online is not None or pfn < 0:
+            return online
+        return next((device.section(self.memory, pfn) for device in self.device_memory if device.has(pfn)), None)
+
+    @cached_property
     def free_lists(self) -> FreeLists:
         """The heads of the buddy allocator's lists."""
         return FreeLists(self.prog, self.memory)
@@ -86,9 +100,21 @@ class Kernel:
         return resources(self.prog)
 
     @cached_property
+    def ram(self) -> list[tuple[int, int]] | None:
+        """The pfns that ``/proc/iomem`` calls System RAM, ``None`` if it can't be read."""
+        return ram_ranges(self.resources, self.memory.layout.page_size)
+
+    @cached_property
     def proc_files(self) -> ProcFiles:
         """What the running kernel says of its memory in ``/proc``, read after the memory map."""
         return read_proc_files(self.memory.layout.page_size)
+
+    def has_member(self, type_name: str, member: str) -> bool:
+        """Tell whether a type of the kernel has a member; no if there is no such type."""
+        try:
+            return bool(self.prog.type(type_name).has_member(member))
+        except LookupError:
+            return False
 
     def identify(self, address: int) -> dict[str, object]:
         """Say what lives at an address; see :func:`mminspect.kernel.identify.identify`."""

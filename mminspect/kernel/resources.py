@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
+from mminspect.memorymap.ranges import merge
+from mminspect.text import kernel_name
+
 # What drgn raises where memory is damaged or missing.
 READ_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)
 MAX_NAME = 64
@@ -49,10 +52,22 @@ def _walk(resource: Object, depth: int) -> Iterator[Resource]:
         if count > MAX_RESOURCES or depth > 16:
             raise _UnreadableError
         item = resource[0].read_()
-        name = item.name.string_()[:MAX_NAME].decode("ascii", "replace") if item.name else ""
+        name = kernel_name(item.name.string_()[:MAX_NAME], MAX_NAME) if item.name else ""
         yield Resource(int(item.start.value_()), int(item.end.value_()) + 1, name, depth)
         yield from _walk(item.child, depth + 1)
         resource = item.sibling
+
+
+def ram_ranges(found: Sequence[Resource], page_size: int) -> list[tuple[int, int]] | None:
+    """
+    Return the pfns that are System RAM in part at least, ascending.
+
+    :return: ``None`` if no resource says so, and nothing is known.
+    """
+    # "System RAM (kmem)" and the like are memory that was plugged in.
+    named = [item for item in found if item.name.startswith("System RAM")]
+    ranges = merge((item.start // page_size, -(-item.end // page_size)) for item in named)
+    return list(ranges) or None
 
 
 def resource_path(found: Sequence[Resource], address: int) -> list[str]:

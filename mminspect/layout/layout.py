@@ -7,11 +7,14 @@ from drgn import FaultError, PlatformFlags, Program, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.layout import orders, pageflags
-from mminspect.memorymap.layout import FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
+from mminspect.layout.unknown import unknown_parts
+from mminspect.memorymap.layout import FLATMEM, PAGEBLOCK_BITS, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
 from mminspect.program import since
 from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
-from mminspect.typeinfo.lookup import enumerator, max_numnodes
+from mminspect.text import MAX_UTS_NAME, kernel_name
+from mminspect.typeinfo.lookup import enumerator, has_type, max_numnodes
+from mminspect.typeinfo.sections import MARKED_PRESENT, has_vmemmap, section_flags
 
 
 def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
@@ -29,14 +32,18 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
     max_nr_zones = enumerator(prog, "enum zone_type", "__MAX_NR_ZONES")
     if max_nr_zones is None:
         raise LayoutError("the type information has no enum zone_type; give the kernel's own vmlinux or BTF")
-    # The bitmap is in struct zone "#ifndef CONFIG_SPARSEMEM".
-    memory_model = FLATMEM if zone.has_member("pageblock_flags") else SPARSEMEM
+    unknown = unknown_parts(target)
+    # struct mem_section is there "#ifdef CONFIG_SPARSEMEM".
+    memory_model = SPARSEMEM if has_type(prog, "struct mem_section") else FLATMEM
+    marks_present = True
     pfn_section_shift = None
     sections_shift = 0
     if memory_model == SPARSEMEM:
         section_bits = prog["SECTION_SIZE_BITS"].value_()
         pfn_section_shift = section_bits - page_shift
-        if "vmemmap" in prog:
+        # First of all, since a kernel whose flags aren't known can't be read.
+        marks_present = MARKED_PRESENT in section_flags(prog).bits
+        if has_vmemmap(prog):
             memory_model = SPARSEMEM_VMEMMAP
         else:
             sections_shift = prog["MAX_PHYSMEM_BITS"].value_() - section_bits
@@ -46,10 +53,11 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
     if pfn_section_shift is not None and order > pfn_section_shift:
         raise LayoutError(f"a pageblock of order {order} is larger than a section; give the right --pageblock-order")
     assert prog.platform is not None
+    machine = _machine(prog)
     little = bool(prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
     return Layout(
         release=target.vmcoreinfo.release,
-        machine=_machine(prog),
+        machine=machine,
         page_size=1 << page_shift,
         word_bits=word_bits,
         byteorder="little" if little else "big",
@@ -60,7 +68,7 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
         max_order=orders.max_order(prog),
         pageblock_order=order,
         pageblock_order_from=order_from,
-        bits_per_pageblock=_bits_per_pageblock(prog),
+        bits_per_pageblock=0 if PAGEBLOCK_BITS in dict(unknown) else _bits_per_pageblock(prog),
         bits_from_top=since.pageblock_bits_from_top(target.vmcoreinfo.release),
         pfn_section_shift=pfn_section_shift,
         zone_struct_size=sizeof(zone),
@@ -69,6 +77,9 @@ def read_layout(target: Target, pageblock_order: int | None = None) -> Layout:
         migratetypes=_migratetypes(prog),
         free_lists_follow_pageblocks=since.free_lists_follow_pageblocks(target.vmcoreinfo.release),
         isolate_bit=enumerator(prog, "enum pageblock_bits", "PB_migrate_isolate") is not None,
+        marks_present=marks_present,
+        unknown=unknown,
+        tried=since.tried(target.vmcoreinfo.release, machine),
     )
 
 
@@ -81,11 +92,16 @@ def _struct_page(target: Target) -> StructPage:
     prog = target.prog
     page = prog.type("struct page")
     nr_pageflags = enumerator(prog, "enum pageflags", "__NR_PAGEFLAGS")
-    if nr_pageflags is None or enumerator(prog, "enum pageflags", "PG_reserved") is None:
+    if nr_pageflags is None or any(
+        enumerator(prog, "enum pageflags", name) is None for name in ("PG_reserved", "PG_lru", "PG_uptodate")
+    ):
         raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
     names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
     if page.has_member("compound_order"):
         order_offset = page.member("compound_order").offset
+    elif has_type(prog, "struct folio") and prog.type("struct folio").has_member("_folio_order"):
+        # Linux 6.3 to 6.5: struct folio covers the second page, too.
+        order_offset = prog.type("struct folio").member("_folio_order").offset - sizeof(page)
     else:
         # Since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6), the order of a
         # compound page is in the low byte of its second page's flags.
@@ -124,7 +140,7 @@ def _check_sizes(target: Target) -> None:
 
 def _machine(prog: Program) -> str:
     try:
-        name = prog["init_uts_ns"].name.machine.string_().decode("ascii", "replace")
+        name = kernel_name(prog["init_uts_ns"].name.machine.string_(), MAX_UTS_NAME)
     except (LookupError, AttributeError, FaultError):
         name = ""
     return name or arch_of(prog.platform).uname

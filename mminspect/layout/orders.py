@@ -13,7 +13,7 @@ from mminspect.errors import LayoutError
 from mminspect.program import since
 from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
-from mminspect.typeinfo.lookup import enumerator
+from mminspect.typeinfo.lookup import enumerator, has_type
 
 # More than ten times what any configuration has.
 MAX_CONFIG_SIZE = 16 << 20
@@ -29,7 +29,10 @@ def max_order(prog: Program) -> int:
 
     :raises LayoutError: if the types don't tell.
     """
-    length = prog.type("struct zone").member("free_area").type.length
+    # With superpageblocks, the lists are in these.
+    holders = [name for name in ("struct zone", "struct superpageblock") if has_type(prog, name)]
+    members = [prog.type(name).member("free_area") for name in holders if prog.type(name).has_member("free_area")]
+    length = members[0].type.length if members else None
     if not length or length > 32:
         raise LayoutError("struct zone has no sensible free_area; the type information is not usable")
     order: int = length - 1
@@ -133,9 +136,13 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
                 int(limit) if limit else None,
             )
             return order, "config"
-    # Each of these options brings its own statistics.
+    # Each of these options brings its own statistics. A function of theirs shows a kernel that calls these otherwise.
     hugetlb = enumerator(prog, "enum vm_event_item", "HTLB_BUDDY_PGALLOC") is not None
     thp = enumerator(prog, "enum vm_event_item", "THP_FAULT_ALLOC") is not None
+    if not hugetlb and target.has_function("hugetlb_fault"):
+        return None, ""
+    if not thp and target.has_function("do_huge_pmd_anonymous_page"):
+        return None, ""
     return formula(release, largest, hugetlb, thp, huge_order), "formula"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from mminspect.program import since
 from mminspect.program.target import Target
+from mminspect.typeinfo.lookup import enumerator
 
 
 def page_type(target: Target, mapcount: int) -> str | None:
@@ -26,7 +27,10 @@ def page_type(target: Target, mapcount: int) -> str | None:
         # number in the top byte.
         name = names.get(value >> 24)
         return None if name == "mapcount_underflow" else name
-    # Before, it is bits that are cleared (include/linux/page-flags.h). Only later ones of these kernels have an enum.
+    # Before, it is bits that are cleared (include/linux/page-flags.h). Since Linux 6.10, they are in an enum, and
+    # there is no PG_slab any more.
+    if not values and enumerator(target.prog, "enum pageflags", "PG_slab") is None:
+        return None if mapcount >= -1 else f"unknown ({value:#010x})"
     base = values.get("PAGE_TYPE_BASE", 0xF0000000)
     if value & base != base:
         return None

@@ -45,9 +45,16 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
         if layout.flatmem:
             found = sections.flat_sections(prog, layout.release, layout.pageblock_nr_pages)
         else:
-            found, entries = sections.sparse_sections(prog, bitmap.in_words(layout, bitmap.section_usemap_size(layout)))
+            size = bitmap.in_words(layout, bitmap.section_usemap_size(layout))
+            # Since Linux kernel commit 1f90a3477df3 ("mm: teach pfn_to_online_page() about ZONE_DEVICE section
+            # collisions") (in v5.12), it is a function where there is memory hotplug.
+            checks_subsections = target.has_function("pfn_to_online_page")
+            found, entries = sections.sparse_sections(prog, size, checks_subsections)
         limit = _pfn_limit(prog, layout, found[-1].ranges[-1][1] if found and found[-1].ranges else 0)
         nodes, zones = read_nodes(prog, layout, limit)
+        if layout.flatmem:
+            ends = [node.end_pfn for node in nodes if node.spanned] + [zone.end_pfn for zone in zones if zone.spanned]
+            found = sections.clip_to_mem_map(found, layout, ends)
     except FaultError as e:
         raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
     except (LookupError, AttributeError, TypeError) as e:

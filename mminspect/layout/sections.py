@@ -8,10 +8,7 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Callable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,58 +20,9 @@ from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.memorymap.sections import LazySequence, Section, SectionEntry
 from mminspect.program import since
 from mminspect.program.arch import arch_of, elf_of
+from mminspect.typeinfo.sections import IS_EARLY, TAINT_ZONE_DEVICE, has_vmemmap, section_flags, sections_per_root
 
 SUBSECTION_SHIFT = 21
-# Before Linux kernel commit ed7802dd48f7 ("mm: memory_hotplug: enumerate all supported section flags") (in
-# v6.0), the flags were macros with these values, as far as the kernel had them.
-_FLAG_MACROS = {
-    "SECTION_MARKED_PRESENT": 0x1,
-    "SECTION_HAS_MEM_MAP": 0x2,
-    "SECTION_IS_ONLINE": 0x4,
-    "SECTION_IS_EARLY": 0x8,
-    "SECTION_TAINT_ZONE_DEVICE": 0x10,
-}
-
-
-@dataclass(frozen=True)
-class SectionFlags:
-    """
-    The flags in ``section_mem_map``.
-
-    :ivar bits: Values by name.
-    :ivar map_mask: ``SECTION_MAP_MASK``.
-    """
-
-    bits: dict[str, int]
-    map_mask: int
-
-    def names(self, value: int) -> tuple[str, ...]:
-        """Get the names of the flags that are set in a ``section_mem_map``."""
-        return self._names(value & ~self.map_mask)
-
-    @cached_property
-    def _names(self) -> Callable[[int], tuple[str, ...]]:
-        # All sections have one of a few sets of flags.
-        return lru_cache(64)(lambda flags: tuple(name for name, bit in self.bits.items() if flags & bit))
-
-
-def section_flags(prog: Program) -> SectionFlags:
-    """Get the section flags of the kernel at hand."""
-    word = (1 << 8 * sizeof(prog.type("unsigned long"))) - 1
-    try:
-        enumerators = prog["SECTION_MARKED_PRESENT_BIT"].type_.enumerators or ()
-    except LookupError:
-        # SECTION_MAP_LAST_BIT was 1 << 3 in 4.19, 1 << 4 from 5.3, 1 << 5 from 5.12. The address itself is
-        # aligned to more than that.
-        return SectionFlags(dict(_FLAG_MACROS), word & ~0x1F)
-    bits = {}
-    mask = word & ~0x3F
-    for item in enumerators:
-        if item.name == "SECTION_MAP_LAST_BIT":
-            mask = word & ~((1 << item.value) - 1)
-        elif item.name.endswith("_BIT"):
-            bits[item.name[: -len("_BIT")]] = 1 << item.value
-    return SectionFlags(bits, mask)
 
 
 def _word_type(prog: Program) -> np.dtype[np.unsignedinteger]:
@@ -111,19 +59,22 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[tuple[int, int, in
         yield root * sections_per_root, int(pointers[root]), sections_per_root
 
 
-def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section], Sequence[SectionEntry]]:
+def sparse_sections(
+    prog: Program, bitmap_size: int, checks_subsections: bool = False
+) -> tuple[Sequence[Section], Sequence[SectionEntry]]:
     """
     Get the sections of a SPARSEMEM kernel.
 
     :param bitmap_size: Bytes of a section's pageblock bitmap; each bitmap is read once, so that a dump
         that lacks it is refused before anything is said of it.
+    :param checks_subsections: Whether ``pfn_to_online_page()`` looks at the subsections of early sections, too.
     :return: The valid and online ones, and every one that isn't empty.
     :raises LayoutError: if they can't be read, or make no sense.
     """
     section_bits = prog["SECTION_SIZE_BITS"].value_()
     page_shift = prog["PAGE_SHIFT"].value_()
     per_section = 1 << (section_bits - page_shift)
-    per_root = prog["SECTIONS_PER_ROOT"].value_()
+    per_root = sections_per_root(prog)
     sections = prog["NR_SECTION_ROOTS"].value_() * per_root
     possible = 1 << (prog["MAX_PHYSMEM_BITS"].value_() - section_bits)
     # NR_SECTION_ROOTS is rounded up, so there can be less than a root more.
@@ -140,7 +91,14 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
     # bitmap is in a structure of its own.
     bitmap_member = "usage" if struct.has_member("usage") else "pageblock_flags"
     members["bitmap"] = struct.member(bitmap_member).offset
+    # A kernel with struct pageblock_data may have neither.
+    has_bitmap = bitmap_size > 0
     usage = prog.type("struct mem_section_usage") if bitmap_member == "usage" else None
+    if usage is not None and not usage.has_member("subsection_map") and has_vmemmap(prog):
+        raise LayoutError(
+            "struct mem_section_usage has no subsection_map: the kernel is newer than what mminspect knows, or the "
+            "types are damaged"
+        )
     record = np.dtype(
         {
             "names": list(members),
@@ -161,27 +119,32 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
         value = values.item(index)
         return SectionEntry(numbers.item(index), flags.names(value), value & flags.map_mask, pointers.item(index))
 
-    wanted = word.type(flags.bits["SECTION_HAS_MEM_MAP"] | flags.bits["SECTION_IS_ONLINE"])
+    wanted = word.type(flags.online)
     online = np.flatnonzero(values & wanted == wanted)
-    offset = usage.member("pageblock_flags").offset if usage is not None else 0
+    offset = usage.member("pageblock_flags").offset if usage is not None and has_bitmap else 0
     bitmaps = np.zeros((len(online), bitmap_size), np.uint8)
     # The ranges of sections that aren't online as a whole.
     partly: dict[int, tuple[Range, ...]] = {}
+    absent: dict[int, tuple[Range, ...]] = {}
     device_ranges: list[Range] | None = None
     for at, index in enumerate(online.tolist()):
         nr, value, pointer = int(numbers[index]), int(values[index]), int(pointers[index])
         names = flags.names(value)
         start = nr * per_section
         whole = ranges = [(start, start + per_section)]
-        if usage is not None and pointer and "SECTION_IS_EARLY" not in names:
+        if usage is not None and pointer and IS_EARLY not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
-        if "SECTION_TAINT_ZONE_DEVICE" in names:
+        elif checks_subsections and usage is not None and pointer:
+            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
+            if there != whole:
+                absent[at] = tuple(subtract(whole, there))
+        if TAINT_ZONE_DEVICE in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
             ranges = subtract(ranges, device_ranges)
         if ranges != whole:
             partly[at] = tuple(ranges)
-        if pointer:
+        if pointer and has_bitmap:
             data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")
             bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
 
@@ -193,9 +156,10 @@ def sparse_sections(prog: Program, bitmap_size: int) -> tuple[Sequence[Section],
             nr,
             partly.get(at, ((start, start + per_section),)),
             value & flags.map_mask,
-            pointer + offset if pointer else 0,
+            pointer + offset if pointer and has_bitmap else 0,
             flags.names(value),
             bitmaps[at].tobytes() if pointer else b"",
+            absent.get(at, ()),
         )
 
     return LazySequence(len(online), section), LazySequence(len(numbers), entry)
@@ -226,7 +190,7 @@ def subsection(prog: Program, pfn: int) -> bool | None:
         size_bits, shift = prog["SECTION_SIZE_BITS"].value_(), prog["PAGE_SHIFT"].value_()
         per_section = 1 << (size_bits - shift)
         number = pfn >> (size_bits - shift)
-        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        per_root = sections_per_root(prog)
         section = prog["mem_section"][number // per_root][number % per_root]
         index = (pfn & (per_section - 1)) >> (SUBSECTION_SHIFT - shift)
         word_bits = 8 * sizeof(prog.type("unsigned long"))
@@ -236,14 +200,15 @@ def subsection(prog: Program, pfn: int) -> bool | None:
         return None
 
 
-def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
+def device_pagemaps(prog: Program, page_shift: int) -> Iterator[tuple[Range, Object]]:
     """
-    Get the pfns of ZONE_DEVICE, which ``pfn_to_online_page()`` refuses in sections that it shares with RAM.
+    Find the memory of ZONE_DEVICE.
+
+    :return: Iterator of (pfns, ``struct dev_pagemap *``).
     """
     # Imported late: drgn loads all its helpers at once, and most scans need none.
     from drgn.helpers.linux.xarray import xa_for_each
 
-    ranges: list[Range] = []
     pgmaps: dict[int, Object] = {}
     for _, entry in xa_for_each(prog["pgmap_array"].address_of_()):
         pgmaps.setdefault(entry.value_(), Object(prog, "struct dev_pagemap *", entry.value_()))
@@ -257,8 +222,13 @@ def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
             items = [pgmap.range]
         else:
             items = [pgmap.res]
-        ranges.extend((i.start.value_() >> page_shift, (i.end.value_() + 1) >> page_shift) for i in items)
-    return merge(ranges)
+        for item in items:
+            yield (item.start.value_() >> page_shift, (item.end.value_() + 1) >> page_shift), pgmap
+
+
+def _device_ranges(prog: Program, page_shift: int) -> list[Range]:
+    """Get the pfns that ``pfn_to_online_page()`` refuses in sections that device memory shares with RAM."""
+    return merge(pages for pages, _ in device_pagemaps(prog, page_shift))
 
 
 def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[Section]:
@@ -281,6 +251,23 @@ def flat_sections(prog: Program, release: str, pageblock_nr_pages: int) -> list[
     if arch_of(prog.platform).pfn_valid_by_memblock:
         ranges = _memblock_ranges(prog, release, pageblock_nr_pages)
     return [Section(0, tuple(ranges), address - offset * size, 0)]
+
+
+def clip_to_mem_map(found: Sequence[Section], layout: Layout, ends: Iterable[int]) -> list[Section]:
+    """
+    Leave out what ``pfn_valid()`` of FLATMEM accepts behind the end of ``mem_map``: that are no struct pages.
+
+    ``max_mapnr`` can come from another list of memory than the nodes. ``alloc_node_mem_map()`` gives ``mem_map`` the
+    span of its node, to a multiple of MAX_ORDER_NR_PAGES.
+
+    :param ends: Pfns behind the last of each node and zone.
+    """
+    block = 1 << layout.max_order
+    limit = max((-(-end // block) * block for end in ends), default=0)
+    return [
+        section._replace(ranges=tuple((start, min(end, limit)) for start, end in section.ranges if start < limit))
+        for section in found
+    ]
 
 
 def _memblock_ranges(prog: Program, release: str, pageblock_nr_pages: int) -> list[Range]:

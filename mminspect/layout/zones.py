@@ -12,6 +12,7 @@ from mminspect.errors import LayoutError
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.zones import FreeArea, Node, Zone, ZoneState
+from mminspect.text import MAX_ZONE_NAME, kernel_name
 
 CURSORS = ("compact_cached_free_pfn", "compact_cached_migrate_pfn", "compact_init_migrate_pfn", "compact_init_free_pfn")
 
@@ -96,7 +97,7 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
     managed = zone.managed_pages
     managed = managed.counter if hasattr(managed, "counter") else managed
     try:
-        name = zone.name.string_().decode("ascii", "replace") if zone.name else ""
+        name = kernel_name(zone.name.string_(), MAX_ZONE_NAME) if zone.name else ""
     except FaultError:
         name = ""
     return Zone(
@@ -109,9 +110,14 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
         managed=managed.value_(),
         contiguous=bool(zone.contiguous.value_()) if hasattr(zone, "contiguous") else False,
         address=address,
-        bitmap=zone.pageblock_flags.value_() if layout.flatmem else None,
+        bitmap=_bitmap(zone) if layout.flatmem else None,
         state=_zone_state(zone, address) if zone.spanned_pages else None,
     )
+
+
+def _bitmap(zone: Object) -> int:
+    # A kernel with struct pageblock_data has another member in its place.
+    return int(zone.pageblock_flags.value_()) if zone.type_.has_member("pageblock_flags") else 0
 
 
 def read_bitmaps(prog: Program, layout: Layout, zones: list[Zone]) -> list[Zone]:
@@ -152,7 +158,7 @@ def read_phantom_zones(prog: Program, layout: Layout, nodes: list[Node]) -> dict
                     present=0,
                     managed=0,
                     address=address,
-                    bitmap=zone.pageblock_flags.value_(),
+                    bitmap=_bitmap(zone),
                 )
             except FaultError:
                 continue
@@ -178,6 +184,8 @@ def _zone_state(zone: Object, address: int) -> ZoneState:
 
 def _free_areas(zone: Object, address: int) -> tuple[FreeArea, ...]:
     prog = zone.prog_
+    if not zone.type_.has_member("free_area"):
+        return ()
     list_head = sizeof(prog.type("struct list_head"))
     area_type = prog.type("struct free_area")
     areas = address + zone.type_.member("free_area").offset

@@ -9,18 +9,22 @@ further than to the first page that can't be on it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from drgn import FaultError, Object, Program, sizeof
 
 from mminspect.layout.zones import lock_is_held
 from mminspect.memmap.page import Page, decode_page, flags_link
+from mminspect.memorymap.layout import PER_CPU_LISTS
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
 from mminspect.memorymap.structpages import StructPages
 from mminspect.memorymap.zones import Zone
+from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator
 
@@ -44,7 +48,7 @@ def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
     :return: The memory map with the lists that can be read.
     """
     layout = memory.layout
-    if layout.page.buddy is None:
+    if layout.page.buddy is None or layout.why_unknown(PER_CPU_LISTS):
         return memory
     try:
         bases = _per_cpu_bases(target.prog)
@@ -117,7 +121,7 @@ class Walker:
         self._layout = layout
         self._lru = layout.page.lru_offset
         self._two_words = struct.Struct(layout.order + ("QQ" if layout.word_bits == 64 else "II"))
-        self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 3
+        self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 1
         self._left = MAX_FOLLOWED
         self._struct_pages = StructPages(memory)
         self._deferred = [
@@ -142,11 +146,15 @@ class Walker:
         base = heads.address_
         assert base is not None
         step = sizeof(prog.type("struct list_head"))
+        count = value.count.value_()
         lists = tuple(self._list(zone, index, base + index * step) for index in range(len(heads)))
+        order = self._huge_order(count, lists)
+        if order is not None:
+            lists = tuple(self._of_order(zone, item, order) if item.order is None else item for item in lists)
         # Since Linux kernel commit 4b23a68f9536 ("mm/page_alloc: protect PCP lists with a spinlock") (in v6.0), they
         # have a lock. Before, a CPU changes its own with interrupts off.
         locked = lock_is_held(value.lock) if value.type_.has_member("lock") else None
-        return PerCpuPages(cpu, zone.node, zone.index, value.count.value_(), locked, lists)
+        return PerCpuPages(cpu, zone.node, zone.index, count, locked, lists)
 
     def _list(self, zone: Zone, index: int, head: int) -> PerCpuList:
         """Follow the list of a ``pindex``, as ``pindex_to_order()`` has it."""
@@ -158,18 +166,75 @@ class Walker:
             # Lists of huge pages: one for each migratetype (5.14), one in all (6.0), one more for movable pages (6.10).
             order = None
             migratetype = "huge pages"
-        pfns, faults, complete = self.follow(zone, head)
+        pfns, faults, complete = self.follow(zone, head, order or 0)
         return PerCpuList(order, migratetype, np.array(pfns, np.uint64), tuple(faults), complete)
+
+    def _huge_order(self, count: int, lists: Sequence[PerCpuList]) -> int | None:
+        """
+        Get the order of the blocks on lists of huge pages, as ``pindex_to_order()`` has it.
+
+        It is ``pageblock_order``, and in newer kernels ``HPAGE_PMD_ORDER``. Stable kernels have either, so where these
+        differ, ``count`` decides.
+
+        :return: ``None`` if nothing tells.
+        """
+        layout = self._layout
+        page_shift = layout.page_size.bit_length() - 1
+        huge = arch_of(self._prog.platform).huge_page_order(self._prog, page_shift)
+        orders = {layout.pageblock_order, layout.pageblock_order if huge is None else huge}
+        if len(orders) == 1:
+            return orders.pop()
+        if not all(item.complete for item in lists):
+            return None
+        small = sum(len(item.pfns) << item.order for item in lists if item.order is not None)
+        blocks = sum(len(item.pfns) for item in lists if item.order is None)
+        fitting = [order for order in orders if blocks and small + (blocks << order) == count]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _of_order(self, zone: Zone, item: PerCpuList, order: int) -> PerCpuList:
+        """Give a list of huge pages its order, and look at all of their pages."""
+        faults = [*item.faults, *(fault for pfn in item.pfns.tolist() for fault in self._rest(zone, pfn, order))]
+        return replace(item, order=order, faults=tuple(faults[:MAX_FAULTS]))
+
+    def _rest(self, zone: Zone, pfn: int, order: int) -> Iterator[ListFault]:
+        """Find out which pages behind a block's first can't be in it. That none is PageBuddy, the walk tells."""
+        layout = self._layout
+        count = (1 << order) - 1
+        section = self._memory.section(pfn)
+        if not count or section is None or self._left < count:
+            return
+        self._left -= count
+        address = pfn_to_page(layout, section, pfn + 1)
+        try:
+            data = self._prog.read(address, count * layout.page.size)
+        except FaultError:
+            return
+        entries = np.frombuffer(data, np.uint8).reshape(count, layout.page.size)
+
+        def column(offset: int, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+            return np.ascontiguousarray(entries[:, offset : offset + kind.itemsize]).view(kind)[:, 0]
+
+        refcounts = column(layout.page.refcount_offset, layout.uint)
+        flags = column(layout.page.flags_offset, layout.word)
+        for index in np.flatnonzero(refcounts).tolist():
+            yield ListFault("references", pfn + 1 + index, int(refcounts[index]), True)
+        # Most blocks have the same node and zone in all of their pages.
+        for value in np.unique(flags).tolist():
+            link = flags_link(layout, value, zone.node)
+            if link != layout.link(zone.node, zone.index):
+                for index in np.flatnonzero(flags == value).tolist():
+                    yield ListFault("zone", pfn + 1 + index, link, True)
 
     def _pfn(self, node: int) -> int | None:
         """Get the pfn of the online page whose ``lru`` is at an address."""
         found = self._struct_pages.find(node - self._lru)
         return None if found is None or found.offset else found.pfn
 
-    def follow(self, zone: Zone, head: int) -> tuple[list[int], list[ListFault], bool]:
+    def follow(self, zone: Zone, head: int, order: int = 0) -> tuple[list[int], list[ListFault], bool]:
         """
         Follow a list from its head.
 
+        :param order: Of its blocks.
         :return: Its pfns, what is wrong, and whether the end was reached.
         """
         pfns: list[int] = []
@@ -204,6 +269,8 @@ class Walker:
                     return pfns, faults, False
             if back != here:
                 faults.append(ListFault("prev", pfn, back))
+            if order:
+                faults.extend(self._rest(zone, pfn, order))
             pfns.append(pfn)
             seen.add(pfn)
             here, last, following = following, pfn, after

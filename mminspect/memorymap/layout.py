@@ -13,6 +13,14 @@ FLATMEM = "flatmem"
 SPARSEMEM = "sparsemem"
 SPARSEMEM_VMEMMAP = "sparsemem_vmemmap"
 
+# Parts of a kernel that may be unknown here; Layout.unknown says why.
+PAGEBLOCK_BITS = "pageblock bits"
+FREE_LISTS = "free lists"
+PER_CPU_LISTS = "per-CPU lists"
+COMPOUND_PAGES = "compound pages"
+TAILS = "tails"
+CONTIGUOUS = "contiguous"
+
 
 class Field(NamedTuple):
     """
@@ -112,7 +120,7 @@ class Layout:
 
     :ivar word_bits: ``BITS_PER_LONG``.
     :ivar pageblock_order_from: ``option``, ``variable``, ``pagetypeinfo``, ``config`` or ``formula``.
-    :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``.
+    :ivar bits_per_pageblock: ``NR_PAGEBLOCK_BITS``, 0 if the kernel has no pageblock bitmaps that are known.
     :ivar bits_from_top: Whether block 0 is at the top of a bitmap word, as before Linux 5.9.
     :ivar pfn_section_shift: ``PFN_SECTION_SHIFT``, or ``None`` with FLATMEM.
     :ivar zone_struct_size: ``sizeof(struct zone)``.
@@ -121,6 +129,9 @@ class Layout:
     :ivar migratetypes: Names of the migratetypes by value.
     :ivar free_lists_follow_pageblocks: Whether free pages move to another list with their pageblock's migratetype.
     :ivar isolate_bit: Whether isolation is a bit of its own in the pageblock bitmap (``PB_migrate_isolate``).
+    :ivar marks_present: Whether sections have SECTION_MARKED_PRESENT.
+    :ivar unknown: Parts of the kernel that aren't known here, and why.
+    :ivar tried: Whether mminspect was tried on kernels of this version: ``yes``, ``near`` or ``no``.
     """
 
     release: str
@@ -144,6 +155,13 @@ class Layout:
     migratetypes: tuple[str, ...] = ()
     isolate_bit: bool = False
     free_lists_follow_pageblocks: bool = False
+    marks_present: bool = True
+    unknown: tuple[tuple[str, str], ...] = ()
+    tried: str = "no"
+
+    def why_unknown(self, *parts: str) -> str | None:
+        """Say why one of some parts of the kernel isn't known; ``None`` if all are."""
+        return next((why for part, why in self.unknown if part in parts), None)
 
     @cached_property
     def order(self) -> str:

@@ -32,7 +32,7 @@ class PerCpuList:
     """
     One list of a ``struct per_cpu_pages``: blocks of one order and migratetype.
 
-    :ivar order: Of its blocks; ``None`` for the lists of huge pages.
+    :ivar order: Of its blocks; ``None`` for lists of huge pages where nothing tells it.
     :ivar migratetype: In words.
     :ivar pfns: Of the blocks, in the order of the list, as far as it was followed.
     :ivar complete: Whether it was followed to its end.
@@ -67,7 +67,7 @@ class PerCpuBlocks(NamedTuple):
     The blocks on all per-CPU lists, ascending.
 
     :ivar start: First pfn of each; likewise the next two.
-    :ivar end: Pfn behind the last. Of a huge page, whose size the lists don't tell, this is its second.
+    :ivar end: Pfn behind the last. Of a huge page of unknown order, this is its second.
     :ivar number: Index of its list.
     :ivar lists: The lists that have blocks.
     """

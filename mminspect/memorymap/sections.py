@@ -64,6 +64,8 @@ class Section(NamedTuple):
         its bitmaps in the zones.
     :ivar flags: Flag names, e.g. ``SECTION_IS_EARLY``.
     :ivar pageblock_flags: What is in the bitmap.
+    :ivar absent: Ranges of an early section that ``pfn_to_online_page()`` refuses, as their subsections are absent,
+        though ``pfn_valid()`` accepts them. None where the kernel looks at the section's flags only.
     """
 
     nr: int
@@ -72,6 +74,11 @@ class Section(NamedTuple):
     bitmap: int
     flags: tuple[str, ...] = ()
     pageblock_flags: bytes = b""
+    absent: tuple[tuple[int, int], ...] = ()
+
+    def is_absent(self, pfn: int) -> bool:
+        """Tell whether a pfn is in an absent subsection."""
+        return any(start <= pfn < end for start, end in self.absent)
 
 
 class SectionEntry(NamedTuple):

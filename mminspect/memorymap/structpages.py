@@ -14,7 +14,8 @@ from mminspect.memorymap.sections import Section
 
 def stretches(memory: MemoryMap) -> Iterator[Section]:
     """
-    Join adjacent sections that are online as a whole, have a pageblock bitmap each, and one memmap together.
+    Join adjacent sections that are online as a whole, have a pageblock bitmap each, and one memmap together. Those with
+    absent subsections stay alone.
 
     With SPARSEMEM_VMEMMAP, nearly all sections of nearly all machines are such.
 
@@ -25,7 +26,7 @@ def stretches(memory: MemoryMap) -> Iterator[Section]:
     first: Section | None = None
     end = 0
     for section in memory.sections:
-        whole = joinable and bool(section.bitmap) and len(section.ranges) == 1
+        whole = joinable and bool(section.bitmap) and len(section.ranges) == 1 and not section.absent
         if first is not None:
             if whole and section.ranges[0][0] == end and section.mem_map == first.mem_map:
                 end = section.ranges[0][1]

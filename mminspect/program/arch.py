@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 from drgn import Architecture, Platform, PlatformFlags, Program, host_platform, sizeof
 
-from mminspect.program import i386, riscv, x86_64
+from mminspect.program import i386, ppc64, riscv, syscalls, x86_64
 from mminspect.program.corefile import CoreFile
 from mminspect.program.elf import Elf
 from mminspect.program.pagetable import PageTables
@@ -72,6 +72,8 @@ class Arch:
     :ivar uname: What ``uname -m`` prints, for kernels whose utsname can't be read.
     :ivar ioprio_set: Number of the system call.
     :ivar capset: Number of the system call.
+    :ivar audit_arch: Its AUDIT_ARCH_* (linux/audit.h), if its system calls are known.
+    :ivar syscalls: Numbers of system calls that a sandbox looks at.
     :ivar vmcoreinfo_marks: Keys that only its ``arch_crash_save_vmcoreinfo()`` appends to VMCOREINFO. QEMU's kdump
         files are told apart by them, as their header doesn't name the architecture.
     :ivar pae_option: The option that gives page table entries 8 bytes instead of 4, where VMCOREINFO names it if it
@@ -96,6 +98,8 @@ class Arch:
     uname: str
     ioprio_set: int | None = None
     capset: int | None = None
+    audit_arch: int | None = None
+    syscalls: Mapping[str, int] = field(default_factory=dict)
     vmcoreinfo_marks: tuple[str, ...] = ()
     pae_option: str | None = None
     huge_page_order: Callable[[Program, int], int | None] = _not_known
@@ -154,6 +158,8 @@ ARCHITECTURES = (
         uname="x86_64",
         ioprio_set=251,
         capset=126,
+        audit_arch=0xC000003E,
+        syscalls=syscalls.X86_64,
         vmcoreinfo_marks=("SYMBOL(init_top_pgt)", "SYMBOL(init_level4_pgt)"),
         huge_page_order=_huge_page(21),
         drgn_walks=True,
@@ -186,6 +192,8 @@ ARCHITECTURES = (
         uname="aarch64",
         ioprio_set=30,
         capset=91,
+        audit_arch=0xC00000B7,
+        syscalls=syscalls.AARCH64,
         vmcoreinfo_marks=("NUMBER(kimage_voffset)",),
         # One level of page tables: a page of 8-byte entries.
         huge_page_order=lambda prog, page_shift: page_shift - 3,
@@ -201,7 +209,9 @@ ARCHITECTURES = (
         capset=184,
         vmcoreinfo_marks=("SIZE(vmemmap_backing)",),
         variable_pageblock_order=True,
+        # Those of the radix MMU.
         drgn_walks=True,
+        lay_over=ppc64.lay_over,
         registers=(*_numbered("r", 0, 31), "nip"),
         in_kernel=_upper_half("nip"),
     ),

@@ -18,7 +18,7 @@ from typing import Callable
 import numpy as np
 
 from mminspect.errors import TargetError, TruncatedError
-from mminspect.program import elf, flattened, kdump_header
+from mminspect.program import elf, files, flattened, kdump_header
 from mminspect.program.elf import Elf, Segment
 from mminspect.program.flattened import FlattenedRecords
 from mminspect.program.kdump_header import KdumpHeader
@@ -74,7 +74,7 @@ def check_readable(path: str) -> None:
     if not path:
         raise TargetError("the name of the vmcore is empty")
     try:
-        st = os.stat(path)
+        st = files.stat(path)
     except OSError as e:
         raise TargetError(f"{path}: {e.strerror}") from None
     if stat.S_ISDIR(st.st_mode):

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 MAGIC = b"\x7fELF"
 IDENT_SIZE = 16
@@ -28,8 +29,7 @@ _NHDR = ("III", "III")
 _format = lru_cache(None)(struct.Struct)
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """An ELF header behind its identification, by the names of ``elf.h`` without their prefix ``e_``."""
 
     type: int
@@ -47,8 +47,7 @@ class Header:
     shstrndx: int = 0
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """
     A program header.
 
@@ -70,8 +69,7 @@ class Segment:
     align: int = 0
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """The part of a section header that says what is where."""
 
     type: int
@@ -80,8 +78,7 @@ class Section:
     info: int
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A note. Its name has no null bytes at the end."""
 
     name: str
@@ -148,8 +145,8 @@ class Elf:
     def pack_header(self, header: Header) -> bytes:
         """Encode an ELF header. The sizes of that and of program headers are those of this codec."""
         ident = MAGIC + bytes((1 + self.is_64_bit, 1 + _ORDERS.index(self.order), 1))
-        header = replace(header, ehsize=self.header_size, phentsize=self.segment_size)
-        return self._struct(_EHDR).pack(ident, *astuple(header))
+        header = header._replace(ehsize=self.header_size, phentsize=self.segment_size)
+        return self._struct(_EHDR).pack(ident, *header)
 
     def segments(self, table: bytes) -> Iterator[Segment]:
         """Decode a program header table, which must be of whole headers."""

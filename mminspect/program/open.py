@@ -16,7 +16,7 @@ from pathlib import Path
 from drgn import Platform, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.program import corefile, kdump, overlay, unpack
+from mminspect.program import corefile, files, kdump, overlay, unpack
 from mminspect.program.arch import Arch, arch_of, arch_of_core
 from mminspect.program.direct import DirectMemory
 from mminspect.program.mapped import MappedFile
@@ -68,7 +68,7 @@ def open_vmcore(path: str) -> Target:
     """
     corefile.check_readable(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.open_file(path)
     except OSError as e:
         raise TargetError(f"{path}: {e.strerror}") from None
     size = os.fstat(fd).st_size
@@ -127,7 +127,7 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
     if not quiet:
         yield
         return
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(2), files.null()
     try:
         os.dup2(null, 2)
         yield

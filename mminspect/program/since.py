@@ -122,3 +122,29 @@ def fast_search_stays_in_zone(release: str) -> bool:
     (in v5.12).
     """
     return release_version(release) >= (5, 12)
+
+
+# The versions of the kernels in fixtures/MATRIX.md, by machine.
+TRIED = {
+    "aarch64": ((6, 12), (7, 3)),
+    "armv7l": ((6, 12),),
+    "i686": ((5, 10), (6, 1)),
+    "ppc64le": ((6, 12),),
+    "riscv64": ((6, 12),),
+    "s390x": ((6, 12),),
+    "x86_64": ((5, 10), (6, 1), (6, 12), (6, 16), (6, 17), (6, 18), (7, 2), (7, 3)),
+}
+
+
+def tried(release: str, machine: str) -> str:
+    """
+    Return whether mminspect was tried on kernels of a release.
+
+    :return: ``yes`` if its version is in the matrix of guests for the machine, ``near`` if it lies between two that
+        are, else ``no``.
+    """
+    version = release_version(release)
+    versions = TRIED.get(machine, ())
+    if version in versions:
+        return "yes"
+    return "near" if versions and min(versions) < version < max(versions) else "no"

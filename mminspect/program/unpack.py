@@ -14,6 +14,7 @@ from typing import IO, Callable, cast
 import zstandard
 
 from mminspect.errors import TargetError
+from mminspect.program import files
 from mminspect.program.flattened import read_records
 
 PIECE = 1 << 20
@@ -65,7 +66,7 @@ def unpack(fd: int, path: str, name: str) -> int:
     :raises TargetError: if the data is damaged or the disk is full.
     """
     try:
-        with tempfile.TemporaryFile(prefix="mminspect-") as target, os.fdopen(os.dup(fd), "rb") as packed:
+        with files.scratch(is_kept=True) as target, os.fdopen(os.dup(fd), "rb") as packed:
             packed.seek(0)
             reader = _FORMATS[name][1](packed)
             zeros = bytes(PIECE)
@@ -99,7 +100,7 @@ def rearrange(fd: int, path: str) -> int:
     :return: File descriptor of the result; the caller closes it.
     :raises OSError: if there is no room for it.
     """
-    with tempfile.TemporaryFile(prefix="mminspect-") as target:
+    with files.scratch(is_kept=True) as target:
         for offset, pos, length in read_records(fd, path):
             for done in range(0, length, PIECE):
                 piece = os.pread(fd, min(PIECE, length - done), pos + done)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 
+from mminspect.text import MAX_UTS_NAME, kernel_name
+
 _SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
 
 
@@ -56,7 +58,7 @@ class Vmcoreinfo:
     @property
     def release(self) -> str:
         """The kernel's release (``uname -r``)."""
-        return self.lines.get("OSRELEASE", "")
+        return kernel_name(self.lines.get("OSRELEASE", "").encode(), MAX_UTS_NAME)
 
     @property
     def build_id(self) -> str | None:

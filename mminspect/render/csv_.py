@@ -4,13 +4,26 @@
 from __future__ import annotations
 
 import csv
-import json
-from typing import IO
+from typing import IO, Any
 
 from mminspect.findings import Report
+from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
+from mminspect.text import one_line
 
 COLUMNS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail")
+
+
+# What spreadsheets take for the start of a formula. Control characters are gone before.
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+
+
+def _cell(value: Any) -> Any:
+    """Make text harmless to terminals and to spreadsheets."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return "'" + text if text.startswith(FORMULA) else text
 
 
 def write_report(report: Report, out: IO[str], style: Style) -> None:
@@ -18,5 +31,5 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for finding in report.findings:
-        values = [getattr(finding, column) for column in COLUMNS[:-1]]
-        writer.writerow([*values, json.dumps(finding.detail)])
+        values = [_cell(getattr(finding, column)) for column in COLUMNS[:-1]]
+        writer.writerow([*values, dumps(finding.detail)])

@@ -4,25 +4,47 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import IO, Any
 
 from mminspect.findings import Report
 from mminspect.render.style import Style
+from mminspect.text import one_line
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def dumps(data: Any, indent: int | None = None) -> str:
+    """Make JSON, in ASCII, of plain data. It holds no lone surrogates, and no control character as it is."""
+    # dumps() runs in C, dump() doesn't.
+    text = json.dumps(data, indent=indent)
+    if "\\ud" in text:
+        text = json.dumps(_without_surrogates(data), indent=indent)
+    return text.replace("\x7f", "\\u007f")
+
+
+def _without_surrogates(data: Any) -> Any:
+    if isinstance(data, str):
+        return SURROGATE.sub(lambda match: one_line(match[0]), data)
+    if isinstance(data, dict):
+        return {_without_surrogates(key): _without_surrogates(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_without_surrogates(item) for item in data]
+    return data
 
 
 def write(data: Any, out: IO[str]) -> None:
     """Write any plain data."""
-    json.dump(data, out, indent=2)
-    out.write("\n")
+    out.write(dumps(data, 2) + "\n")
 
 
 def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write the report as one JSON object, with each finding on a line of its own."""
-    head = json.dumps(report.head(), indent=2)
+    head = dumps(report.head(), 2)
     assert head.endswith("\n}")
     out.write(head[: -len("\n}")] + ',\n  "findings": [')
     before = "\n    "
     for finding in report.findings:
-        out.write(before + json.dumps(finding.as_dict()))
+        out.write(before + dumps(finding.as_dict()))
         before = ",\n    "
     out.write("\n  ]\n}\n" if len(report.findings) else "]\n}\n")

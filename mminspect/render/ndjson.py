@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from mminspect.findings import Report
+from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
 
 if TYPE_CHECKING:
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write each finding."""
     for finding in report.findings:
-        # dumps() runs in C, dump() doesn't.
-        out.write(json.dumps(finding.as_dict()) + "\n")
+        out.write(dumps(finding.as_dict()) + "\n")
 
 
 def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
     """Write each change: a finding and ``event``."""
     for change in changes:
-        out.write(json.dumps(change.as_dict()) + "\n")
+        out.write(dumps(change.as_dict()) + "\n")

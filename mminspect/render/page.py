@@ -108,6 +108,9 @@ def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
         per_line = 4 if width is None else max(1, min(4, (width - 6) // (size + 1)))
         for start in range(0, len(page["words"]), per_line):
             out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
+    if "device" in page:
+        out.write("\nNo rule judges device memory.\n")
+        return
     out.write("\nNeighbors\n")
     rows: list[Sequence[Any]] = []
     for item in page["neighbours"]:

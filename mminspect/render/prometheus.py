@@ -9,10 +9,11 @@ from typing import IO
 
 from mminspect.findings import Report
 from mminspect.render.style import Style
+from mminspect.text import one_line
 
 
 def _escape(value: object) -> str:
-    return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return one_line(str(value)).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _labels(labels: dict[str, object]) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from itertools import islice
@@ -13,7 +12,9 @@ import click
 
 from mminspect.commands.watch import Change
 from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
+from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
+from mminspect.text import one_line
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -95,7 +96,7 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
         rows = []
         for finding in islice(report.findings, MAX_FINDINGS):
             pfns = hex_range(finding.start_pfn, finding.end_pfn)
-            rows.append((_severity(finding, color), finding.rule, pfns, finding.message))
+            rows.append((_severity(finding, color), finding.rule, pfns, one_line(finding.message)))
         write_table(rows, ("severity", "rule", "pfns", "message"), out, width)
         more = len(report.findings) - MAX_FINDINGS
         if more > 0:
@@ -137,6 +138,8 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
         if "commit" in item:
             commit = f'{item["commit"]["hash"]} ("{item["commit"]["title"]}")'
             why += f". Only the source shows whether this kernel has {commit}"
+        if "zone" in item:
+            why = f"{item['zone']}: {why}"
         groups.setdefault((item["outcome"], why), []).append(item["function"])
     rows = [(outcome, ", ".join(functions), why) for (outcome, why), functions in groups.items()]
     rows.sort(key=lambda row: row[0] in ("safe", "refuses"))
@@ -153,7 +156,7 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
 def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
     """Write what is new and what is gone, as ``mminspect watch`` shows it; nothing where nothing changed."""
     rows = [
-        (change.event, _severity(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), f.message)
+        (change.event, _severity(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), one_line(f.message))
         for change in changes
         for f in (change.finding,)
     ]
@@ -228,4 +231,4 @@ def _write_example(example: dict[str, Any], out: IO[str]) -> None:
     where = hex_range(finding["start_pfn"], finding["end_pfn"])
     out.write(f"\nA finding in {example['fixture']}{planted}:\n")
     out.write(f"  {finding['severity']} {where}: {finding['message']}\n")
-    out.write(f"  detail: {json.dumps(finding['detail'])}\n")
+    out.write(f"  detail: {dumps(finding['detail'])}\n")

@@ -17,10 +17,11 @@ A rule yields :class:`Violation` objects; its ID, range, node and zone are fille
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
-from mminspect.findings import PAGES, Finding
+from mminspect.findings import NOTE, PAGES, TARGET, Finding
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.proc import ProcFiles
@@ -93,8 +94,7 @@ class Tally(Protocol):
         """Judge the counts when all chunks were counted."""
 
 
-@dataclass(frozen=True)
-class PageCheck:
+class PageCheck(NamedTuple):
     """
     A check of the pages of a chunk.
 
@@ -108,8 +108,7 @@ class PageCheck:
     join: bool = True
 
 
-@dataclass(frozen=True)
-class KeyCheck:
+class KeyCheck(NamedTuple):
     """
     A check that makes one finding of all matches of a key.
 
@@ -123,15 +122,13 @@ class KeyCheck:
     describe: Callable[[Any, Sequence[Match], MemoryMap], Violation]
 
 
-@dataclass(frozen=True)
-class MapCheck:
+class MapCheck(NamedTuple):
     """A check that needs no struct page."""
 
     check: Callable[[MemoryMap], Iterable[Violation]]
 
 
-@dataclass(frozen=True)
-class TallyCheck:
+class TallyCheck(NamedTuple):
     """
     A check of counts over all chunks. They mean nothing where the kernel runs meanwhile.
 
@@ -141,8 +138,7 @@ class TallyCheck:
     tally: Callable[[MemoryMap], Tally]
 
 
-@dataclass(frozen=True)
-class ProcCheck:
+class ProcCheck(NamedTuple):
     """A check of the running kernel's memory map against its files in ``/proc``. It takes no part in walks."""
 
     check: Callable[[MemoryMap, ProcFiles], Iterable[Violation]]
@@ -163,7 +159,10 @@ class Rule:
     :ivar about: What its findings are about: ``PAGES``, ``ZONE`` or ``TARGET`` (:mod:`mminspect.findings`).
     :ivar explains: How well a finding explains a crash, compared with others: the smaller the better. ``None`` if it
         says nothing of any page's struct page.
+    :ivar left_behind: Where the rule is about lists and counts of free pages: which of its problems show in a whole
+        zone if another zone took pages of it; ``None`` for other rules.
     :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
+    :ivar needs: Parts of a kernel that must be known (:mod:`mminspect.memorymap.layout`).
     :ivar id: Name in reports and on the command line: that of the file. :mod:`mminspect.rules.registry` fills it in.
     :ivar documentation: The file's docstring, filled in likewise.
     """
@@ -174,7 +173,9 @@ class Rule:
     commits: tuple[Commit, ...] = ()
     about: str = PAGES
     explains: int | None = 5
+    left_behind: tuple[str, ...] | None = None
     per_cpu: bool = False
+    needs: tuple[str, ...] = ()
     id: str = ""
     documentation: str = ""
 
@@ -210,6 +211,22 @@ class Rule:
     def findings(self, violations: Iterable[Violation], memory: MemoryMap) -> Iterator[Finding]:
         """Make findings of what isn't said of a match."""
         return (self.finding(violation, memory) for violation in violations)
+
+
+def applicable(rules: Iterable[Rule], memory: MemoryMap) -> list[Rule]:
+    """Put a note in the place of the checks of each rule that needs what isn't known of the kernel."""
+    result = []
+    for rule in rules:
+        why = memory.layout.why_unknown(*rule.needs)
+        if why is not None:
+            rule = replace(rule, checks=(MapCheck(partial(_refusal, why)),), about=TARGET, per_cpu=False)
+        result.append(rule)
+    return result
+
+
+def _refusal(why: str, memory: MemoryMap) -> Iterator[Violation]:
+    message = f"this rule doesn't know kernels like {memory.layout.release} and judged nothing: {why}"
+    yield Violation(NOTE, message, {}, of=memory, pages=(0, 0))
 
 
 def counted(number: int, name: str) -> str:

@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from mminspect.findings import ERROR
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import page_zone
 from mminspect.memorymap.zones import Zone
@@ -143,6 +144,7 @@ RULE = Rule(
         commit("b943f045a9af", "a section without usage after hot removal"),
         commit("5ec8e8ea8b77", "usage freed while it was read"),
     ),
+    needs=(PAGEBLOCK_BITS,),
     checks=(PageCheck(check, describe),),
     explains=2,
 )

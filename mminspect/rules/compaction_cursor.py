@@ -15,7 +15,7 @@ So a cursor may be up to one pageblock outside. One that is farther is left over
 overwritten. ``compact_zone()`` compares both cached pfns with the zone and resets them, so nothing follows them; they
 tell of damage nearby or of memory that was removed.
 
-- note: a pfn outside the zone.
+- note: a pfn outside the zone. Only ``compact_zone()`` comes by, and it begins anew.
 - warning: a number that no machine of this kind has as a pfn.
 
 ``detail`` has the ``member`` and its ``value``.

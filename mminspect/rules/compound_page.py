@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING
 from mminspect.memmap.chunk import INITIALIZED, Chunk
-from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.layout import COMPOUND_PAGES, TAILS, Layout
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 from mminspect.rules.commits import commit
@@ -216,5 +216,6 @@ RULE = Rule(
     summary="compound pages whose tails disagree with their head",
     functions=("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
     commits=(commit("907ec5fca3dc", "struct pages that nobody initialized look like tails"),),
+    needs=(COMPOUND_PAGES, TAILS),
     checks=(PageCheck(check, describe),),
 )

@@ -5,7 +5,8 @@ Zones marked contiguous over a pageblock that ``__pageblock_pfn_to_page()`` woul
 ``set_zone_contiguous()`` sets ``zone->contiguous`` when every pageblock of the zone, clipped to it, has an online first
 page of that zone and a last page of the same zone. From then on ``pageblock_pfn_to_page()`` asks nothing and
 returns the page. If a block is a hole, or its first page belongs elsewhere, compaction walks struct pages that
-may not exist, or are not this zone's.
+may not exist, or are not this zone's. Since Linux 5.12, a first page in an absent subsection counts as offline, also in
+memory of the boot: pfn_to_online_page() asks pfn_section_valid().
 
 A note on the method: pages inside a block are not part of this rule, as the kernel doesn't look at them; rule
 mixed-zone does. Blocks whose first or last struct page can't be read are not judged.
@@ -26,6 +27,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
+from mminspect.memorymap.layout import CONTIGUOUS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import KeyCheck, Match, Rule, Violation
@@ -46,7 +48,8 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     low, high = max(zone.start_pfn, chunk.start_pfn), min(zone.end_pfn, chunk.end_pfn)
     runs = chunk.runs
     # Whole blocks of nothing but pages of the zone, as nearly every chunk is.
-    if len(runs) == 1 and runs[0].link == link and runs[0].state != OFFLINE:
+    absent = chunk.section.absent
+    if len(runs) == 1 and runs[0].link == link and runs[0].state != OFFLINE and not absent:
         first_block = max(low & -nr_pages, zone.start_pfn)
         last_block = min(-(-high // nr_pages) * nr_pages, zone.end_pfn)
         if chunk.start_pfn <= first_block and last_block <= chunk.end_pfn:
@@ -60,6 +63,9 @@ def _check_zone(chunk: Chunk, memory: MemoryMap, zone: Zone) -> Iterator[Match]:
     last = np.clip(ends - 1, chunk.start_pfn, chunk.end_pfn - 1) - chunk.start_pfn
     first_state, last_state = chunk.state[first], chunk.state[last]
     offline = (first_state == OFFLINE) | (last_state == OFFLINE)
+    for start, end in absent:
+        # The kernel looks at the first page in this way, and not at the last.
+        offline |= (starts >= start) & (starts < end)
     judged = offline | ((first_state < DEFERRED) & (last_state < DEFERRED))
     good = ~offline & (chunk.link[first] == link) & (chunk.link[last] == link)
     for index in np.flatnonzero(judged & ~(good & whole)).tolist():
@@ -115,6 +121,7 @@ RULE = Rule(
     ),
     commits=(commit("859a85ddf90e", "from then on a block is valid as a whole"),),
     about=ZONE,
+    needs=(CONTIGUOUS,),
     checks=(KeyCheck(check, check_gap, describe),),
     # The flag is wrong. What is wrong with the pages themselves, other rules say.
     explains=None,

@@ -13,8 +13,8 @@ is walked, so that a damaged list can't lead astray.
 - ``migratetype``: the page is on the list of another migratetype than its pageblock has. A warning; since Linux 6.10
   the allocator keeps the two equal and warns if not. Before, pages may stay on an old list, and it isn't judged.
 
-The others are errors. If ``zone->lock`` was held when the dump was taken, somebody was changing the lists, and findings
-of that zone are notes.
+The others are errors. If ``zone->lock`` was held when the dump was taken, who held it may have been in the middle of a
+change, and findings of that zone are notes.
 
 Zones with struct pages that can't be read are not judged, nor is the running kernel, whose lists change all the time.
 If there are more than a million free blocks, only their numbers are compared, and a note says so. Pages on per-CPU
@@ -38,6 +38,7 @@ import numpy.typing as npt
 from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk, Words
 from mminspect.memorymap import bitmap
+from mminspect.memorymap.layout import FREE_LISTS, PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK, PB_MIGRATE_ISOLATE
 from mminspect.memorymap.zones import FreeArea, Zone
@@ -277,7 +278,7 @@ def _violation(zone: Zone, order: int, problem: str, what: str, pfns: Sequence[i
     named = tuple((pfn, pfn + (1 << order)) for pfn in shown)
     return Violation(
         NOTE if locked else severity,
-        f"{zone}, order {order}: {what}" + ("; zone->lock is held, the list was being changed" if locked else ""),
+        f"{zone}, order {order}: {what}" + ("; zone->lock is held, so the list may be half changed" if locked else ""),
         {"problem": problem, "order": order, "pages": len(pfns), "pfns": shown, **more},
         of=zone,
         pages=named[0] if named else None,
@@ -317,5 +318,7 @@ RULE = Rule(
         commit("787af64d05cd", "a page below the memory was taken for a buddy"),
     ),
     about=ZONE,
+    needs=(PAGEBLOCK_BITS, FREE_LISTS),
+    left_behind=("count", "link", "cycle"),
     checks=(TallyCheck(Lists),),
 )

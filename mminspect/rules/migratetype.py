@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from mminspect.findings import ERROR, WARNING
 from mminspect.memorymap import bitmap
-from mminspect.memorymap.layout import Layout
+from mminspect.memorymap.layout import PAGEBLOCK_BITS, Layout
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK
 from mminspect.memorymap.ranges import Range
@@ -133,9 +133,7 @@ def _violation(layout: Layout, start: int, end: int, value: int) -> Violation:
         what = f"{these} with a stored MIGRATE_ISOLATE, which this kernel keeps in a bit of its own"
     else:
         severity = WARNING
-        what = (
-            f"{these} with pageblock bits {value:#x}: bits without a meaning are set, something wrote into the bitmap"
-        )
+        what = f"{these} with pageblock bits {value:#x}: bits are set that no kernel known here gives a meaning"
     detail = {"value": value, "migratetype": number, "migrate_types": kinds}
     return Violation(severity, what, detail, pages=(start, end))
 
@@ -150,5 +148,6 @@ RULE = Rule(
         "__rmqueue_smallest",
     ),
     commits=(commit("0740a50b9baa", "wrong zone links no longer let one zone write into another's bitmap"),),
+    needs=(PAGEBLOCK_BITS,),
     checks=(MapCheck(check),),
 )

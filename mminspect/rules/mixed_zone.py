@@ -6,15 +6,29 @@ Pageblocks whose pages link to more than one (node, zone).
 between are believed to have it. Compaction then isolates pages of another zone under the wrong lock.
 ``detail.hidden`` is true for such a block: first and last page agree, and an inner one doesn't.
 
-A zone or node boundary inside a pageblock is legal where each page is spanned by the zone it links to: the
-kernel clips its walks to the zone. The severity is that of the worst page in the block:
+A zone or node boundary inside a pageblock is legal. Whether it does harm depends on who walks there: the walkers of
+every zone that spans the block, whether they expect the other zone's pages or not. Where nodes interleave, a zone spans
+pages of another; ``move_freepages_block()`` asks whether its zone *spans* the block's last pfn, since Linux 6.10 also
+the first, and then moves all free pages between to the zone's lists, under the zone's lock.
+
+The severity is that of the worst page in the block by its link:
 
 - note: every page is spanned by its own zone, or is a reserved page outside every span.
 - warning: reserved pages of another zone's link, on SPARSEMEM; see rule zone-span.
-- error: pages with an impossible link, never initialized, or linked to a zone that doesn't span them without a
+- error: pages with an impossible link, not initialized, or linked to a zone that doesn't span them without a
   guard.
 
-``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block.
+and of what the zones that span the block do with each other's pages, as far as these can be free:
+
+- error: a function takes, moves or isolates them, and nothing but a VM_BUG_ON_PAGE() guards it.
+- warning: a check at run time stops it; the message names it.
+
+``detail.severity_by_rule`` is then the severity by the links. A page can be free unless it is PG_reserved and not
+System RAM: PG_reserved alone doesn't prove it, as init memory, the initrd, the crash kernel, EFI boot services and
+what is initialized late are freed afterwards. Where ``/proc/iomem`` isn't known, reserved pages count.
+
+``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block; ``detail.reserved`` says whether all pages
+that make it no mere boundary are PG_reserved.
 
 Example: Debian 5.10 on i386 with 1200 MiB: pageblock 0x36e00 holds the end of Normal and the start of HighMem
 (a note). With two NUMA nodes of 515 and 509 MiB, block 0x20200 holds the node boundary.
@@ -25,8 +39,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mminspect.findings import ERROR, NOTE, WARNING, worst
-from mminspect.memmap.chunk import INITIALIZED, Chunk, Run
+from mminspect.findings import BLOCK, ERROR, NOTE, SEVERITIES, WARNING
+from mminspect.memmap.chunk import UNINITIALIZED_KINDS, Chunk, Run
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
@@ -35,12 +49,16 @@ from mminspect.rules.zone_span import grade, outside
 
 # Zones that a message names. Garbage links to as many as there are pages.
 MAX_NAMED = 8
+MAX_REASONS = 2
 # Start, end and link of a part of a pageblock.
 LinkedRange = tuple[int, int, int]
+# A severity, what of the pages decides on it, and whether these are PG_reserved.
+Grade = tuple[str, str, bool]
+OWN_ZONE = "each page is spanned by its own zone"
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
-    """Find pageblocks in which the link changes. The key carries the block's runs and severity."""
+    """Find pageblocks in which the link changes. The key carries the block's runs, severity and reasons."""
     nr_pages = memory.layout.pageblock_nr_pages
     # Runs of one link, whatever the state.
     runs: list[Run] = []
@@ -65,8 +83,11 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
             if run.start >= end:
                 break
             inner.append(Run(max(run.start, start), min(run.end, end), run.link, run.state))
-        severity = worst(NOTE, *(_grade(run, chunk, memory) for run in inner))
-        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity), inner[0].link)
+        grades = [grade for run in inner for grade in _grades(run, chunk, memory)] or [(NOTE, OWN_ZONE, False)]
+        severity = max((grade[0] for grade in grades), key=SEVERITIES.index)
+        reasons = tuple(dict.fromkeys(why for graded, why, _ in grades if graded == severity))
+        reserved = all(reserved for graded, _, reserved in grades if graded == severity)
+        yield Match(block, block + nr_pages, (tuple(_join(inner)), severity, reasons, reserved), inner[0].link)
 
 
 def _join(runs: list[Run]) -> Iterator[LinkedRange]:
@@ -81,17 +102,22 @@ def _join(runs: list[Run]) -> Iterator[LinkedRange]:
     yield start, end, link
 
 
-def _grade(run: Run, chunk: Chunk, memory: MemoryMap) -> str:
+def _grades(run: Run, chunk: Chunk, memory: MemoryMap) -> Iterator[Grade]:
+    """Grade the pages of a run that their link is wrong for."""
     zone = memory.zone(*memory.layout.node_zone(run.link))
+    kind = UNINITIALIZED_KINDS.get(run.state)
     if zone is None:
-        return ERROR
-    if run.state != INITIALIZED:
-        return ERROR if memory.zones_spanning(run.start, run.end) else WARNING
-    result = NOTE
-    for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
-        reserved = bool(chunk.reserved(start, end).all())
-        result = worst(result, grade(memory, bool(memory.zones_spanning(start, end)), reserved))
-    return result
+        reserved = kind is None and bool(chunk.reserved(run.start, run.end).all())
+        yield ERROR, f"some link to {memory.link_name(run.link)}, which doesn't exist", reserved
+    elif kind is not None and memory.zones_spanning(run.start, run.end):
+        yield ERROR, f"some are not initialized ({kind})", False
+    elif kind is not None:
+        yield WARNING, f"some are not initialized ({kind}), outside every zone", False
+    else:
+        for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
+            reserved = bool(chunk.reserved(start, end).all())
+            severity, why = grade(memory, bool(memory.zones_spanning(start, end)), reserved)
+            yield severity, f"some are outside {zone}, which they link to: {why}", reserved
 
 
 def _minority(runs: Sequence[LinkedRange], start: int, end: int) -> tuple[Range, ...]:
@@ -125,7 +151,7 @@ def _first_unspanned(runs: Sequence[LinkedRange], memory: MemoryMap) -> int | No
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """List the block's runs."""
     layout = memory.layout
-    runs, severity = match.key
+    runs, severity, reasons, reserved = match.key
     links = list(dict.fromkeys(link for _, _, link in runs))
     hidden = runs[0][2] == runs[-1][2]
     names = ", ".join(memory.link_name(link) for link in links[:MAX_NAMED])
@@ -133,11 +159,9 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         names += f" and {len(links) - MAX_NAMED} more"
     node, index = layout.node_zone(runs[0][2])
     zone = memory.zone(node, index)
-    why = {
-        NOTE: "a legal boundary: each page is spanned by its own zone, or reserved outside every zone",
-        WARNING: "some pages link to a zone that doesn't span them, but are PG_reserved and on SPARSEMEM",
-        ERROR: "some pages can't be used by their link",
-    }[severity]
+    why = "; ".join(reasons[:MAX_REASONS])
+    if len(reasons) > MAX_REASONS:
+        why += f"; and {len(reasons) - MAX_REASONS} reasons more"
     hides = ""
     if hidden:
         hides = "; hidden: its first and last page agree, so __pageblock_pfn_to_page() takes it as one zone"
@@ -150,6 +174,7 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         {
             "runs": [[start, end, *layout.node_zone(link)] for start, end, link in runs],
             "hidden": hidden,
+            "reserved": reserved,
         },
         wrong=_minority(runs, match.start, match.end),
         judged_by=_first_unspanned(runs, memory),
@@ -172,6 +197,7 @@ RULE = Rule(
         commit("be21b32afe47", "panic with several zones in one pageblock"),
         commit("6b0868c820ff", "skip hints across a zone boundary"),
     ),
+    about=BLOCK,
     checks=(PageCheck(check, describe, join=False),),
     # Another finding says which of the pages are wrong, and how.
     explains=9,

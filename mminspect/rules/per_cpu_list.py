@@ -4,7 +4,8 @@ Per-CPU lists with pages that can't be on them, and lists that disagree with the
 
 Each CPU keeps some free pages of each zone on lists of its own (``zone->per_cpu_pageset``, before Linux 5.14
 ``zone->pageset``), by order and migratetype, and counts them in ``count``. The allocator hands these pages out without
-another look. Each list is followed from its head, never further than to the first page that can't be on it.
+another look. Each list is followed from its head, never further than to the first page that can't be on it, and all
+pages of its blocks are looked at.
 
 - ``zone``: the page links to another zone. It will be allocated for this zone and freed to the other.
 - ``buddy``: the page is ``PageBuddy()``, or in a free block: it is on a free list too, and will be allocated twice.
@@ -25,9 +26,10 @@ left out, and so are all if the offsets of the CPUs aren't known: without kallsy
 64 wrong pages, and all of them after 524288 pages; then its ``count`` isn't judged.
 
 ``detail`` has the ``problem``, the ``cpu``, whether the lock was held (``locked``, null if nothing tells), the list's
-``order`` (null for huge pages) and ``list`` (its migratetype), how many pages (``pages``) and the first 16 of them
-(``pfns``); for ``count`` the ``count`` and what was ``counted``; else the ``value`` that shows it: for ``zone`` the
-link, for ``link`` and ``prev`` the address, for ``twice`` and for a page in a free block the pfn of what it is in too.
+``order`` (null where that of huge pages can't be told) and ``list`` (its migratetype), how many pages (``pages``) and
+the first 16 of them (``pfns``); for ``count`` the ``count`` and what was ``counted``; else the ``value`` that shows it:
+for ``zone`` the link, for ``link`` and ``prev`` the address, for ``twice`` and for a page in a free block the pfn of
+what it is in too.
 
 Example: a dump of amd64 6.1 in which a page on a per-CPU list was made to link to another zone.
 """
@@ -41,6 +43,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap.layout import PER_CPU_LISTS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuList, PerCpuPages, per_cpu_blocks
 from mminspect.memorymap.zones import Zone
@@ -142,10 +145,12 @@ class InFreeBlocks:
         if not len(start):
             return []
         listed = blocks.start[low:high]
-        before = np.searchsorted(start, listed, "right") - 1
-        inside = (before >= 0) & (listed < end[before])
+        # The first free block that ends behind where the listed one begins.
+        nearest = np.searchsorted(end, listed, "right")
+        there = np.minimum(nearest, len(start) - 1)
+        inside = (nearest < len(start)) & (start[there] < blocks.end[low:high])
         return [
-            (int(blocks.number[low + at]), int(listed[at]), int(start[before[at]]), int(end[before[at]]))
+            (int(blocks.number[low + at]), int(listed[at]), int(start[there[at]]), int(end[there[at]]))
             for at in np.flatnonzero(inside).tolist()
         ]
 
@@ -161,7 +166,7 @@ class InFreeBlocks:
             zone = self._memory.zone(pages.node, pages.zone)
             assert zone is not None
             pfn, start, end = found[0]
-            text = f"pfn {pfn:#x} is in the free block [{start:#x}, {end:#x}) too"
+            text = f"pfn {max(pfn, start):#x} is in the free block [{start:#x}, {end:#x}) too"
             pfns = [pfn for pfn, _, _ in found]
             yield _violation(zone, pages, item, "buddy", text, pfns, True, {"value": start})
 
@@ -183,16 +188,16 @@ def _violation(
     severity, why = ERROR, ""
     if not certain and pages.locked is not False:
         severity = NOTE if problem in HALF_DONE else WARNING
-        why = "; pcp->lock is held" if pages.locked else "; this kernel has no lock that tells whether"
-        why += ": the CPU may have been" if pages.locked else " the CPU was"
-        why += " stopped while it changed its lists"
+        why = "; pcp->lock is held" if pages.locked else "; no lock tells whether they were being changed"
+        why += ": the CPU may have been stopped while it changed its lists"
     order = (item.order or 0) if item is not None else 0
     detail: dict[str, Any] = {"problem": problem, "cpu": pages.cpu, "locked": pages.locked}
     if item is not None:
         detail.update(order=item.order, list=item.migratetype)
     detail.update(pages=len(pfns), pfns=pfns[:SHOWN], **more)
     where = f"{zone}, CPU {pages.cpu}" + (f", {_name(item)}" if item is not None else "")
-    named = tuple((pfn, pfn + (1 << order)) for pfn in pfns[:SHOWN])
+    # Any page of a block may be the wrong one.
+    named = tuple((pfn & -(1 << order), (pfn & -(1 << order)) + (1 << order)) for pfn in pfns[:SHOWN])
     return Violation(
         severity,
         f"{where}: {text}{why}",
@@ -208,6 +213,8 @@ RULE = Rule(
     functions=("rmqueue_pcplist", "rmqueue_bulk", "free_pcppages_bulk", "free_unref_page", "drain_pages_zone"),
     commits=(commit("7b086755fb8c", "pages that bypass a locked list"),),
     about=ZONE,
+    needs=(PER_CPU_LISTS,),
+    left_behind=("zone",),
     checks=(MapCheck(check), TallyCheck(InFreeBlocks)),
     per_cpu=True,
 )

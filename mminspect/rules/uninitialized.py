@@ -6,7 +6,7 @@ Every struct page that ``pfn_to_online_page()`` returns must have gone through `
 that did not holds whatever was in its memory. Kernel code that walks pfns takes it for a page: zeros
 look like an unused page of node 0 and the first zone, which is the wrong zone almost everywhere.
 
-``detail.kind`` says what is in the entry:
+Whether nobody wrote it, or somebody wrote over it, the entry doesn't tell. ``detail.kind`` says what is in it:
 
 - ``zeroed``: all bytes are zero. ``__init_single_page()`` leaves -1 in ``_mapcount``, so no initialized entry
   ever looks like this.
@@ -18,7 +18,8 @@ look like an unused page of node 0 and the first zone, which is the wrong zone a
 ``detail.spanned_by`` lists the zones, ``[node, zone ID]``, that span any of the pages.
 
 Inside a zone's span this is an error, since walkers of the zone reach the entry. Outside every span
-nothing but pfn walkers (``/proc/kpageflags``, hotplug) does: a warning. Deferred is a note.
+nothing but pfn walkers (``/proc/kpageflags``, hotplug) does: a warning. Deferred is a note: only
+``deferred_init_memmap()`` and ``deferred_grow_zone()`` come there, to initialize them.
 
 Example: Debian 5.10 on i386, booted with ``memmap=0x9c000$0xa17b000``: the reserved range was in no
 memblock region, and [0xa17b, 0xa217) stayed zero.
@@ -30,6 +31,7 @@ from collections.abc import Iterator
 
 from mminspect.findings import ERROR, NOTE, WARNING
 from mminspect.memmap.chunk import DEFERRED, UNINITIALIZED_KINDS, Chunk
+from mminspect.memorymap.layout import TAILS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 from mminspect.rules.commits import commit
@@ -52,13 +54,14 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         why = "deferred initialization has not come this far"
     elif zones:
         severity = ERROR
-        why = f"inside {inside}: whoever walks the zone takes them for pages"
+        whole = any(z.start_pfn <= match.start and match.end <= z.end_pfn for z in zones)
+        why = f"{'' if whole else 'in part '}inside {inside}: whoever walks the zone takes them for pages"
     else:
         severity = WARNING
         why = "no zone spans them, so only pfn walkers reach them"
     return Violation(
         severity,
-        f"{counted(match.pages, 'struct page')} never initialized ({kind}); {why}",
+        f"{counted(match.pages, 'struct page')} not initialized ({kind}); {why}",
         {"kind": kind, "spanned_by": [[z.node, z.index] for z in zones]},
     )
 
@@ -81,6 +84,7 @@ RULE = Rule(
         commit("0740a50b9baa", "holes get the zone and node of a neighbor"),
         commit("2ebc3b68ac40", "the tail of a FLATMEM mem_map"),
     ),
+    needs=(TAILS,),
     checks=(PageCheck(check, describe),),
     explains=0,
 )

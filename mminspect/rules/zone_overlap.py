@@ -8,8 +8,11 @@ The kernel allows it, so every walker of a zone must compare ``page_zone()``, or
 - ZONE_MOVABLE overlaps the zone below it with ``kernelcore=mirror``, and after memory was onlined as movable;
 - memory that was plugged in is added to a zone wherever it lies.
 
-These are notes. Other zones of one node never overlap when they come from the firmware's memory map: their limits are
-addresses. If no memory was plugged in, that is a warning; walkers that compare ``page_zone()`` are the guard.
+These are notes: walkers of both zones come to these pfns, and each compares ``page_zone()`` of a pageblock's ends, or
+only whether its zone spans them. Where both have pages in one pageblock, rule mixed-zone says what they do.
+
+Other zones of one node never overlap when they come from the firmware's memory map: their limits are addresses. If no
+memory was plugged in, that is a warning; walkers that compare ``page_zone()`` are the guard.
 
 ``detail`` has the two ``zones``, ``[node, zone ID]`` each.
 
@@ -34,9 +37,15 @@ def check(memory: MemoryMap) -> Iterator[Violation]:
     """Compare the spans of every two zones."""
     pairs = list(_overlapping(memory))
     # Half a million sections are looked at only if it matters.
-    plugged = bool(pairs) and any(EARLY not in entry.flags for entry in memory.mem_sections)
+    plugged = bool(pairs) and _was_plugged(memory)
     for zone, other in pairs:
         yield _violation(zone, other, plugged)
+
+
+def _was_plugged(memory: MemoryMap) -> bool:
+    """Tell whether memory was plugged in. Some is there from the boot; kernels without the flag don't tell of it."""
+    early = [EARLY in entry.flags for entry in memory.mem_sections]
+    return any(early) and not all(early)
 
 
 def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
@@ -50,13 +59,13 @@ def _overlapping(memory: MemoryMap) -> Iterator[tuple[Zone, Zone]]:
 
 def _violation(zone: Zone, other: Zone, plugged: bool) -> Violation:
     if zone.node != other.node:
-        severity, why = NOTE, "the nodes' memory is interleaved"
+        severity, why = NOTE, "they are of two nodes"
     elif zone.name in PLACED_BY_POLICY or other.name in PLACED_BY_POLICY:
-        severity, why = NOTE, "legal for such a zone"
+        severity, why = NOTE, "a policy places such a zone, and not an address"
     elif plugged:
         severity, why = NOTE, "memory was plugged in"
     else:
-        severity, why = WARNING, "no memory was plugged in; only walkers that compare page_zone() are safe"
+        severity, why = WARNING, "they are of one node, and only walkers that compare page_zone() are safe"
     return Violation(
         severity,
         f"{zone} [{zone.start_pfn:#x}, {zone.end_pfn:#x}) and {other} [{other.start_pfn:#x}, {other.end_pfn:#x}) "

@@ -28,6 +28,7 @@ import numpy as np
 
 from mminspect.findings import ERROR, WARNING, ZONE
 from mminspect.memmap.chunk import OFFLINE, Chunk
+from mminspect.memorymap.layout import FREE_LISTS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import MapCheck, Rule, TallyCheck, Violation
@@ -35,7 +36,7 @@ from mminspect.rules.commits import commit
 
 _MORE = {
     ("managed", WARNING): ": memory being onlined at that moment is counted like this",
-    ("free", WARNING): ": the allocator has pages that nobody gave it",
+    ("free", WARNING): ": one of these numbers is wrong",
 }
 
 
@@ -118,5 +119,7 @@ RULE = Rule(
     functions=("calculate_node_totalpages", "adjust_present_page_count", "zone_managed_pages", "build_all_zonelists"),
     commits=(commit("a4b0bf6a40f3", "memory was freed too early and lost"),),
     about=ZONE,
+    needs=(FREE_LISTS,),
+    left_behind=("free",),
     checks=(MapCheck(check), TallyCheck(Counts)),
 )

@@ -10,11 +10,13 @@ zone that doesn't own it. With ``CONFIG_DEBUG_VM``, ``VM_BUG_ON_PAGE(!zone_spans
 Holes are the normal case. Since Linux 5.12 (0740a50b9baa), a hole's pages link to the zone of a neighbor and
 are PG_reserved. Severity:
 
-- note: no zone spans the pages, and all are PG_reserved. No zone walker comes here. Every x86 has
-  one: pfn 0, which belongs to no zone.
-- warning: another zone spans them, all are PG_reserved, and the kernel has SPARSEMEM. The reserved flag keeps
-  the allocator off, and the bitmap index counts from the section, so it can't leave the bitmap. Stock
-  kernels have this below 4 GiB where low memory ends.
+- note: no zone spans the pages, and all are PG_reserved. No zone walker comes here, since each stays in its span.
+  Walks over pfns (``/proc/kpageflags``, ``page_owner``, hotplug of the section) pass over reserved pages. Every x86
+  has one: pfn 0, which belongs to no zone.
+- warning: another zone spans them, all are PG_reserved, and the kernel has SPARSEMEM. A reserved page isn't in the
+  allocator, and the bitmap index counts from the section, so it can't leave the bitmap. Stock kernels have this below
+  4 GiB where low memory ends. Where the pages are System RAM, they can be freed later, and the consequences make it
+  an error.
 - error: otherwise. A page that isn't reserved can be freed or isolated into the wrong zone; with
   FLATMEM the bitmap index is wrong.
 
@@ -60,18 +62,24 @@ def outside(start: int, end: int, low: int, high: int) -> Iterator[tuple[int, in
         yield max(start, high), end
 
 
-def grade(memory: MemoryMap, spanned: bool, reserved: bool) -> str:
+def grade(memory: MemoryMap, spanned: bool, reserved: bool) -> tuple[str, str]:
     """
     Grade pages outside the zone that they link to.
 
     :param spanned: Whether another zone spans any of them.
     :param reserved: Whether all are PG_reserved.
+    :return: Severity, and what of the pages decides.
     """
     if not reserved:
-        return ERROR
+        return ERROR, "not all are PG_reserved, so no flag keeps them from being freed or isolated into the wrong zone"
     if not spanned:
-        return NOTE
-    return ERROR if memory.layout.flatmem else WARNING
+        return NOTE, "PG_reserved, where no walk of a zone comes"
+    if memory.layout.flatmem:
+        return ERROR, "with FLATMEM the pageblock index counts from the wrong zone"
+    return (
+        WARNING,
+        "PG_reserved, so not in the allocator, and with SPARSEMEM the pageblock index counts from the section",
+    )
 
 
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
@@ -81,22 +89,13 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     zone = memory.zone(node, index)
     assert zone is not None
     others = memory.zones_spanning(match.start, match.end)
-    severity = grade(memory, bool(others), match.reserved)
+    severity, why = grade(memory, bool(others), match.reserved)
     spans = f"{zone} spans [{zone.start_pfn:#x}, {zone.end_pfn:#x})" if zone.spanned else f"{zone} is empty"
-    inside = "they are inside " + ", ".join(map(str, others)) if others else "no zone spans them"
-    guard = "all PG_reserved" if match.reserved else "not all PG_reserved"
-    why = {
-        NOTE: "a hole that nothing walks",
-        WARNING: "PG_reserved keeps the allocator off, and SPARSEMEM the bitmap index in bounds",
-        ERROR: (
-            "with FLATMEM the pageblock index counts from the wrong zone"
-            if match.reserved
-            else "such a page can be freed or isolated into the wrong zone"
-        ),
-    }[severity]
+    part = "" if any(z.start_pfn <= match.start and match.end <= z.end_pfn for z in others) else "in part "
+    inside = f"they are {part}inside {', '.join(map(str, others))}" if others else "no zone spans them"
     return Violation(
         severity,
-        f"{counted(match.pages, 'page')} linked to {zone}, but {spans} and {inside}; {guard}: {why}",
+        f"{counted(match.pages, 'page')} linked to {zone}, but {spans} and {inside}: {why}",
         {
             "linked": [node, index],
             "spanned_by": [[z.node, z.index] for z in others],

@@ -13,6 +13,7 @@ from typing import Callable
 from drgn import Object, Program, Type, TypeKind, sizeof
 
 from mminspect.typeinfo.lookup import enumerator, max_numnodes
+from mminspect.typeinfo.sections import HAS_MEM_MAP, MARKED_PRESENT, section_flags, sections_per_root
 
 # Variables whose type is the same in every kernel since 4.19, in C.
 DECLARATIONS = {
@@ -141,7 +142,7 @@ def sections_share_mem_map(prog: Program) -> bool:
     """
     try:
         mem_section = prog["mem_section"]
-        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        per_root = sections_per_root(prog)
         roots = prog["NR_SECTION_ROOTS"].value_()
     except LookupError:
         return False
@@ -152,6 +153,7 @@ def sections_share_mem_map(prog: Program) -> bool:
             return False
     except LookupError:
         pass
+    flags = section_flags(prog)
     first: int | None = None
     for root_nr in range(roots):
         root = mem_section[root_nr]
@@ -159,13 +161,12 @@ def sections_share_mem_map(prog: Program) -> bool:
             continue
         for nr in range(per_root):
             value = root[nr].section_mem_map.value_()
-            if not value & 2:  # SECTION_HAS_MEM_MAP
+            if not value & flags.bits[HAS_MEM_MAP]:
                 continue
-            # The flags are in the low six bits at most.
             if first is None:
-                first = value >> 6
+                first = value & flags.map_mask
             else:
-                return bool(value >> 6 == first)
+                return bool(value & flags.map_mask == first)
     return first is not None and sizeof(prog.type("unsigned long")) == 8
 
 
@@ -185,7 +186,7 @@ def flat_max_mapnr(prog: Program) -> Object | None:
 
 def highest_present_section_nr(prog: Program) -> Object | None:
     """
-    Compute ``__highest_present_section_nr`` where no symbol names it.
+    Compute ``__highest_present_section_nr`` where no symbol names it. Linux 7.4 calls it ``__highest_used_section_nr``.
 
     drgn's fallback is one too high and makes ``for_each_present_section()`` run past the array.
 
@@ -193,15 +194,18 @@ def highest_present_section_nr(prog: Program) -> Object | None:
     """
     try:
         mem_section = prog["mem_section"]
-        per_root = prog["SECTIONS_PER_ROOT"].value_()
+        per_root = sections_per_root(prog)
         roots = prog["NR_SECTION_ROOTS"].value_()
     except LookupError:
         return None
+    flags = section_flags(prog)
+    # Linux 7.4 takes SECTION_MARKED_PRESENT away. Where it isn't, a section with anything in it is present.
+    present = flags.bits.get(MARKED_PRESENT, -1)
     for root_nr in range(roots - 1, -1, -1):
         root = mem_section[root_nr]
         if root.type_.unaliased_kind() == TypeKind.POINTER and not root.read_():
             continue
         for nr in range(per_root - 1, -1, -1):
-            if root[nr].section_mem_map.value_() & 1:
+            if root[nr].section_mem_map.value_() & present:
                 return Object(prog, "unsigned long", root_nr * per_root + nr)
     return Object(prog, "unsigned long", 0)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from collections.abc import Iterator
 from typing import IO
 
 from mminspect.errors import TypeInfoError
+from mminspect.program import files
 
 
 @contextlib.contextmanager
@@ -23,12 +23,12 @@ def open_input(path: str, what: str) -> Iterator[IO[bytes]]:
     if not path:
         raise TypeInfoError(f"the name of the file is empty; give {what}")
     try:
-        mode = os.stat(path).st_mode
+        mode = files.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise TypeInfoError(f"{path}: is a directory; give {what}")
         if not stat.S_ISREG(mode):
             raise TypeInfoError(f"{path}: not a regular file; give {what}")
-        with open(path, "rb") as file:
+        with open(files.open_file(path), "rb") as file:
             yield file
     except OSError as e:
         raise TypeInfoError(f"{path}: {e.strerror or e}") from None

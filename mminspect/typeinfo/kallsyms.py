@@ -21,6 +21,7 @@ from mminspect.errors import TypeInfoError
 from mminspect.program import since
 from mminspect.program.arch import elf_of
 from mminspect.program.vmcoreinfo import Vmcoreinfo
+from mminspect.text import MAX_SYMBOL_NAME, kernel_name
 
 TOKENS = 256
 # More than four times what the kernels of distributions have: 160,000 symbols in 3 MB of compressed names.
@@ -162,7 +163,8 @@ class Kallsyms:
         return [index for index in found.tolist() if self._text(index)[1:] == name]
 
     def _symbol(self, index: int) -> Symbol:
-        text = self._text(index).decode("ascii", "replace")
+        data = self._text(index)
+        text = data[:1].decode("ascii", "replace") + kernel_name(data[1:], MAX_SYMBOL_NAME)
         letter = text[0].lower()
         if text[0] == "u":
             binding = SymbolBinding.UNIQUE

@@ -24,6 +24,7 @@ from drgn import (
 )
 
 from mminspect.errors import TypeInfoError
+from mminspect.program import files
 from mminspect.program.target import FUNCTIONS, Target
 from mminspect.typeinfo import agreement, buildid
 from mminspect.typeinfo.btf import Btf
@@ -141,7 +142,9 @@ def _load_dwarf(target: Target, paths: Sequence[str]) -> None:
             )
         with _quiet_drgn():
             try:
-                module.try_file(path, force=wanted is None)
+                fd = files.open_file(path) if files.is_held(path) else -1
+                # drgn closes the descriptor.
+                module.try_file(path, fd=fd, force=wanted is None)
             except Exception as e:
                 raise TypeInfoError(f"{path}: drgn can't load it: {_one_line(e)}") from None
     if not has_types(target.prog):

@@ -41,3 +41,11 @@ def enumerator(prog: Program, enum: str, name: str) -> int | None:
         if item.name == name:
             return int(item.value)
     return None
+
+
+def has_type(prog: Program, name: str) -> bool:
+    """Tell whether the kernel defines a type."""
+    try:
+        return bool(prog.type(name).is_complete())
+    except LookupError:
+        return False

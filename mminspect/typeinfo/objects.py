@@ -65,6 +65,10 @@ class ObjectFinder:
         if name == "max_mapnr":
             return declarations.flat_max_mapnr(prog)
         if name == "__highest_present_section_nr":
+            # Linux 7.4 renames it.
+            address = self._table.address("__highest_used_section_nr")
+            if address is not None:
+                return Object(prog, type_, address=address)
             return declarations.highest_present_section_nr(prog)
         return None
 

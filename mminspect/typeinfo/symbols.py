@@ -10,6 +10,7 @@ from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from mminspect.errors import TypeInfoError
 from mminspect.program.vmcoreinfo import Vmcoreinfo
+from mminspect.text import MAX_SYMBOL_NAME, kernel_name
 from mminspect.typeinfo.inputs import open_input
 from mminspect.typeinfo.kallsyms import Find, LazyKallsyms
 
@@ -119,7 +120,15 @@ def parse_note(note: bytes) -> list[Symbol]:
         for line in note.rstrip(b"\0").decode("ascii").splitlines():
             address, size, letter, name = line.split()
             kind = SymbolKind.FUNC if letter == "T" else SymbolKind.OBJECT
-            result.append(Symbol(name, int(address, 16), int(size, 16), SymbolBinding.GLOBAL, kind))
+            result.append(
+                Symbol(
+                    kernel_name(name.encode(), MAX_SYMBOL_NAME),
+                    int(address, 16),
+                    int(size, 16),
+                    SymbolBinding.GLOBAL,
+                    kind,
+                )
+            )
     except ValueError:
         raise TypeInfoError("the capture's note of symbols is damaged; make the capture again") from None
     return result

@@ -13,7 +13,7 @@ from mminspect.memmap.chunk import EXCLUDED, OFFLINE, Chunk
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, Rule, TallyCheck
+from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, Rule, TallyCheck, applicable
 from mminspect.rules.collectors import COLLECTORS, Collector
 from mminspect.walk import parallel
 from mminspect.walk.spill import Findings
@@ -42,7 +42,7 @@ class Checked(NamedTuple):
 
 def check_map(memory: MemoryMap, rules: Sequence[Rule]) -> list[Finding]:
     """Apply the checks that need no struct page."""
-    checks = ((rule, check) for rule in rules for check in rule.checks)
+    checks = ((rule, check) for rule in applicable(rules, memory) for check in rule.checks)
     return [
         finding
         for rule, check in checks
@@ -77,7 +77,7 @@ class Scan:
     ) -> None:
         self._memory = memory
         self._memmap = memmap
-        self._rules = rules
+        self._rules = applicable(rules, memory)
         self._look = look
         self._pace = pace
         self._stop = stop

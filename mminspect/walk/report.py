@@ -9,7 +9,7 @@ from typing import Any
 
 from mminspect.findings import SEVERITIES, Report
 from mminspect.kernel.kernel import Kernel
-from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.describe import describe_zones
 from mminspect.rules.base import Rule
 from mminspect.walk.engine import Scan
 from mminspect.walk.spill import Findings
@@ -28,6 +28,7 @@ def summarize(walk: Scan, rules: Sequence[Rule], findings: Findings, seconds: fl
         "pageblocks": walk.pageblocks,
         "by_rule": by_rule,
         "by_severity": by_severity,
+        "known": findings.known,
         "elapsed_seconds": round(seconds, 3),
     }
 
@@ -41,6 +42,7 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
         "path": target.path,
         "release": layout.release,
         "machine": layout.machine,
+        "tried": layout.tried,
         "page_size": layout.page_size,
         "memory_model": layout.memory_model,
         "pageblock_order": layout.pageblock_order,
@@ -56,24 +58,6 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
         },
         "struct_page_size": layout.page.size,
     }
-
-
-def describe_zones(memory: MemoryMap) -> list[dict[str, Any]]:
-    """List the zones that span pages, as the report's ``zones`` has it."""
-    return [
-        {
-            "node": zone.node,
-            "index": zone.index,
-            "name": zone.name,
-            "start_pfn": zone.start_pfn,
-            "end_pfn": zone.end_pfn,
-            "spanned": zone.spanned,
-            "present": zone.present,
-            "managed": zone.managed,
-            "contiguous": zone.contiguous,
-        }
-        for zone in memory.populated_zones
-    ]
 
 
 def make_report(kernel: Kernel, walk: Scan, rules: Sequence[Rule], findings: Findings, start: float) -> Report:

@@ -11,6 +11,7 @@ from typing import IO, Any, overload
 
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding, sort_key
+from mminspect.program import files
 
 # Findings that are kept in memory, and items in their lists: of garbage, a pageblock links to as many zones as it has
 # pages. A finding takes about 1 KB, an item 0.2 KB.
@@ -50,6 +51,7 @@ class Findings(Sequence[Finding]):
 
     :ivar by_rule: Number of findings and of their pages, by rule.
     :ivar by_severity: Number of findings by severity.
+    :ivar known: Number of those that a known bug or quirk explains.
     """
 
     def __init__(self) -> None:
@@ -62,6 +64,7 @@ class Findings(Sequence[Finding]):
         self._items = 0
         self.by_rule: dict[str, tuple[int, int]] = {}
         self.by_severity: dict[str, int] = {}
+        self.known = 0
 
     def add(self, finding: Finding) -> None:
         """
@@ -72,6 +75,7 @@ class Findings(Sequence[Finding]):
         number, pages = self.by_rule.get(finding.rule, (0, 0))
         self.by_rule[finding.rule] = number + 1, pages + finding.pages
         self.by_severity[finding.severity] = self.by_severity.get(finding.severity, 0) + 1
+        self.known += finding.known is not None
         self._length += 1
         self._recent.append(finding)
         self._sorted = False
@@ -85,7 +89,7 @@ class Findings(Sequence[Finding]):
         try:
             if self._file is None:
                 # It has no name, so it is gone on every way out.
-                self._file = tempfile.TemporaryFile(prefix="mminspect-")  # noqa: SIM115
+                self._file = files.scratch()
             start = self._file.seek(0, 2)
             for batch in _batches(self._recent):
                 pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)

@@ -9,11 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
 from mminspect.cli.output import open_output
+from mminspect.errors import MminspectError
 from mminspect.render.style import style_of
 from tests.conftest import Cli, Unpacked
 from tests.kit.support import AMD64_HEALTHY, I386_HOLE, without_times
@@ -151,3 +152,55 @@ def test_output_file_is_replaced_at_once(cli: Cli, unpacked: Unpacked, tmp_path:
 def test_dash_is_stdout(cli: Cli, unpacked: Unpacked) -> None:
     done = cli("-c", unpacked(AMD64_HEALTHY), "scan", "--format", "csv", "-o", "-")
     assert done.out.startswith("rule,severity")
+
+
+def swap(directory: Path, make: Callable[[Path], None]) -> None:
+    """Do what the owner of a directory can: put something else in the place of a file that is being written."""
+    (temporary,) = directory.glob(".mminspect-*")
+    temporary.unlink()
+    make(temporary)
+
+
+def test_link_put_in_the_place_of_an_unfinished_file_changes_no_other_file(tmp_path: Path) -> None:
+    directory, victim = tmp_path / "theirs", tmp_path / "victim"
+    directory.mkdir()
+    victim.write_text("kept")
+    victim.chmod(0o600)
+    with pytest.raises(MminspectError, match="somebody else changed the directory"):  # noqa: SIM117
+        with open_output(str(directory / "report")) as out:
+            out.write("new")
+            swap(directory, lambda path: path.symlink_to(victim))
+    assert victim.read_text() == "kept"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+
+
+def test_directory_that_is_renamed_meanwhile_still_gets_the_file(tmp_path: Path) -> None:
+    directory, other = tmp_path / "theirs", tmp_path / "other"
+    directory.mkdir()
+    other.mkdir()
+    with open_output(str(directory / "report")) as out:
+        out.write("new")
+        directory.rename(tmp_path / "moved")
+        (tmp_path / "theirs").symlink_to(other)
+    assert (tmp_path / "moved" / "report").read_text() == "new"
+    assert list(other.iterdir()) == []
+
+
+def test_link_to_a_device_is_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/full")
+    with open_output(str(link)) as out:
+        out.write("new")
+    assert not link.is_symlink()
+    assert link.read_text() == "new"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a FIFO of another user")
+def test_fifo_of_another_user_is_replaced(tmp_path: Path) -> None:
+    fifo = tmp_path / "report"
+    os.mkfifo(fifo)
+    os.chown(fifo, 65534, 65534)
+    with open_output(str(fifo)) as out:
+        out.write("new")
+    assert fifo.is_file()
+    assert fifo.read_text() == "new"

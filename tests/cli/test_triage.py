@@ -212,14 +212,17 @@ def test_core_before_the_command(unpacked: Unpacked, cli: Cli) -> None:
     assert cli("triage").status == 2
 
 
-def test_logs_need_no_drgn(log: Path) -> None:
-    code = (
-        "import sys; from mminspect.cli.run import run\n"
-        f"try: run(('triage', {str(log)!r}))\n"
-        "except SystemExit: print('drgn' in sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stderr.strip() == "False"
+def test_a_pipe_with_a_name_is_a_log_too(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m mminspect triage --format json <(cat {tmp_path / 'log'})"
+    (tmp_path / "log").write_bytes(LOG)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=60)
+    assert json.loads(done.stdout)[0]["verdict"] == "struct pages"
+
+
+def test_what_c_names_is_no_log(log: Path, cli: Cli) -> None:
+    done = cli("-c", log, "triage")
+    assert (done.status, done.out) == (2, "")
+    assert "not a vmcore" in done.err
 
 
 def test_text_of_a_log(log: Path, cli: Cli) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -136,7 +135,7 @@ def test_capture_holds_no_memory_that_nothing_read(cli: Cli, edited: Edited, tmp
     # The last segment grows by a secret at the end of the file.
     last = max(core.loads, key=lambda load: load.offset)
     assert last.offset + last.filesz == core.path.stat().st_size
-    grown = replace(last, filesz=last.filesz + len(secret), memsz=last.memsz + len(secret))
+    grown = last._replace(filesz=last.filesz + len(secret), memsz=last.memsz + len(secret))
     core.rewrite([grown if segment is last else segment for segment in core.segments], secret)
     assert CoreEditor(core.path).read(last.vaddr + last.filesz, len(secret)) == secret
     capture(cli, core.path, tmp_path / "core")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,13 @@ from drgn import Object
 
 from mminspect.commands.owner import holder
 from mminspect.commands.page import describe
-from mminspect.commands.struct_page import Entry, flag_names, read_entry
+from mminspect.commands.struct_page import Entry, flag_names, is_hugetlb, read_entry
 from mminspect.memmap.chunk import INITIALIZED
 from mminspect.memmap.page import Page
+from mminspect.memorymap.sections import Section
 from tests.conftest import Kernels
+from tests.kit.handmade import PAGE, SPARSE
+from tests.kit.made import MadeKernel
 from tests.kit.support import AMD64_400M
 
 
@@ -99,6 +104,96 @@ def test_mapping_tells_the_owner(mapping: int, changes: dict[str, Any], expected
     of = {"kind": None, "slab": False, **changes}
     page = Page(0, 0, INITIALIZED, refcount=of.pop("refcount", 1), mapping=mapping, words=(1,))
     assert holder(kernel, Entry(Object(kernel.prog, "struct page *", 0), page, **of)) == expected
+
+
+class OneHugePage:
+    """A kernel of some version, as far as hugetlb's pages are told by it, and the struct pages of one huge page."""
+
+    def __init__(self, made: MadeKernel, layout: Any, second: int) -> None:
+        self.prog = made.prog
+        self.memory = SimpleNamespace(layout=layout, section=lambda pfn: None)
+        made.memory(0x1000, [0, 0, 0, 0, 0, 0, 0, 0, 0, second, 0, 0, 0, 0, 0, 0])
+
+
+LAYOUT = dataclasses.replace(SPARSE, page=dataclasses.replace(PAGE, flag_names=("locked", "head", "lru")))
+
+
+@pytest.mark.parametrize(
+    ("version", "second", "expected"),
+    [
+        ("5.10", 2, True),
+        ("5.10", 1, False),
+        ("6.5", 2, True),
+        ("6.5", 3, False),
+        ("6.6", 1 << 8, True),
+        ("6.6", 1 << 9, False),
+        ("6.9", 1 << 8, False),
+    ],
+)
+@pytest.mark.parametrize(("refcount", "mapping"), [(0, 0), (1, 0), (1, 1)])
+def test_huge_page_of_hugetlb(version: str, second: int, expected: bool, refcount: int, mapping: int) -> None:
+    """HUGETLB_PAGE_DTOR in page[1].compound_dtor or folio._folio_dtor, PG_hugetlb in folio._flags_1, or a page type."""
+    made = MadeKernel()
+    made.struct("page", {"flags": "long", "compound_dtor" if version == "5.10" else "other": "unsigned char"}, 64)
+    folio = {f"word {i}": "long" for i in range(9)}
+    made.struct("folio", {**folio, {"6.5": "_folio_dtor", "6.6": "_flags_1"}.get(version, "x"): "unsigned char"})
+    if version in ("5.10", "6.5"):
+        dtors = ("NULL_COMPOUND_DTOR", "COMPOUND_PAGE_DTOR", "HUGETLB_PAGE_DTOR", "TRANSHUGE_PAGE_DTOR")
+        made.enum("compound_dtor_id", {name: index for index, name in enumerate(dtors)})
+    flags = {"PG_locked": 0, "PG_head": 1, "PG_lru": 2, "__NR_PAGEFLAGS": 3}
+    made.enum("pageflags", {**flags, "PG_hugetlb": 8} if version == "6.6" else flags)
+    kernel: Any = OneHugePage(made, LAYOUT, second)
+    page = Page(0, 0, INITIALIZED, flags=2, refcount=refcount, mapping=mapping, words=(1,))
+    kind = "hugetlb" if version == "6.9" else None
+    entry = Entry(Object(made.prog, "struct page *", 0x1000), page, kind, False)
+    assert is_hugetlb(kernel, entry) == (expected or version == "6.9")
+    if is_hugetlb(kernel, entry):
+        in_use = f"hugetlb: a huge page in use{', anonymous memory' if mapping else ''}"
+        assert holder(kernel, entry) == (in_use if refcount else "hugetlb: a free huge page")
+    not_a_head = Entry(entry.pointer, page._replace(flags=0), None, False)
+    assert not is_hugetlb(kernel, not_a_head)
+
+
+@pytest.mark.parametrize(
+    ("names", "mapping", "refcount", "expected"),
+    [
+        ("hwpoison", 0, 1, "nobody: memory failure took it from the allocator (PG_hwpoison)"),
+        ("hwpoison", 0, 0, "nobody: memory failure took it from the allocator (PG_hwpoison)"),
+        ("hwpoison", 1, 1, "anonymous memory"),
+        ("hwpoison reserved", 0, 1, "reserved: the kernel image, firmware or a hole"),
+    ],
+)
+def test_page_that_memory_failure_took(
+    names: str, mapping: int, refcount: int, expected: str, kernels: Kernels
+) -> None:
+    kernel = kernels(AMD64_400M)
+    flags = sum(1 << kernel.prog[f"PG_{name}"].value_() for name in names.split())
+    page = Page(0, 0, INITIALIZED, flags=flags, refcount=refcount, mapping=mapping, words=(1,))
+    assert holder(kernel, Entry(Object(kernel.prog, "struct page *", 0), page, None, False)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "early", "mapping", "expected"),
+    [
+        ("owner_priv_1", False, 0, "the memmap of its own memory block (memmap_on_memory)"),
+        ("owner_priv_1", True, 0, "in use by the kernel"),
+        ("owner_priv_1", False, 0x1000, "the page cache: a file"),
+        ("uptodate", False, 0, "in use by the kernel"),
+    ],
+)
+def test_page_that_hosts_the_memmap_of_its_block(
+    flag: str, early: bool, mapping: int, expected: str, kernels: Kernels
+) -> None:
+    """mhp_init_memmap_on_memory() sets PG_vmemmap_self_hosted, which is PG_owner_priv_1, on pages of plugged memory."""
+    kernel = kernels(AMD64_400M)
+    flags = ("SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE", *(("SECTION_IS_EARLY",) if early else ()))
+    section = Section(0, ((0, 64),), 0, 0x1000, flags)
+    there: Any = SimpleNamespace(
+        prog=kernel.prog, memory=SimpleNamespace(layout=kernel.memory.layout, section=lambda pfn: section)
+    )
+    bit = 1 << kernel.prog[f"PG_{flag}"].value_()
+    page = Page(5, 0, INITIALIZED, flags=bit, refcount=1, mapping=mapping, words=(1,))
+    assert holder(there, Entry(Object(kernel.prog, "struct page *", 0), page, None, False)) == expected
 
 
 def test_mapcount_is_the_number_of_mappings(kernels: Kernels) -> None:

@@ -146,3 +146,12 @@ def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unp
             break
     (page,) = cli("-c", unpacked(AMD64_HEALTHY), "page", hex(pfn), "--format", "json").json()["pages"]
     assert page["findings"] == []
+
+
+def test_all_pages_of_a_huge_block_on_a_per_cpu_list_have_its_owner(kernels: Kernels) -> None:
+    """pindex_to_order() of 7.2: a list behind NR_LOWORDER_PCP_LISTS has HPAGE_PMD_ORDER, 9."""
+    found = describe(kernels(AMD64_NUMA), 0x5600, 0x5800)
+    assert len(found) == 512
+    assert {page["owner"] for page in found} == {"the page allocator: free, on a list of CPU 0"}
+    assert {(page["per_cpu"]["head_pfn"], page["per_cpu"]["order"]) for page in found} == {(0x5600, 9)}
+    assert describe(kernels(AMD64_NUMA), 0x5800, 0x5801)[0]["per_cpu"] is None

@@ -13,9 +13,11 @@ import pytest
 from mminspect.consequences import attach as attach_
 from mminspect.consequences.attach import Outcomes, attach
 from mminspect.consequences.guards import Guards, read_guards
-from mminspect.consequences.model import Page, Place, consequences, fatal, walked_zone
+from mminspect.consequences.model import consequences
+from mminspect.consequences.place import Place, fatal, walked_zones
 from mminspect.findings import TARGET, ZONE, Finding
 from mminspect.memmap.chunk import DEFERRED, INITIALIZED, OFFLINE, POISONED, ZEROED
+from mminspect.memmap.page import Page
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.render.table import write_consequences
@@ -42,7 +44,7 @@ def judged(
     section: Section | None = SECTION,
 ) -> dict[str, tuple[str, str]]:
     """Model a page in a pageblock that is otherwise right; get (outcome, why) by function."""
-    spanning = walked_zone(memory, page)
+    spanning = next(iter(walked_zones(memory, page)), None)
     layout = memory.layout
     start = page.pfn & -layout.pageblock_nr_pages
     low, high = start, start + layout.pageblock_nr_pages - 1
@@ -183,6 +185,14 @@ def test_zeroed_hole_of_flatmem_writes_outside() -> None:
     assert result["isolate_freepages_block"][0] == "safe"
 
 
+@pytest.mark.parametrize(("pfn", "outcome"), [(63, "reads wrong"), (64, "writes outside")])
+def test_first_index_behind_a_bitmap_is_outside_of_it(pfn: int, outcome: str) -> None:
+    """32 bits are 8 blocks of 8 pages: pfn 64 has index 32."""
+    result = judged(FLAT_MAP, Page(pfn, 0, ZEROED), OLD)["set_pfnblock_flags_mask"]
+    assert result[0] == outcome
+    assert result[1].startswith(f"index {pfn // 8 * 4} of limit 32")
+
+
 def test_first_page_of_a_block_decides_for_the_whole_block_since_6_10() -> None:
     """Stealing any free page of the block sets the migratetype through the block's first page."""
     hole = Page(80, 0, ZEROED)
@@ -236,11 +246,13 @@ def test_missing_bitmap_faults() -> None:
     assert result["get_pfnblock_flags_mask"][0] == result["set_pageblock_skip"][0] == "faults"
 
 
-def test_poisoned_page_is_taken_for_anything() -> None:
-    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(15, 7), POISONED)))
+def test_poisoned_page_has_every_flag_and_is_not_free() -> None:
+    """PageLRU() is a flag. PageBuddy() is a value of _mapcount, which all ones aren't: -1 is what most pages have."""
+    result = outcome(judged(SPARSE_MAP, Page(3, SPARSE.link(15, 7), POISONED, lru=True)))
     assert result["page_zone"] == "faults"
     assert result["isolate_migratepages_block"] == "reads wrong"
-    assert result["__free_one_page"] == "reads wrong"
+    walks = {"isolate_freepages_block", "fast_isolate_around", "move_freepages_block", "__free_one_page"}
+    assert not walks & set(result)
 
 
 def test_page_outside_every_zone_is_met_by_no_walk() -> None:
@@ -267,7 +279,7 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_facts_of_stored_kernels(name: str, opened: Opened) -> None:
     target = opened(name)[0]
-    kernel = read_guards(target.vmcoreinfo.release, target.has_function)
+    kernel = read_guards(target.vmcoreinfo.release, target.has_function, lambda name, member: False)
     facts = (kernel.debug_vm, kernel.get_checks_span, kernel.moves_whole_blocks, kernel.around_checks_block)
     assert facts == KERNELS[name]
 
@@ -348,7 +360,8 @@ def test_findings_of_a_zone_have_none(kernels: Kernels) -> None:
 def test_findings_about_the_target_have_none(kernels: Kernels) -> None:
     model = Outcomes(kernels(I386_HOLE))
     finding = Finding("unreadable", "note", 0xA17B, 0xA217, 0, "Normal", "m", {"why": "unmapped"}, about=TARGET)
-    assert list(attach([finding], model)) == [finding]
+    (same,) = attach([finding], model)
+    assert same.as_dict() == {**finding.as_dict(), "id": same.id, "signature": same.signature}
 
 
 def test_findings_beyond_the_limit_have_the_same_severity(kernels: Kernels, monkeypatch: Any) -> None:
@@ -403,3 +416,16 @@ def test_skip_is_set_where_fast_isolate_around_sets_it(kernels: Kernels) -> None
         outcomes["set_pageblock_skip"].outcome == outcomes["fast_isolate_around"].outcome == "BUG with CONFIG_DEBUG_VM"
     )
     assert outcomes["set_pageblock_skip"].commit == outcomes["fast_isolate_around"].commit
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(((8, 16),), "refuses"), (((12, 16),), "safe"), ((), "safe")])
+def test_block_whose_first_page_is_in_an_absent_subsection_is_refused(
+    absent: tuple[tuple[int, int], ...], expected: str
+) -> None:
+    """__pageblock_pfn_to_page() asks pfn_to_online_page() for the first page, and pfn_valid() for the last."""
+    section = Section(0, ((0, 64),), 0, 0x1000, ("SECTION_IS_EARLY",), b"", absent)
+    memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=(section,))
+    page = Page(9, SPARSE.link(0, 1), INITIALIZED, lru=True)
+    result = judged(memory, page, NEW, section=section)
+    assert result["__pageblock_pfn_to_page"][0] == expected
+    assert result["pageblock_pfn_to_page"][0] == expected

@@ -87,10 +87,10 @@ def python(*arguments: str, **options: Any) -> Done:
 
 
 def run_here(arguments: Sequence[str]) -> int:
-    """Run the command line in this process and return its exit status."""
+    """Run the command line in this process, which keeps its rights, and return its exit status."""
     handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     try:
-        run(tuple(arguments))
+        run(("--sandbox", "off", *arguments))
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 1
     finally:
@@ -122,9 +122,10 @@ def summary(findings: Sequence[Finding]) -> list[tuple[str, str, int, int]]:
 
 
 def without_consequences(finding: Finding) -> Finding:
-    """Copy a finding with just the detail that its rule gave it."""
-    detail = {name: value for name, value in finding.detail.items() if name not in ("consequences", "severity_by_rule")}
-    return replace(finding, detail=detail)
+    """Copy a finding with just what its rule gave it."""
+    added = ("consequences", "severity_by_rule", "cause")
+    detail = {name: value for name, value in finding.detail.items() if name not in added}
+    return replace(finding, detail=detail, id="", signature="", known=None)
 
 
 class CoreEditor:
@@ -189,7 +190,7 @@ class CoreEditor:
             notes = file.read(segment.filesz)
             assert notes.count(old) >= 1, old
             file.seek(segment.offset)
-            file.write(notes.replace(old, new))
+            file.write(notes.old._replace(new))
 
     def exclude(self, start: int, end: int) -> None:
         """
@@ -198,10 +199,10 @@ class CoreEditor:
         The file is rewritten with one program header more where something follows what is taken out.
         """
         old = self.load_at(start, end - start)
-        parts = [replace(old, filesz=start - old.vaddr, memsz=end - old.vaddr)]
+        parts = [old._replace(filesz=start - old.vaddr, memsz=end - old.vaddr)]
         rest = old.vaddr + old.filesz - end
         if rest:
-            parts.append(replace(old, offset=old.offset + end - old.vaddr, vaddr=end, filesz=rest, memsz=rest))
+            parts.append(old._replace(offset=old.offset + end - old.vaddr, vaddr=end, filesz=rest, memsz=rest))
         at = self.segments.index(old)
         self.rewrite([*self.segments[:at], *parts, *self.segments[at + 1 :]])
 
@@ -214,8 +215,8 @@ class CoreEditor:
         """
         start = self.header.phoff + self.elf.segment_size * len(self.segments)
         shift = self.elf.segment_size * (len(segments) - len(self.segments))
-        moved = [self.elf.pack_segment(replace(s, offset=s.offset + shift)) for s in segments]
-        header = self.elf.pack_header(replace(self.header, phnum=len(segments)))
+        moved = [self.elf.pack_segment(s._replace(offset=s.offset + shift)) for s in segments]
+        header = self.elf.pack_header(self.header._replace(phnum=len(segments)))
         self.path.write_bytes(header + b"".join(moved) + self.path.read_bytes()[start:] + more)
 
 

@@ -32,17 +32,18 @@ def test_page_types(name: str, mapcount: int, kind: str, kernels: Kernels) -> No
 class OtherKernel:
     """A kernel of which only what its page types are told by is known."""
 
-    def __init__(self, release: str, member: str = "", types: Any = (), **numbers: int) -> None:
+    def __init__(self, release: str, member: str = "", types: Any = (), slab: bool = True, **numbers: int) -> None:
         self.prog = self.vmcoreinfo = self
         self.release = release
         self.enumerators = [SimpleNamespace(name=name, value=value) for name, value in types]
         self._member = member
+        self._flags = [SimpleNamespace(name="PG_slab", value=7)] if slab else []
         self._numbers = {f"NUMBER({name})": value for name, value in numbers.items()}
 
     def type(self, name: str) -> OtherKernel:
         if name == "enum pagetype" and not self.enumerators:
             raise LookupError(name)
-        return self
+        return SimpleNamespace(enumerators=self._flags) if name == "enum pageflags" else self
 
     def has_member(self, name: str) -> bool:
         return name == self._member
@@ -88,3 +89,11 @@ PAGETYPE_6_11 = [
 )
 def test_page_types_of_other_kernels(kernel: Any, value: int, kind: str | None) -> None:
     assert page_type(kernel, value) == page_type(kernel, value - (1 << 32)) == kind
+
+
+def test_type_of_a_kernel_that_is_not_known_is_not_read_by_old_rules() -> None:
+    """Without PG_slab it is no kernel before 6.10, and from then on there is enum pagetype."""
+    target: Any = OtherKernel("5.10.0", "mem_cgroup", slab=False)
+    assert page_type(target, 0xFFFFFBFF - (1 << 32)) == "unknown (0xfffffbff)"
+    assert page_type(target, -1) is None
+    assert page_type(target, 3) is None

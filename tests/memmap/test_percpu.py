@@ -22,9 +22,9 @@ from mminspect.memmap.percpu import Walker, with_per_cpu_pages
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.percpu import ListFault
 from mminspect.memorymap.sections import Section
-from tests.conftest import Opened
+from tests.conftest import Kernels, Opened
 from tests.kit.handmade import FLAT, PAGE, SPARSE, memory_map, page_flags, zone
-from tests.kit.support import NAMES
+from tests.kit.support import AMD64_NUMA, NAMES
 
 MEMBERS = dataclasses.replace(
     PAGE,
@@ -231,3 +231,16 @@ def test_lists_are_those_of_drgn(name: str, opened: Opened) -> None:
         if there.present
     }
     assert sum(len(item.pfns) for found in memory.per_cpu for item in found.lists) > 10
+
+
+@pytest.mark.parametrize(("more", "order"), [(0, 9), (7, None)])
+def test_count_tells_the_order_of_huge_pages_where_there_are_two(
+    kernels: Kernels, more: int, order: int | None
+) -> None:
+    """With pageblocks of order 8, huge pages may have that order, or 9 as HPAGE_PMD_ORDER; this kernel has 9."""
+    kernel = kernels(AMD64_NUMA)
+    pages = next(p for p in kernel.memory_with_lists.per_cpu if (p.node, p.zone, p.cpu) == (0, 1, 0))
+    assert {item.order for item in pages.lists if item.migratetype == "huge pages"} == {9}
+    lists = [dataclasses.replace(item, order=None) if item.order == 9 else item for item in pages.lists]
+    memory = dataclasses.replace(kernel.memory, layout=dataclasses.replace(kernel.memory.layout, pageblock_order=8))
+    assert Walker(kernel.prog, memory)._huge_order(pages.count + more, lists) == order

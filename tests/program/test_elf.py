@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,7 +192,7 @@ def test_headers_of_a_program_are_those_that_readelf_shows() -> None:
     elf = Elf.of(data)
     assert elf is not None
     header = elf.header(data)
-    assert header == replace(header, ehsize=elf.header_size, phentsize=elf.segment_size, shentsize=elf.section_size)
+    assert header == header._replace(ehsize=elf.header_size, phentsize=elf.segment_size, shentsize=elf.section_size)
     table = data[header.phoff : header.phoff + header.phnum * elf.segment_size]
     found = re.findall(r"^ +[A-Z]\w+ +(0x\w+) (0x\w+) (0x\w+) (0x\w+) (0x\w+)", readelf("-l", path), re.MULTILINE)
     assert [tuple(int(word, 16) for word in row) for row in found] == [

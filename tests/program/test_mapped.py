@@ -142,9 +142,9 @@ def test_segments_that_overlap_are_left_to_drgn(alone: tuple[Path, Target]) -> N
     path, target = alone
     segment = largest(target)
     with open(path, "rb") as file:
-        both = (segment, replace(segment, vaddr=segment.vaddr + 4096))
+        both = (segment, segment._replace(vaddr=segment.vaddr + 4096))
         assert not MappedFile(target.prog, file.fileno(), both).holds(segment.vaddr)
-        physical = replace(segment, vaddr=segment.paddr)
+        physical = segment._replace(vaddr=segment.paddr)
         assert not MappedFile(target.prog, file.fileno(), [physical]).holds(segment.paddr)
 
 
@@ -159,8 +159,8 @@ def test_page_tables_lead_to_physical_segments(alone: tuple[Path, Target]) -> No
     target.prog.add_memory_segment(segment.vaddr, size, lambda a, n, o, p: read_at(path, segment, a, n), physical=True)
     target.prog.add_memory_segment(VIRTUAL, size, tables.read)
     with open(path, "rb") as file:
-        physical = replace(segment, paddr=segment.vaddr, vaddr=0)
-        nested = replace(physical, paddr=physical.paddr + 4096, offset=physical.offset + 4096, filesz=8192)
+        physical = segment._replace(paddr=segment.vaddr, vaddr=0)
+        nested = physical._replace(paddr=physical.paddr + 4096, offset=physical.offset + 4096, filesz=8192)
         mapped = MappedFile(target.prog, file.fileno(), [nested, physical], tables)
     whole = size - LARGE_PAGE
     data = mapped.read(VIRTUAL, whole)

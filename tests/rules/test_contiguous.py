@@ -7,6 +7,7 @@ import pytest
 
 from mminspect.memmap.chunk import DEFERRED, EXCLUDED, Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.sections import Section
 from tests.kit.handmade import Part, chunk, memory_map, scan, zone
 
 RULE = "contiguous"
@@ -128,3 +129,11 @@ def test_finding_is_about_the_refused_blocks_and_judged_by_the_first() -> None:
     assert finding.named == ((16, 24),)
     assert [pfn for pfn in range(32) if finding.covers(pfn)] == list(range(16, 24))
     assert (finding.of_zone, finding.judged_by) == (False, 16)
+
+
+def test_first_page_in_an_absent_subsection_is_refused() -> None:
+    """Only the first page of a block counts: for the last one, the kernel asks pfn_valid()."""
+    memory = marked(0, 32)
+    section = Section(0, ((0, 64),), 0, 0x1000, ("SECTION_IS_EARLY",), b"", ((8, 16), (20, 24)))
+    whole = chunk(memory, 0, Part(32, zone=1), section=section)
+    assert blocks(memory, whole) == [[8, 16]]

@@ -23,7 +23,7 @@ from tests.conftest import Cli, Plant, Unpacked
 from tests.kit.handmade import memory_map, zone
 from tests.kit.planted import Fault
 from tests.kit.structpages import LAYOUT
-from tests.kit.support import AMD64_HEALTHY
+from tests.kit.support import AMD64_HEALTHY, AMD64_NUMA
 
 RULE = all_rules()["per-cpu-list"]
 
@@ -89,7 +89,7 @@ def test_faults(problem: str, pfn: int | None, linked: bool, severities: tuple[s
         faulty = listed(1, faults=(ListFault(problem, pfn, 2, linked),), complete=False)
         (found,) = judge(pages(3, faulty, locked=locked))
         assert (found.severity, found.detail["problem"], found.detail["locked"]) == (severity, problem, locked)
-        assert (found.start_pfn, found.end_pfn) == ((5, 7) if pfn is not None else (0, 1024))
+        assert (found.start_pfn, found.end_pfn) == ((4, 6) if pfn is not None else (0, 1024))
         assert found.detail["pfns"] == ([5] if pfn is not None else [])
 
 
@@ -204,3 +204,43 @@ def test_unreadable_lists_give_no_verdict(plant: Plant) -> None:
     fault.editor.write_word(fault.prog["__cpu_possible_mask"].address_, 0)
     assert problems(fault.changes()[0]) == []
     assert there.count.value_() > len(pfns) > 10
+
+
+def test_all_pages_of_a_huge_block_are_looked_at(plant: Plant) -> None:
+    """In this dump a block of order 9, pfns 0x5600 to 0x5800, is on a list of huge pages of CPU 0."""
+    fault = plant(AMD64_NUMA)
+    struct_page = fault.prog.type("struct page")
+    fault.editor.write(fault.page(0x5678) + struct_page.member("_refcount").offset, struct.pack("<i", 1))
+    fault.link(0x57FF, 0x5800, 0, 0)
+    new, _ = fault.changes()
+    found = {f.detail["problem"]: f for f in new if f.rule == RULE.id}
+    assert {(problem, f.severity) for problem, f in found.items()} == {("references", "error"), ("zone", "error")}
+    assert found["references"].detail["pfns"] == [0x5678]
+    assert found["zone"].detail["pfns"] == [0x57FF]
+    assert {(f.start_pfn, f.end_pfn, f.detail["order"]) for f in found.values()} == {(0x5600, 0x5800, 9)}
+
+
+def test_free_block_inside_of_a_huge_block(plant: Plant) -> None:
+    fault = plant(AMD64_NUMA)
+    page = fault.page(0x5700)
+    fault.editor.write(page + fault.prog.type("struct page").member("_mapcount").offset, struct.pack("<I", 0xF0000000))
+    new, _ = fault.changes()
+    (found,) = (f for f in new if f.rule == RULE.id)
+    assert (found.severity, found.detail["problem"], found.detail["pfns"]) == ("error", "buddy", [0x5600])
+    assert "pfn 0x5700 is in the free block [0x5700, 0x5701) too" in found.message
+
+
+def test_count_of_huge_pages_is_exact_where_their_order_is_known() -> None:
+    assert judge(pages(2 + 2 * 256, listed(0, 1, 2), listed(8, 256, 512))) == []
+    # 2 + 2 * 128 would pass where any power of two will do.
+    (found,) = judge(pages(2 + 2 * 128, listed(0, 1, 2), listed(8, 256, 512)))
+    assert (found.detail["count"], found.detail["counted"]) == (258, 514)
+
+
+def test_planted_count_of_huge_pages(plant: Plant) -> None:
+    """A list of one block of 512 pages, and a count as if it had 256."""
+    fault = plant(AMD64_NUMA)
+    there = per_cpu_ptr(fault.zone_member(0, 1, "per_cpu_pageset").read_(), 0)[0]
+    fault.editor.write(there.count.address_, struct.pack("<i", there.count.value_() - 256))
+    new, _ = fault.changes()
+    assert [f.detail["problem"] for f in new if f.rule == RULE.id] == ["count"]

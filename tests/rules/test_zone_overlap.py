@@ -13,10 +13,17 @@ FLAGS = ("SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE", "
 
 
 def overlap(*zones: Any, plugged: bool = False) -> list[str]:
-    entry = SectionEntry(0, FLAGS[:3] if plugged else FLAGS, 100, 1)
+    entries = [SectionEntry(0, FLAGS, 100, 1)] + [SectionEntry(1, FLAGS[:3], 100, 1)] * plugged
     return [
-        f.severity for f in apply_to_map(dataclasses.replace(memory_map(*zones), mem_sections=(entry,)), "zone-overlap")
+        f.severity for f in apply_to_map(dataclasses.replace(memory_map(*zones), mem_sections=entries), "zone-overlap")
     ]
+
+
+def test_kernels_without_the_flag_of_early_sections_tell_of_no_plugged_memory() -> None:
+    memory = dataclasses.replace(
+        memory_map(zone(1, 0, 72), zone(2, 64, 64)), mem_sections=(SectionEntry(0, FLAGS[:3], 100, 1),)
+    )
+    assert [f.severity for f in apply_to_map(memory, "zone-overlap")] == ["warning"]
 
 
 def test_zones_that_overlap() -> None:

@@ -131,3 +131,71 @@ def test_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0
     words = said.read_text().splitlines()
     assert words[:4] == ["-c", f"{tmp_path}/crash dumps/vmcore", "-s", "/usr/lib/debug/vm linux"]
+
+
+def planted(crash: Path) -> Path:
+    """Make a file that no link may lead to."""
+    victim = crash / "victim"
+    victim.write_text("kept")
+    return victim
+
+
+def test_log_and_reports_are_not_written_through_links(crash: Path) -> None:
+    """Links in the place of the log and the reports are replaced."""
+    victim = planted(crash)
+    dump = next(crash.glob("*/dump.*"))
+    dump.write_bytes(b"not a dump at all\n" * 100)
+    log = dump.with_name(f"{dump.name}.mminspect.log")
+    log.symlink_to(crash / "nowhere" / "made-by-root")
+    for suffix in ("txt", "json.x"):
+        dump.with_name(f"{dump.name}.mminspect.{suffix}").symlink_to(victim)
+    assert run(crash).returncode == 0
+    assert not log.is_symlink()
+    assert "not a vmcore" in log.read_text()
+    assert victim.read_text() == "kept"
+    assert not (crash / "nowhere").exists()
+    assert list(crash.glob("*/.mminspect*")) == []
+
+
+def test_dump_that_is_a_link_is_not_scanned(crash: Path) -> None:
+    """Nor is one that somebody else owns."""
+    dump = next(crash.glob("*/dump.*"))
+    elsewhere = crash / "elsewhere"
+    dump.rename(elsewhere)
+    dump.symlink_to(elsewhere)
+    done = run(crash)
+    assert (done.returncode, reports(crash)) == (0, [])
+    assert "not scanned: a link" in done.stderr
+    dump.unlink()
+    elsewhere.rename(dump)
+    if os.geteuid() == 0:
+        os.chown(dump, 65534, 65534)
+        assert "not scanned: a link, or a file that root doesn't own" in run(dump).stderr
+        assert reports(crash) == []
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
+def test_directory_that_others_can_write_to_is_not_scanned(mode: int, crash: Path) -> None:
+    """Not even a sticky one: others can make files in it."""
+    next(crash.glob("*/dump.*")).parent.chmod(mode)
+    done = run(crash)
+    assert (done.returncode, reports(crash)) == (0, [])
+    assert "others than root can change its directory" in done.stderr
+
+
+def test_directory_above_that_others_can_write_to(crash: Path) -> None:
+    """A sticky one is safe, as /tmp and Ubuntu's /var/crash are; in another one directories can be exchanged."""
+    crash.chmod(0o777)
+    assert run(crash).returncode == 0
+    assert reports(crash) == []
+    crash.chmod(0o1777)
+    assert run(crash).returncode == 0
+    assert reports(crash) == [".json", ".txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_directory_of_somebody_else_is_not_scanned(crash: Path) -> None:
+    """Its owner can put anything there at any time."""
+    os.chown(next(crash.glob("*/dump.*")).parent, 65534, 65534)
+    assert run(crash).returncode == 0
+    assert reports(crash) == []

@@ -79,3 +79,13 @@ def test_metrics_file_can_be_written() -> None:
     assert target and writable
     assert str(Path(target.group(1)).parent) == writable.group(1)
     assert "-o ${MMINSPECT_TEXTFILE}" in text
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda unit: unit.stem)
+def test_services_have_limits_and_may_sandbox_themselves(unit: Path) -> None:
+    """A oneshot service ends with TimeoutStartSec=; RuntimeMaxSec= is for what runs on."""
+    settings = dict(line.split("=", 1) for line in unit.read_text().splitlines() if re.match(r"[A-Z]\w+=", line))
+    for name in ("MemoryMax", "MemorySwapMax", "TasksMax", "TimeoutStartSec", "LimitCORE", "LimitNOFILE"):
+        assert settings[name] not in ("", "infinity")
+    assert {"CAP_SETUID", "CAP_SETGID"} <= set(settings["CapabilityBoundingSet"].split())
+    assert "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self" in unit.read_text()

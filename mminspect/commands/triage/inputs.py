@@ -11,13 +11,14 @@ import os
 import stat
 import zlib
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import IO, Callable, cast
 
 import zstandard
 
 from mminspect.commands.triage.lines import MAX_BYTES, Log, read_text
 from mminspect.errors import TargetError
-from mminspect.program import elf, flattened, kdump_header
+from mminspect.program import elf, files, flattened, kdump_header
 
 PIECE = 1 << 20
 # A log that unpacks to more is not read: only its end would count, and that may be very far away.
@@ -108,36 +109,51 @@ _PACKED: tuple[tuple[bytes, str, Callable[[IO[bytes]], IO[bytes]]], ...] = (
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 
-def read_log_file(path: str) -> Log | None:
+def open_streams(paths: Sequence[str]) -> dict[str, int]:
+    """
+    Open what can be read once, or has no name: the standard input, pipes. A process without rights couldn't.
+
+    :return: Descriptors by path. A file on the standard input is held as ``-``.
+    :raises TargetError: if one can't be opened.
+    """
+    streams = {}
+    for path in paths:
+        try:
+            if path == "-":
+                if stat.S_ISREG(os.fstat(0).st_mode):
+                    files.hold_descriptor(path, os.dup(0))
+                else:
+                    streams[path] = os.dup(0)
+            elif os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+                streams[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise TargetError(f"{_shown(path)}: {e.strerror or e}") from None
+    return streams
+
+
+def read_log_file(path: str, streams: Mapping[str, int]) -> Log | None:
     """
     Read a kernel's log.
 
     :param path: ``-`` for the standard input.
+    :param streams: As :func:`open_streams` returned them.
     :return: ``None`` if it is a vmcore.
     :raises TargetError: if it is neither, or can't be read.
     """
     try:
-        fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
+        with os.fdopen(streams[path] if path in streams else files.open_file(path), "rb") as file:
+            if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise TargetError(f"{path}: is a directory; give a vmcore or a log")
-            return _read(file, path)
+            log = _read(file, path)
     except OSError as e:
-        raise TargetError(f"{path}: {e.strerror or e}") from None
+        raise TargetError(f"{_shown(path)}: {e.strerror or e}") from None
+    if log is None and path in streams:
+        raise TargetError(f"{_shown(path)}: a vmcore can't be read from a pipe; save it to a file, and give that")
+    return log
 
 
-def core_path(path: str) -> str:
-    """
-    Return the path by which a vmcore is opened.
-
-    :param path: ``-`` for the standard input.
-    :raises TargetError: if that is no file.
-    """
-    if path != "-":
-        return path
-    if not stat.S_ISREG(os.fstat(0).st_mode):
-        raise TargetError("a vmcore can't be read from a pipe; save it to a file, and give that")
-    return "/dev/stdin"
+def _shown(path: str) -> str:
+    return "the standard input" if path == "-" else path
 
 
 def _read(file: IO[bytes], path: str) -> Log | None:
@@ -203,7 +219,7 @@ def _parse(file: IO[bytes], path: str) -> Log:
         while kept - len(pieces[0]) > MAX_BYTES:
             kept -= len(pieces.popleft())
     if total == 0:
-        raise TargetError(f"{'the standard input' if path == '-' else path}: is empty; there is no log to read")
+        raise TargetError(f"{_shown(path)}: is empty; there is no log to read")
     return read_text(b"".join(pieces))
 
 

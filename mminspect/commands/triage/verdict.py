@@ -17,7 +17,7 @@ from mminspect.commands.triage.about import About
 from mminspect.commands.triage.functions import is_of_struct_pages
 from mminspect.commands.triage.pages import HELD, NAMED, SAVED, Pages, named_pages, registers_of
 from mminspect.commands.triage.report import Report
-from mminspect.consequences.model import REFUSES, SAFE
+from mminspect.consequences.place import REFUSES, SAFE
 from mminspect.findings import ERROR, NOTE, TARGET, Finding
 from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.registry import all_rules

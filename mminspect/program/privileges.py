@@ -51,26 +51,35 @@ def find_user(name: str) -> pwd.struct_passwd:
         raise MminspectError(f"there is no user {name!r}; give another with --user") from None
 
 
-def drop(user: pwd.struct_passwd | None) -> None:
+def become(user: pwd.struct_passwd) -> None:
     """
-    Give up every capability, and the user ID.
+    Change the user ID. Leaving user ID 0 clears the permitted and effective capabilities.
 
-    :param user: User to become, ``None`` to keep the user ID.
-    :raises MminspectError: if it doesn't work; the process must not go on with privileges.
+    :raises MminspectError: if it doesn't work.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     try:
-        if user is not None and user.pw_uid != os.geteuid():
+        if user.pw_uid != os.geteuid():
             os.setgroups([])
             os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-            # Leaving user ID 0 clears the permitted and effective capabilities.
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
     except OSError as e:
-        raise MminspectError(f"can't become user {user.pw_name if user else ''}: {e.strerror}") from None
+        raise MminspectError(f"can't become user {user.pw_name}: {e.strerror}") from None
+
+
+def drop_capabilities() -> str | None:
+    """
+    Give up every capability, and the right to get any by running a program.
+
+    :return: Why it can't be done, ``None`` if it was.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return f"no_new_privs: {os.strerror(ctypes.get_errno())}"
     number = host().capset
-    if number is not None:
-        header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, 0)
-        data = (_CapData * 2)()
-        if libc.syscall(number, ctypes.byref(header), ctypes.byref(data)) != 0:
-            raise MminspectError(f"can't drop capabilities: {os.strerror(ctypes.get_errno())}")
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if number is None:
+        return f"the number of capset() on {host().name} isn't known"
+    header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (_CapData * 2)()
+    if libc.syscall(number, ctypes.byref(header), ctypes.byref(data)) != 0:
+        return f"capset: {os.strerror(ctypes.get_errno())}"
+    return None

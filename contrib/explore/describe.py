@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Show a layout in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout
+
+PAGEBLOCK = 2 * MIB
+SECTION = 128 * MIB
+SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+
+
+def size(value: int) -> str:
+    """
+    Return a size in the largest unit that gives a whole number.
+
+    >>> size(0x200000)
+    '2 MiB'
+    >>> size(0x1400)
+    '5 KiB'
+    >>> size(0x123)
+    '291 bytes'
+    """
+    for unit, name in SIZES:
+        if value and value % unit == 0:
+            return f"{value // unit} {name}"
+    return f"{value} bytes"
+
+
+def alignment(address: int) -> str:
+    """
+    Return the largest unit of the kernel that an address is aligned to.
+
+    >>> alignment(0x8000000), alignment(0x200000), alignment(0x1000), alignment(0x400)
+    ('section', 'pageblock', 'page', 'nothing')
+    """
+    for unit, name in ((SECTION, "section"), (PAGEBLOCK, "pageblock"), (PAGE, "page")):
+        if address % unit == 0:
+            return name
+    return "nothing"
+
+
+def _span(start: int, end: int) -> str:
+    ends = f"{alignment(start)}/{alignment(end)}"
+    return f"{start:#014x}-{end:#014x}  {size(end - start):>12}  {ends:<20}"
+
+
+def describe(layout: Layout) -> str:
+    """Return a layout in words, a line for each part."""
+    lines = ["e820"]
+    lines += [f"  {_span(entry.start, entry.end)} {entry.type}" for entry in layout.e820]
+    if layout.srat:
+        lines.append("SRAT")
+        lines += [
+            f"  {_span(entry.start, entry.end)} node {entry.node}{', hot pluggable' if entry.hotplug else ''}"
+            for entry in layout.srat
+        ]
+        alone = sorted(set(layout.nodes) - set(layout.cpu_nodes))
+        lines.append(f"  CPUs in nodes {_list(layout.cpu_nodes)}; nodes without CPUs: {_list(alone)}")
+    if layout.acpi is not None:
+        lines.append(f"ACPI tables at {layout.acpi:#x}")
+    if layout.initrd is not None:
+        start, end = layout.initrd.start, layout.initrd.start + layout.initrd.size
+        lines.append(f"initrd at {start:#x}-{end:#x}")
+    if layout.words:
+        lines.append("command line: " + " ".join(layout.words))
+    if layout.cpus > 1:
+        lines.append(f"{layout.cpus} CPUs")
+    return "\n".join(lines)
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers) or "none"
+
+
+def brief(layout: Layout) -> str:
+    """Return a layout on one line."""
+    parts = [" ".join(f"{entry.start:#x}-{entry.end:#x}:{entry.type}" for entry in layout.e820)]
+    if layout.srat:
+        ranges = " ".join(f"[{entry.start:#x},{entry.end:#x}):{entry.node}" for entry in layout.srat)
+        parts.append(f"SRAT {ranges} CPUs {_list(layout.cpu_nodes)}")
+    if layout.acpi is not None:
+        parts.append(f"ACPI {layout.acpi:#x}")
+    if layout.initrd is not None:
+        parts.append(f"initrd {layout.initrd.start:#x}+{layout.initrd.size:#x}")
+    parts += [" ".join(layout.words)] if layout.words else []
+    parts += [f"{layout.cpus} CPUs"] if layout.cpus > 1 else []
+    return " | ".join(parts)

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The direct boot: run a kernel on a layout under QEMU until memory initialization is done.
+
+Guest RAM is a file without a name, which nobody has to clean up. QEMU dies with this process. The guest's CPU time,
+wall time and memory are limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from contrib.explore.acpi import acpi_tables
+from contrib.explore.bootparams import BOOT_PARAMS, PAGE_TABLES, loaded
+from contrib.explore.gdbstub import Gdb, StubError
+from contrib.explore.image import Image
+from contrib.explore.layout import GIB, HIGH_MEMORY, MIB, PCI_HOLE, Layout, LayoutError, is_ram, ram_ranges
+from contrib.explore.rom import make_rom
+from contrib.kernels.boot import dies_with_parent
+from contrib.kernels.errors import HarnessError
+
+QEMU = "qemu-system-x86_64"
+MIN_RAM = 4 * GIB
+CPU_SECONDS = 40.0
+WALL_SECONDS = 240.0
+# A guest that uses next to no CPU for so long may have halted, or the host is busy. Its timer takes some.
+IDLE_SECONDS = 5.0
+IDLE_CPU = 0.25
+# It has, if it waits at hlt so often.
+HALTED = 3
+HLT = b"\xf4"
+STEP_SECONDS = 0.5
+# What a boot uses is 20 to 70 MiB; a guest that fills its memory is ended here.
+MEMORY_LIMIT = 1536 << 20
+# Early page tables, and what the kernel allocates before it knows any RAM, follow the image.
+BEHIND_IMAGE = 1 << 20
+TICKS = os.sysconf("SC_CLK_TCK")
+
+STOPPED = "stopped"
+PANIC = "panic"
+HANG = "hang"
+RESET = "reset"
+TOO_LARGE = "fills memory"
+IDLE = "idle"
+TRAPS = {0: "divide error", 6: "invalid opcode", 13: "general protection fault", 14: "page fault"}
+
+
+class Ram:
+    """The memory of a guest: a file without a name. What is beyond the PCI hole follows what is below it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, self.size)
+
+    def offset(self, physical: int) -> int:
+        """Return where a physical address is in the file."""
+        return physical if physical < PCI_HOLE else physical - HIGH_MEMORY + PCI_HOLE
+
+    def write(self, physical: int, data: bytes) -> None:
+        """Write at a physical address."""
+        os.pwrite(self.fd, data, self.offset(physical))
+
+    def read(self, physical: int, size: int) -> bytes:
+        """Read at a physical address."""
+        return os.pread(self.fd, size, self.offset(physical))
+
+    def find_page(self, start: bytes) -> bytes:
+        """Return the text on the page that starts with some bytes, or nothing."""
+        with mmap.mmap(self.fd, PCI_HOLE, prot=mmap.PROT_READ) as view:
+            hole = 0
+            while True:
+                try:
+                    data = os.lseek(self.fd, hole, os.SEEK_DATA)
+                except OSError:  # nothing but a hole is left
+                    return b""
+                hole = os.lseek(self.fd, data, os.SEEK_HOLE)
+                for page in range(data, min(hole, PCI_HOLE), mmap.PAGESIZE):
+                    if view[page : page + len(start)] == start:
+                        return view[page : view.find(b"\0", page)]
+
+    @property
+    def used(self) -> int:
+        """Return how many bytes of the host's memory it takes."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    @property
+    def path(self) -> str:
+        """Return a path by which this user's processes can open it."""
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self.fd)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """
+    How a boot ended.
+
+    :ivar outcome: :data:`STOPPED` where it was to stop, or what happened instead.
+    :ivar address: Where the CPU was.
+    :ivar caller: The return address of ``panic()``, or what is behind the first byte of the culprit.
+    :ivar text: The first argument of ``panic()``, or what is known of an early exception.
+    :ivar cpu_seconds: CPU time of QEMU.
+    :ivar wall_seconds: Time of the boot.
+    :ivar trace: QEMU's log of code that ran.
+    """
+
+    outcome: str
+    address: int
+    caller: int
+    text: str
+    cpu_seconds: float
+    wall_seconds: float
+    trace: bytes = b""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What to boot and where to stop.
+
+    :ivar image: The kernel.
+    :ivar stop: Where to stop.
+    :ivar panics: Where the kernel tells that it dies: ``panic`` and the like.
+    :ivar early: ``early_printk()``, which tells of exceptions before the kernel has a log.
+    :ivar pokes: Bytes to write over the image, at physical addresses.
+    :ivar cpu_model: QEMU's CPU.
+    :ivar behind: Whether to stop where the function at ``stop`` returns to.
+    :ivar trace: Which code to log when it first runs, for QEMU's ``-dfilter``; nothing if empty.
+    """
+
+    image: Image
+    stop: int
+    panics: tuple[int, ...] = ()
+    early: int | None = None
+    pokes: tuple[tuple[int, bytes], ...] = ()
+    cpu_model: str = "max"
+    behind: bool = False
+    trace: str = ""
+
+
+def ram_size(layout: Layout) -> int:
+    """Return how much RAM a guest must have so that there is some wherever the layout says so."""
+    end = max([HIGH_MEMORY, *(end for _, end in ram_ranges(layout.e820)), (layout.acpi or 0) + MIB])
+    return max(MIN_RAM, -(-(end - HIGH_MEMORY + PCI_HOLE) // GIB) * GIB)
+
+
+def fill(ram: Ram, plan: Plan, layout: Layout) -> None:
+    """
+    Write what a boot loader writes.
+
+    :raises LayoutError: if kernel and layout don't go together.
+    """
+    image = plan.image
+    if not is_ram(layout.e820, image.start, image.end + BEHIND_IMAGE):
+        raise LayoutError(f"the kernel needs RAM in {image.start:#x}-{image.end + BEHIND_IMAGE:#x}")
+    for physical, data in (*loaded(image, layout), *plan.pokes):
+        ram.write(physical, data)
+    if layout.acpi is not None:
+        ram.write(layout.acpi, acpi_tables(layout, layout.acpi))
+
+
+def command(plan: Plan, layout: Layout, ram: Ram, firmware: Sequence[str]) -> list[str]:
+    """Return QEMU's command line; its standard input and output are the gdb stub."""
+    path = f"/proc/self/fd/{ram.fd}"
+    return [
+        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S", "-gdb", "stdio"),
+        *("-accel", "tcg", "-cpu", plan.cpu_model, "-smp", str(layout.cpus)),
+        *("-machine", f"{layout.machine},memory-backend=ram", "-m", f"{ram.size >> 20}M"),
+        *("-object", f"memory-backend-file,id=ram,size={ram.size},mem-path={path},share=on,prealloc=off"),
+        *firmware,
+    ]
+
+
+@contextlib.contextmanager
+def nameless_file(data: bytes) -> Iterator[int]:
+    """Give a file without a name."""
+    fd = os.memfd_create("data", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """
+    A boot by QEMU's own firmware and boot loader.
+
+    :ivar kernel: A bzImage.
+    :ivar memory: Size of the guest's RAM, in bytes.
+    :ivar append: The kernel's command line.
+    :ivar srat: An ACPI table to add, or nothing.
+    """
+
+    kernel: str
+    memory: int
+    append: str
+    srat: bytes
+
+
+class Qemu:
+    """A running QEMU."""
+
+    def __init__(self, words: Sequence[str], fds: Sequence[int]) -> None:
+        if shutil.which(words[0]) is None:
+            raise HarnessError(f"{words[0]} is not installed; install it and try again")
+        ours, theirs = socket.socketpair()
+        self.errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+        self.process = subprocess.Popen(
+            [*dies_with_parent(), *words],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=self.errors,
+            pass_fds=tuple(fds),
+        )
+        theirs.close()
+        self.gdb = Gdb(ours)
+        self.cpu_seconds = 0.0
+
+    def check(self) -> None:
+        """
+        See that it runs.
+
+        :raises HarnessError: if it doesn't.
+        """
+        try:
+            self.gdb.ask("?")
+        except (StubError, ConnectionError):
+            raise HarnessError(f"QEMU does not run: {self.said() or 'it says nothing'}") from None
+
+    def cpu(self) -> float:
+        """Return the CPU time that it used so far."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", "rb") as stream:
+                fields = stream.read().rsplit(b")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS
+        except (OSError, IndexError):
+            return self.cpu_seconds
+
+    def said(self) -> str:
+        """Return what it wrote to standard error."""
+        return os.pread(self.errors, 500, 0).decode("latin-1").strip().replace("\n", " / ")
+
+    def close(self) -> None:
+        """End it and add up its CPU time."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        self.gdb.socket.close()
+        os.close(self.errors)
+
+
+def _return_address(gdb: Gdb, registers: dict[str, int], wide: bool) -> int:
+    size = 8 if wide else 4
+    return int.from_bytes(gdb.read(registers["rsp"], size), "little")
+
+
+def _first_argument(gdb: Gdb, registers: dict[str, int], wide: bool) -> str:
+    """Return the string that the first argument of a variadic function points to."""
+    if wide:
+        return gdb.read_text(registers["rdi"])
+    return gdb.read_text(int.from_bytes(gdb.read(registers["rsp"] + 4, 4), "little"))
+
+
+def _wait(qemu: Qemu, ram: Ram, end: float) -> str:
+    """Wait until the guest stops; return why."""
+    idle_since, idle_cpu = time.monotonic(), 0.0
+    while True:
+        answer = qemu.gdb.receive(STEP_SECONDS)
+        if answer is not None:
+            return RESET if answer[:1] in ("W", "X") else STOPPED
+        now, used = time.monotonic(), qemu.cpu()
+        if used - idle_cpu > IDLE_CPU:
+            idle_since, idle_cpu = now, used
+        if ram.used > MEMORY_LIMIT:
+            return TOO_LARGE
+        if now > end or used > CPU_SECONDS:
+            return HANG
+        if now - idle_since > IDLE_SECONDS:
+            return IDLE
+
+
+def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int, str]:
+    """Run the guest to its end: outcome, address, caller, text."""
+    gdb, wide, stop = qemu.gdb, plan.image.wide, plan.stop
+    mask = (1 << 64) - 1 if wide else (1 << 32) - 1
+    stops = {plan.stop, *plan.panics, *([plan.early] if plan.early else [])}
+    for address in stops:
+        gdb.set_breakpoint(address)
+    halts = 0
+    while True:
+        gdb.resume()
+        outcome = _wait(qemu, ram, end)
+        if outcome == RESET:
+            return RESET, 0, 0, ""
+        if outcome != STOPPED:
+            gdb.interrupt()
+        registers = gdb.registers()
+        address = registers["rip"] & mask
+        if outcome == IDLE and address not in stops:
+            halts += gdb.read(address - 1, 1) == HLT
+            outcome = HANG if halts >= HALTED else IDLE
+        if outcome in (HANG, TOO_LARGE):
+            return outcome, address, 0, ""
+        if outcome == IDLE and address not in stops:
+            continue
+        if address == stop and plan.behind and stop == plan.stop:
+            stop = _return_address(gdb, registers, wide)
+            stops.add(stop)
+            gdb.clear_breakpoint(address)
+            gdb.set_breakpoint(stop)
+            continue
+        if address == stop:
+            return STOPPED, address, 0, ""
+        if address in plan.panics:
+            text = _first_argument(gdb, registers, wide)
+            return PANIC, address, _return_address(gdb, registers, wide), text
+        text = _first_argument(gdb, registers, wide) if address == plan.early else ""
+        if "early exception" in text:
+            # PANIC: early exception 0x%02lx IP %lx:%lx error %lx cr2 0x%lx
+            if wide:
+                trap, culprit = registers["rsi"], registers["rcx"]
+            else:
+                stack = gdb.read(registers["rsp"] + 8, 12)
+                trap, culprit = (int.from_bytes(stack[i : i + 4], "little") for i in (0, 8))
+            return PANIC, culprit, culprit + 1, f"early {TRAPS.get(trap, 'exception')}"
+        if address != plan.early:
+            return HANG, address, 0, "unknown stop"
+        gdb.clear_breakpoint(address)
+        gdb.ask("s")
+        gdb.set_breakpoint(address)
+
+
+@contextlib.contextmanager
+def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[tuple[Boot, Ram]]:
+    """
+    Boot a kernel on a layout; give how that ended, and the guest's memory.
+
+    :param stock: Use QEMU's firmware and boot loader; else there are none.
+    :raises HarnessError: if QEMU doesn't work.
+    """
+    with contextlib.ExitStack() as stack:
+        ram = Ram(stock.memory if stock else ram_size(layout))
+        stack.callback(ram.close)
+        if stock is None:
+            fill(ram, plan, layout)
+            rom = make_rom(plan.image.wide, plan.image.entry, BOOT_PARAMS, PAGE_TABLES)
+            fds = [ram.fd, stack.enter_context(nameless_file(rom))]
+            firmware = ["-bios", f"/proc/self/fd/{fds[1]}"]
+        else:
+            fds, firmware = [ram.fd], ["-kernel", stock.kernel, "-append", stock.append]
+            if stock.srat:
+                fds.append(stack.enter_context(nameless_file(stock.srat)))
+                firmware += ["-acpitable", f"file=/proc/self/fd/{fds[1]}"]
+        traced = None
+        if plan.trace:
+            traced = stack.enter_context(nameless_file(b""))
+            fds.append(traced)
+            firmware += ["-d", "in_asm", "-dfilter", plan.trace, "-D", f"/proc/self/fd/{traced}"]
+        start = time.monotonic()
+        qemu = Qemu(command(plan, layout, ram, firmware), fds)
+        try:
+            qemu.check()
+            outcome, address, caller, text = _follow(qemu, ram, plan, start + WALL_SECONDS)
+        except (StubError, ConnectionError):
+            outcome, address, caller, text = RESET, 0, 0, ""
+        finally:
+            qemu.close()
+        seconds = time.monotonic() - start
+        trace = b"" if traced is None else os.pread(traced, os.fstat(traced).st_size, 0)
+        yield Boot(outcome, address, caller, text, qemu.cpu_seconds, seconds, trace), ram

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From within the sandbox nothing can be reached but what was open."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mminspect.cli.options import USER
+from mminspect.program import landlock, sandbox, seccomp, syscalls
+from mminspect.program.arch import ARCHITECTURES
+from tests.conftest import Unpacked
+from tests.kit.support import AMD64_HEALTHY, ROOT, python, without_times
+
+LINUX = platform.machine() in ("x86_64", "aarch64")
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+# Each line is tried from within. What is printed is the error, or "done".
+ATTEMPTS = {
+    "open": "open(OTHER).read()",
+    "list": "os.listdir(os.path.dirname(OTHER))",
+    "write": "open(OTHER, 'a')",
+    "create": "open(OTHER + '.new', 'w')",
+    "create in the temporary directory": "open(tempfile.gettempdir() + '/mminspect-test', 'w')",
+    "open a device": "open('/dev/null', 'w')",
+    "remove": "os.unlink(OTHER)",
+    "rename": "os.rename(OTHER, OTHER + '.new')",
+    "link": "os.symlink(OTHER, OTHER + '.new')",
+    "chmod": "os.chmod(OTHER, 0o777)",
+    "chown": "os.chown(OTHER, 0, 0)",
+    "truncate": "os.truncate(OTHER, 0)",
+    "socket": "socket.socket(socket.AF_UNIX)",
+    "connect": "socket.create_connection(('127.0.0.1', 9))",
+    "exec": "os.execv('/bin/true', ['true'])",
+    "exec in a child": "subprocess.run(['/bin/true'])",
+    "ptrace": "call(LIBC.ptrace(16, os.getppid(), 0, 0))",
+    "read another process": "call(LIBC.process_vm_readv(os.getppid(), None, 0, None, 0, 0))",
+    "load a module": "call(LIBC.syscall(NUMBERS['init_module'], None, 0, None))",
+    "io_uring": "call(LIBC.syscall(NUMBERS['io_uring_setup'], 1, None))",
+    "a namespace": "call(LIBC.unshare(0x10000000))",
+    "root again": "os.setuid(0) if os.getuid() else call(-1)",
+    "a larger limit": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+}
+INSIDE = """
+import ctypes, encodings.idna, json, os, resource, socket, subprocess, sys, tempfile
+from mminspect.program import files, privileges, sandbox
+from mminspect.program.arch import host
+OTHER, HELD, user, attempts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+LIBC, NUMBERS = ctypes.CDLL(None, use_errno=True), host().syscalls
+def call(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+files.hold(HELD)
+account = privileges.find_user(user) if user else None
+files.prepare(1)
+missing = sandbox.enter(account, (), sandbox.limits_for([1], False))
+results = {}
+for name, line in attempts.items():
+    try:
+        exec(line)
+        results[name] = "done"
+    except (OSError, ValueError) as e:
+        results[name] = type(e).__name__
+for _ in range(100):
+    with files.scratch() as file:
+        file.write(b"1")
+        file.seek(0)
+        assert file.read() == b"1"
+results["missing"] = missing
+results["held"] = open(files.open_file(HELD)).read()
+print(json.dumps(results))
+"""
+
+
+def landlock_is_there() -> bool:
+    try:
+        landlock.Ruleset()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not LINUX, reason="its system calls aren't known")
+@pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=ROOT_ONLY)])
+def test_nothing_can_be_reached_from_within(user: str, tmp_path: Path) -> None:
+    other, held = tmp_path / "other", tmp_path / "held"
+    other.write_text("secret")
+    held.write_text("read me")
+    command = [sys.executable, "-c", INSIDE, str(other), str(held), user, json.dumps(ATTEMPTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results["held"] == "read me"
+    if landlock_is_there():
+        assert results["missing"] == []
+    else:
+        assert [text.split()[0] for text in results["missing"]] == ["Landlock"]
+    reached = [name for name in ATTEMPTS if results[name] == "done"]
+    # Without Landlock, another user is what keeps a file from being read.
+    assert set(reached) <= (set() if landlock_is_there() else {"open", "list"})
+    assert other.read_text() == "secret"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "other"]
+
+
+@pytest.mark.parametrize("numbers", [syscalls.X86_64, syscalls.AARCH64])
+def test_jumps_of_the_filter_stay_inside(numbers: dict[str, int]) -> None:
+    code = seccomp.program(0xC000003E, numbers)
+    lines = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]
+    for index, (operation, jump_true, jump_false, _) in enumerate(lines):
+        if operation & 7 == 5:
+            assert index + 1 + max(jump_true, jump_false) < len(lines)
+    assert lines[-1] == (6, 0, 0, 0x7FFF0000)
+
+
+def test_filter_has_both_names_and_numbers_of_each_architecture() -> None:
+    for arch in ARCHITECTURES:
+        assert (arch.audit_arch is None) == (not arch.syscalls)
+    # What one has and the other lacks are old calls, and x86's I/O ports.
+    assert set(syscalls.AARCH64) <= set(syscalls.X86_64)
+    assert len(set(syscalls.X86_64.values())) == len(syscalls.X86_64)
+    assert len(set(syscalls.AARCH64.values())) == len(syscalls.AARCH64)
+
+
+def test_limits_leave_room_for_the_largest_dumps() -> None:
+    limits = sandbox.limits_for([1 << 40], False)
+    assert limits.address_space > 2 << 40
+    assert limits.file_size > 1 << 40
+    assert limits.seconds is not None and limits.seconds > 10000
+    assert sandbox.limits_for([], True).seconds is None
+
+
+def trace(path: Path, *arguments: str) -> list[str]:
+    """Get the system calls of a command, of all its processes, from the moment that its filter is in place."""
+    log = path / "trace"
+    calls = "trace=socket,connect,execve,openat,open,creat,unlink,rename,renameat,renameat2,unlinkat,fchmod,seccomp"
+    command = ["strace", "-f", "-qq", "-e", calls, "-o", str(log), sys.executable, "-m", "mminspect", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert done.returncode in (0, 1), done.stderr
+    lines = log.read_text().splitlines()
+    start = next(index for index, line in enumerate(lines) if " seccomp(SECCOMP_SET_MODE_FILTER" in line)
+    worker = lines[start].split()[0]
+    first = lines[0].split()[0]
+    assert worker == first
+    # The process that writes the output was started before.
+    publishers = {line.split()[0] for line in lines[:start]} - {worker}
+    return [line for line in lines[start + 1 :] if line.split()[0] not in publishers]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None or not LINUX, reason="needs strace")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "CORE", "scan", "-o", "OUT"],
+        ["-c", "CORE", "scan", "--jobs", "2"],
+        ["-c", "CORE", "zones"],
+        ["-c", "CORE", "page", "0x1000"],
+        ["-c", "CORE", "capture", "-o", "OUT"],
+        ["triage", "CORE"],
+        ["-c", "CORE", "watch", "--count", "1", "--format", "prometheus", "-o", "OUT"],
+    ],
+)
+def test_no_command_connects_runs_a_program_or_writes_a_named_file(
+    words: list[str], unpacked: Unpacked, tmp_path: Path
+) -> None:
+    names = {"CORE": str(unpacked(AMD64_HEALTHY)), "OUT": str(tmp_path / "out")}
+    lines = trace(tmp_path, *(names.get(word, word) for word in words))
+    opens = [line for line in lines if "openat(" in line or "open(" in line]
+    assert [line for line in lines if line not in opens and "exited" not in line and "SIG" not in line] == []
+    writes = [line for line in opens if any(flag in line for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"))]
+    assert writes == []
+    if "-o" in words:
+        assert (tmp_path / "out").stat().st_size > 0
+
+
+@ROOT_ONLY
+def test_root_reads_a_private_vmcore_as_another_user(unpacked: Unpacked, tmp_path: Path) -> None:
+    directory = tmp_path / "private"
+    directory.mkdir(mode=0o700)
+    core = directory / "vmcore"
+    shutil.copy(unpacked(AMD64_HEALTHY), core)
+    core.chmod(0o600)
+    report = directory / "report"
+    mode = "require" if landlock_is_there() and LINUX else "auto"
+    done = python("--sandbox", mode, "-c", str(core), "scan", "--format", "json", "-o", str(report))
+    assert (done.status, done.err) == (0, "")
+    plain = python("--sandbox", "off", "-c", str(core), "scan", "--format", "json").json()
+    assert without_times(json.loads(report.read_text())) == without_times(plain)
+    assert report.stat().st_uid == 0
+
+
+def test_what_can_not_be_had_is_one_line_and_status_2_where_it_is_required(unpacked: Unpacked, tmp_path: Path) -> None:
+    script = (
+        "from mminspect.program import landlock\n"
+        "def missing(self): raise OSError(38, 'Function not implemented')\n"
+        "landlock.Ruleset.__init__ = missing\n"
+        "from mminspect.cli.run import run\n"
+        "run()\n"
+    )
+    results = {}
+    for mode in ("require", "auto"):
+        command = [sys.executable, "-c", script, "--sandbox", mode, "-c", str(unpacked(AMD64_HEALTHY)), "scan", "-v"]
+        results[mode] = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert results["require"].returncode == 2
+    assert results["require"].stdout == ""
+    expected = "Landlock (Function not implemented)"
+    assert results["require"].stderr == f"mminspect: the sandbox can't be had: {expected} (--sandbox require)\n"
+    assert results["auto"].returncode == 0
+    assert results["auto"].stderr == f"mminspect: not all of the sandbox can be had: {expected}\n"
+
+
+def test_user_is_nobody_by_default() -> None:
+    assert USER.default == "nobody"
