@@ -190,7 +190,7 @@ def test_directory_above_that_others_can_write_to(crash: Path) -> None:
     assert reports(crash) == []
     crash.chmod(0o1777)
     assert run(crash).returncode == 0
-    assert reports(crash) == [".json", ".txt"]
+    assert reports(crash) == [".json", ".triage.txt", ".txt"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
