@@ -31,8 +31,16 @@ LATE = (
     "mminspect.memmap._digest",
     "drgn.helpers.linux.kallsyms",
     "drgn.helpers.linux.xarray",
+    "click._termui_impl",
     "tabulate",
 )
+
+
+def _duplicate(path: str, descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError as e:
+        raise MminspectError(f"{path}: can't be written: {e.strerror}") from None
 
 
 class Session:
@@ -74,7 +82,7 @@ class Session:
         elif inputs.sandbox == sandbox.OFF:
             return
         account = self._account(user, is_live)
-        if account is None or not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
+        if account is not None and not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
             for name in LATE:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
@@ -83,8 +91,8 @@ class Session:
             if descriptor is None:
                 self._publisher = Publisher(output)
             else:
-                # Links to it could be out of reach later.
-                self._output = f"/dev/fd/{descriptor}"
+                # Links to it could be out of reach later, and its number be that of another file.
+                self._output = f"/dev/fd/{_duplicate(output, descriptor)}"
         for name in named:
             files.hold(name)
         if gentle and is_live:
