@@ -55,6 +55,7 @@ class Session:
     :param vmcores: Vmcores that are opened later, instead of the one that ``inputs`` names.
     :param verbose: Whether to say what of the sandbox can't be had.
     :param gentle: Whether the running kernel is read at low priority.
+    :param forever: Whether a vmcore is read until the program is told to end.
     :raises MminspectError: if the rights of a process that reads the running kernel can't be given up, or the sandbox
         is required and can't be had.
     """
@@ -67,6 +68,7 @@ class Session:
         vmcores: Sequence[str] = (),
         verbose: bool = False,
         gentle: bool = False,
+        forever: bool = False,
     ) -> None:
         self._inputs = inputs
         self._output = output
@@ -93,6 +95,7 @@ class Session:
             else:
                 # Links to it could be out of reach later, and its number be that of another file.
                 self._output = f"/dev/fd/{_duplicate(output, descriptor)}"
+        files.allow_many(len(named))
         for name in named:
             files.hold(name)
         if gentle and is_live:
@@ -103,7 +106,7 @@ class Session:
         if is_live and (reason := privileges.drop_capabilities()) is not None:
             raise MminspectError(f"can't drop capabilities: {reason}")
         if inputs.sandbox != sandbox.OFF:
-            self._confine(account, named, forever=is_live)
+            self._confine(account, named, is_live or forever)
 
     def _account(self, user: str, is_live: bool) -> pwd.struct_passwd | None:
         """Find the user to become, ``None`` to stay the same."""
