@@ -31,8 +31,16 @@ LATE = (
     "mminspect.memmap._digest",
     "drgn.helpers.linux.kallsyms",
     "drgn.helpers.linux.xarray",
+    "click._termui_impl",
     "tabulate",
 )
+
+
+def _duplicate(path: str, descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError as e:
+        raise MminspectError(f"{path}: can't be written: {e.strerror}") from None
 
 
 class Session:
@@ -47,6 +55,7 @@ class Session:
     :param vmcores: Vmcores that are opened later, instead of the one that ``inputs`` names.
     :param verbose: Whether to say what of the sandbox can't be had.
     :param gentle: Whether the running kernel is read at low priority.
+    :param forever: Whether a vmcore is read until the program is told to end.
     :raises MminspectError: if the rights of a process that reads the running kernel can't be given up, or the sandbox
         is required and can't be had.
     """
@@ -59,6 +68,7 @@ class Session:
         vmcores: Sequence[str] = (),
         verbose: bool = False,
         gentle: bool = False,
+        forever: bool = False,
     ) -> None:
         self._inputs = inputs
         self._output = output
@@ -74,7 +84,7 @@ class Session:
         elif inputs.sandbox == sandbox.OFF:
             return
         account = self._account(user, is_live)
-        if account is None or not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
+        if account is not None and not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
             for name in LATE:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
@@ -83,8 +93,9 @@ class Session:
             if descriptor is None:
                 self._publisher = Publisher(output)
             else:
-                # Links to it could be out of reach later.
-                self._output = f"/dev/fd/{descriptor}"
+                # Links to it could be out of reach later, and its number be that of another file.
+                self._output = f"/dev/fd/{_duplicate(output, descriptor)}"
+        files.allow_many(len(named))
         for name in named:
             files.hold(name)
         if gentle and is_live:
@@ -95,7 +106,7 @@ class Session:
         if is_live and (reason := privileges.drop_capabilities()) is not None:
             raise MminspectError(f"can't drop capabilities: {reason}")
         if inputs.sandbox != sandbox.OFF:
-            self._confine(account, named, forever=is_live)
+            self._confine(account, named, is_live or forever)
 
     def _account(self, user: str, is_live: bool) -> pwd.struct_passwd | None:
         """Find the user to become, ``None`` to stay the same."""
