@@ -34,7 +34,7 @@ WRONG_VALUE = (click.BadParameter, click.BadOptionUsage, click.BadArgumentUsage)
 
 def misplaced(error: click.UsageError, command: str) -> click.UsageError:
     """Make an error that says where the vmcore goes, too."""
-    what = error.format_message().rstrip(".?")
+    what = error.format_message().rstrip(".")
     return click.UsageError(f"{what}; what to read goes before the command: mminspect -c VMCORE {command}", error.ctx)
 
 
@@ -180,7 +180,7 @@ COMMANDS = (
     ),
     Command(
         "rules",
-        help="Show the catalogue of rules, or all about one RULE.",
+        help="Show the catalog of rules, or all about one RULE.",
         params=[click.Argument(["rule"], required=False), format_option("table", "json")],
     ),
     Command(
