@@ -28,7 +28,7 @@ DETAIL = ("consequences", "consequences_abridged", "severity_by_rule")
 # Spellings that are not American, beside identifiers of the kernel and keys of JSON that have them.
 BRITISH = re.compile(
     r"\w*(?:itialis|ecognis|rganis|ummaris|erialis|ptimis|ormalis|inimis|ynchronis|nalys(?:e[ds]|ing)|olour|ehaviour"
-    r"|eighbour|avour|onour|entre\b|artefact|programme\b)\w*"
+    r"|eighbour|avour|onour|entre\b|artefact|catalogue|programme\b)\w*"
 )
 ALLOWED = {"early_page_initialised", "neighbours"}
 VMCORES = sorted(path.name for path in (ROOT / "fixtures" / "vmcores").glob("*.xz"))

@@ -29,9 +29,32 @@ from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
 
+WRONG_VALUE = (click.BadParameter, click.BadOptionUsage, click.BadArgumentUsage)
+
+
+def misplaced(error: click.UsageError, command: str) -> click.UsageError:
+    """Make an error that says where the vmcore goes, too."""
+    what = error.format_message().rstrip(".")
+    return click.UsageError(f"{what}; what to read goes before the command: mminspect -c VMCORE {command}", error.ctx)
+
 
 class Command(click.Command):
     """A command that is the function ``run`` of the file of its name: it takes the inputs and the options."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the options. One of the group, or a file that nothing takes, is told its place."""
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as e:
+            if any(e.option_name in option.opts for option in main.params):
+                raise misplaced(e, str(self.name)) from None
+            raise
+        except WRONG_VALUE:
+            raise
+        except click.UsageError as e:
+            if self.name != "rules":
+                raise misplaced(e, str(self.name)) from None
+            raise
 
     def invoke(self, context: click.Context) -> object:
         """Import the file and call it."""
@@ -41,6 +64,15 @@ class Command(click.Command):
 
 class Commands(click.Group):
     """A group of commands that notices when its output can't be written. click alone would exit with status 1."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. A file in its place is told its own."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as e:
+            raise misplaced(e, "COMMAND") from None
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command, and write all of its output."""
@@ -156,7 +188,7 @@ COMMANDS = (
     ),
     Command(
         "rules",
-        help="Show the catalogue of rules, or all about one RULE.",
+        help="Show the catalog of rules, or all about one RULE.",
         params=[click.Argument(["rule"], required=False), format_option("table", "json")],
     ),
     Command(

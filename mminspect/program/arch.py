@@ -63,7 +63,8 @@ class Arch:
        in ``page_tables`` and ``lay_over``.
     4. For ``mminspect triage``, give ``registers`` and ``in_kernel``; :mod:`mminspect.commands.triage.lastwords` knows
        how its kernels print a crash.
-    5. Add its numbers to ``tests/program/test_arch.py``, a machine to ``contrib/kernels/boot.py``, a row to
+    5. Add its numbers to ``tests/program/test_arch.py`` (``KNOWN``, ``MODES``, and the test that lists those without a
+       row), a machine to ``contrib/kernels/boot.py``, its kernel to ``contrib/kernels/sources.py``, a row to
        ``contrib/kernels/matrix.py``, and a stored vmcore of it to ``tests/test_machines.py``.
 
     :ivar drgn: What drgn calls it.

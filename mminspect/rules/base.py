@@ -150,7 +150,7 @@ Check = Union[PageCheck, KeyCheck, MapCheck, TallyCheck, ProcCheck]
 @dataclass(frozen=True)
 class Rule:
     """
-    A rule of the catalogue.
+    A rule of the catalog.
 
     :ivar summary: One line.
     :ivar checks: What finds where it is broken.
