@@ -95,7 +95,7 @@ def _struct_page(target: Target) -> StructPage:
     if nr_pageflags is None or any(
         enumerator(prog, "enum pageflags", name) is None for name in ("PG_reserved", "PG_lru", "PG_uptodate")
     ):
-        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
+        raise LayoutError("the type information has no usable enum pageflags; give the kernel's own vmlinux or BTF")
     names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
     if page.has_member("compound_order"):
         order_offset = page.member("compound_order").offset

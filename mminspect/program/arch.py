@@ -212,6 +212,7 @@ ARCHITECTURES = (
         variable_pageblock_order=True,
         # Those of the radix MMU.
         drgn_walks=True,
+        page_offset=lambda vmcoreinfo: ppc64.PAGE_OFFSET,
         lay_over=ppc64.lay_over,
         registers=(*_numbered("r", 0, 31), "nip"),
         in_kernel=_upper_half("nip"),

@@ -103,6 +103,13 @@ def test_kernel_that_lacks_a_needed_flag_is_refused(name: str) -> None:
         section_flags(made.prog)
 
 
+def test_last_bit_alone_is_no_kernel_without_flags() -> None:
+    made = old_kernel()
+    made.enum(None, {"SECTION_MAP_LAST_BIT": 4})
+    with pytest.raises(LayoutError, match="name section flags, but not SECTION_HAS_MEM_MAP_BIT"):
+        section_flags(made.prog)
+
+
 def test_taint_flag_is_needed_where_there_is_zone_device() -> None:
     enumerators = without(LINUX_7_4, "SECTION_TAINT_ZONE_DEVICE_BIT")
     made = MadeKernel()
