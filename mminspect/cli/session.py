@@ -137,7 +137,8 @@ class Session:
     @contextlib.contextmanager
     def kernel(self, inputs: Inputs | None = None) -> Iterator[Kernel]:
         """
-        Open the kernel for as long as it is read; see :func:`mminspect.kernel.kernel.open_kernel`.
+        Open the kernel for as long as it is read; see :func:`mminspect.kernel.kernel.open_kernel`. Say if its vmcore is
+        not whole.
 
         :param inputs: Another vmcore's.
         """
@@ -145,6 +146,10 @@ class Session:
             yield self._live
             return
         with open_kernel(inputs or self._inputs) as kernel:
+            if kernel.target.incomplete is not None:
+                # If it isn't enough for that, the error says it all.
+                _ = kernel.memmap
+                say(f"{kernel.target.path}: {kernel.target.incomplete}")
             yield kernel
 
     def output(self, binary: bool = False) -> contextlib.AbstractContextManager[IO[Any]]:

@@ -31,7 +31,8 @@ def run(inputs: Inputs, vmcores: tuple[str, ...], format_: str, fail_on: str, ou
     with Session(inputs, output, user, vmcores=paths) as session:
         for path in paths:
             try:
-                with session.kernel(replace(inputs, core=path)) as kernel:
+                pieces = () if vmcores else inputs.pieces
+                with session.kernel(replace(inputs, core=path, pieces=pieces)) as kernel:
                     data, report = triage(kernel)
             except MminspectError as e:
                 if len(paths) == 1:
@@ -43,6 +44,8 @@ def run(inputs: Inputs, vmcores: tuple[str, ...], format_: str, fail_on: str, ou
             results.append(data)
             if fail_on != "never" and report.count(fail_on):
                 code = max(code, status.FINDINGS)
+            elif fail_on != "never" and "incomplete" in report.target:
+                code = status.FAILED
         with session.output() as out:
             if format_ == "json":
                 json_.write(results, out)

@@ -15,6 +15,7 @@ import click
 
 from mminspect import __version__
 from mminspect.cli.options import (
+    ALLOW_INCOMPLETE,
     FAIL_ON,
     IGNORE,
     MAX_RATE,
@@ -90,7 +91,14 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-c", "--core", metavar="VMCORE", help="Core dump to read. Default: the running kernel, as root.")
+@click.option(
+    "-c",
+    "--core",
+    metavar="VMCORE",
+    multiple=True,
+    help="Core dump to read. Default: the running kernel, as root. May be given more than once, for the pieces of a "
+    "split dump.",
+)
 @click.option(
     "-s",
     "--symbols",
@@ -102,6 +110,7 @@ class Commands(click.Group):
     "--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given."
 )
 @click.option("--system-map", metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF.")
+@click.option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none.")
 @click.option(
     "--pageblock-order",
     metavar="N",
@@ -120,16 +129,20 @@ class Commands(click.Group):
 @click.pass_context
 def main(
     context: click.Context,
-    core: str | None,
+    core: tuple[str, ...],
     symbols: tuple[str, ...],
     btf: str | None,
     system_map: str | None,
+    vmcoreinfo: str | None,
     pageblock_order: int | None,
     sandbox: str,
     debug: bool,
 ) -> None:
     """A linter for the Linux kernel's memory map."""
-    context.obj = Inputs(core, symbols, btf, system_map, pageblock_order, sandbox, debug)
+    first = core[0] if core else None
+    context.obj = Inputs(
+        first, symbols, btf, system_map, pageblock_order, core[1:], vmcoreinfo, sandbox=sandbox, debug=debug
+    )
 
 
 COMMANDS = (
@@ -144,6 +157,7 @@ COMMANDS = (
             output_option("Write the report there, not to stdout."),
             MAX_RATE,
             USER,
+            ALLOW_INCOMPLETE,
             click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
             click.Option(
                 ["--jobs"],

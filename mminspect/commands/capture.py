@@ -121,6 +121,8 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
     lines = read_log(kernel.prog) or []
     read_log(recording.prog, [line.seq for line in crash_lines(lines)])
     notes = {"VMCOREINFO": recording.vmcoreinfo, CAPTURE_NOTE: format_note(known.values())}
+    if kernel.target.incomplete is not None:
+        notes[corefile.INCOMPLETE_NOTE] = kernel.target.incomplete.why.encode()
     crash = parse(lines)
     saved = saved_registers(kernel.target, crash) if crash is not None else {}
     useful = useful_registers(saved, recording.memory) if saved else {}

@@ -28,14 +28,16 @@ EXCLUDED = 5
 NOT_EXPORTED = 6
 UNMAPPED = 7
 DAMAGED = 8
+MISSING = 9
 # Not an online page: a hole inside a pageblock.
-OFFLINE = 9
+OFFLINE = 10
 UNINITIALIZED_KINDS = {ZEROED: "zeroed", POISONED: "poisoned", STALE: "stale", DEFERRED: "deferred"}
 UNREADABLE_REASONS = {
     EXCLUDED: "excluded from the dump",
     NOT_EXPORTED: "not exported by kcore",
     UNMAPPED: "unmapped",
     DAMAGED: "damaged in the dump",
+    MISSING: "missing from a dump that is not whole",
 }
 
 

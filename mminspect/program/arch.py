@@ -274,7 +274,7 @@ def arch_of(platform: Platform | None) -> Arch:
 
 def arch_of_core(core: CoreFile) -> Arch | None:
     """Get the architecture that a vmcore's headers name: its ELF header, else its VMCOREINFO."""
-    if core.format == "elf":
+    if core.is_elf:
         rows = [arch for arch in ARCHITECTURES if arch.elf_machine == core.machine]
         # Of RISC-V there are two.
         return next((arch for arch in rows if arch.is_64_bit == core.is_64_bit), rows[0] if rows else None)

@@ -18,7 +18,7 @@ import tempfile
 from typing import IO, cast
 
 # Temporary files that are made in advance: what a vmcore is unpacked to and put in order in, and findings.
-FILES_PER_VMCORE = 2
+FILES_PER_VMCORE = 4
 SPARE_FILES = 4
 # Open files that aren't of a vmcore, at most.
 MOST_OTHERS = 600

@@ -91,6 +91,8 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
         out,
         width,
     )
+    if "incomplete" in target:
+        _write_line(f"not whole: {target['incomplete']}", out, width)
     out.write("\n")
     if report.findings:
         rows = []
