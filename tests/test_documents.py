@@ -99,7 +99,7 @@ def section(command: str) -> str:
 
 def test_every_command_is_documented(cli: Cli) -> None:
     found = commands(cli)
-    assert len(found) == 7
+    assert len(found) == 8
     for command in found:
         assert section(command)
         assert f"| `{command}" in read(README)

@@ -73,11 +73,12 @@ class Result:
         return bool(self.reports) and not self.problem and not any(self.checks.values())
 
 
-def mminspect(words: Sequence[str], what: str, seconds: float) -> str:
+def mminspect(words: Sequence[str], what: str, seconds: float, verdicts: bool = False) -> str:
     """
     Run mminspect as a user does.
 
     :param what: What it is, for messages.
+    :param verdicts: Whether the exit status is a verdict, and failed only without output.
     :return: What it printed.
     :raises HarnessError: if it takes longer than that, or fails.
     """
@@ -88,7 +89,7 @@ def mminspect(words: Sequence[str], what: str, seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         raise HarnessError(f"{what} took longer than {seconds} s") from None
-    if done.returncode:
+    if done.returncode and not (verdicts and done.stdout):
         raise HarnessError(f"{what} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
@@ -103,8 +104,8 @@ def scan(core: Path, types: Types) -> tuple[Mapping[str, Any], float]:
 
 def triage(core: Path, types: Types) -> Mapping[str, Any]:
     """Triage a dump as a user does."""
-    words = [*types.options, "triage", "--format", "json", "--fail-on", "never", str(core)]
-    result: Mapping[str, Any] = json.loads(mminspect(words, "the triage", SCAN_SECONDS))[0]
+    words = [*types.options, "triage", "--format", "json", str(core)]
+    result: Mapping[str, Any] = json.loads(mminspect(words, "the triage", SCAN_SECONDS, verdicts=True))[0]
     return result
 
 

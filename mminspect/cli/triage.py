@@ -3,54 +3,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import click
 
-from mminspect.cli import status
 from mminspect.cli.output import say
 from mminspect.cli.session import Session
-from mminspect.commands.triage.run import triage
+from mminspect.commands.triage.files import Files, status_of, triage_files
+from mminspect.commands.triage.inputs import open_streams
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
-from mminspect.render import json_
 from mminspect.render.style import style_of
-from mminspect.render.triage import write_triage
+from mminspect.render.triage import write_json, write_lines, write_text
 
 
-def run(inputs: Inputs, vmcores: tuple[str, ...], format_: str, fail_on: str, output: str | None, user: str) -> int:
+def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, output: str | None, user: str) -> int:
     """Write why kernels died; return the exit status."""
-    if vmcores and inputs.core is not None:
-        raise click.UsageError("triage reads the vmcores that follow it: leave out -c, or give no other vmcore")
-    paths = vmcores or ((inputs.core,) if inputs.core is not None else ())
+    if files and inputs.core is not None:
+        raise click.UsageError("triage reads the files that follow it: leave out -c, or give no other file")
+    cores = () if inputs.core is None else (inputs.core,)
+    paths = files or cores
     if not paths:
-        raise click.UsageError("give at least one vmcore")
+        raise click.UsageError("give at least one vmcore or log")
+    if log is not None and len(paths) > 1:
+        raise click.UsageError("--log is the log of one vmcore: give just that")
+    named = paths if log is None else (*paths, log)
+    if named.count("-") > 1:
+        raise click.UsageError("the standard input can be read once")
+    streams = open_streams(named)
     results: list[dict[str, Any]] = []
-    code = 0
-    with Session(inputs, output, user, vmcores=paths) as session:
-        for path in paths:
-            try:
-                pieces = () if vmcores else inputs.pieces
-                with session.kernel(replace(inputs, core=path, pieces=pieces)) as kernel:
-                    data, report = triage(kernel)
-            except MminspectError as e:
+    with Session(inputs, output, user, vmcores=named) as session:
+        pieces = () if files else inputs.pieces
+        wanted = Files(
+            paths, log, cores, streams, lambda path: session.kernel(replace(inputs, core=path, pieces=pieces))
+        )
+        for result in triage_files(wanted):
+            if "error" in result:
                 if len(paths) == 1:
-                    raise
-                say(str(e))
-                code = status.FAILED
-                results.append({"path": path, "error": str(e)})
-                continue
-            results.append(data)
-            if fail_on != "never" and report.count(fail_on):
-                code = max(code, status.FINDINGS)
-            elif fail_on != "never" and "incomplete" in report.target:
-                code = status.FAILED
+                    raise MminspectError(result["error"])
+                say(result["error"])
+            results.append(result)
         with session.output() as out:
-            if format_ == "json":
-                json_.write(results, out)
-            else:
-                for number, data in enumerate(data for data in results if "error" not in data):
-                    out.write("\n" if number else "")
-                    write_triage(data, out, style_of(out).width)
-    return code
+            _WRITERS[format_](results, out)
+    return status_of(results)
+
+
+def _write_text(results: list[dict[str, Any]], out: IO[str]) -> None:
+    write_text(results, out, style_of(out).width)
+
+
+_WRITERS: dict[str, Callable[[list[dict[str, Any]], IO[str]], None]] = {
+    "text": _write_text,
+    "json": write_json,
+    "ndjson": write_lines,
+}

@@ -212,13 +212,23 @@ COMMANDS = (
     ),
     Command(
         "triage",
-        help="Tell whether the memory map explains why a kernel died.",
+        help="Tell whether the memory map explains why a kernel died.\n\n"
+        "Files are vmcores and kernel logs, packed or not; - is the standard input. The exit status is 1 if the memory "
+        "map explains a death, or may, 2 if nothing tells what happened, else 0.",
         params=[
-            click.Argument(["vmcores"], metavar="VMCORE...", nargs=-1),
-            format_option("text", "json"),
-            FAIL_ON,
+            click.Argument(["files"], metavar="FILE...", nargs=-1),
+            click.Option(["--log"], metavar="FILE", help="The log of the vmcore, instead of what is in the dump."),
+            format_option("text", "json", "ndjson"),
             output_option("Write the result there, not to stdout."),
             USER,
+        ],
+    ),
+    Command(
+        "bugs",
+        help="Show the known bugs of the memory map: what each leaves in memory, and which kernels have it.",
+        params=[
+            click.Option(["--kernel"], metavar="RELEASE", help="Show those that may be in this kernel (uname -r)."),
+            format_option("table", "json"),
         ],
     ),
 )

@@ -6,9 +6,9 @@ A second program is laid over the target whose every read is passed on and recor
 the ranges that were read are copied into a new ELF core with virtual addresses, so that it needs no page tables.
 Memory that nothing read isn't in it, not even the rest of a page.
 
-Of the log buffer, a capture has the report of a crash from its first line on, without the registers and the code of
-user space, and nothing of what was logged before. Of the registers that the dump saved, it has those of the CPU that
-crashed, if it was in the kernel, that can be a page's.
+Of the log, a capture has the lines of the kernel's reports, without the registers and the code of user space, and those
+in which the boot tells of memory. Of the registers that the dump saved, it has those of the CPU that crashed, if it was
+in the kernel, that can be a page's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
 
-from mminspect.commands.triage.lastwords import crash_lines, parse
-from mminspect.commands.triage.log import read_log
-from mminspect.commands.triage.registers import REGISTERS_NOTE, saved_registers
-from mminspect.commands.triage.registers import format_note as format_registers
-from mminspect.commands.triage.verdict import useful_registers
+from mminspect.commands.triage.dump_log import LOG_NOTE, read_dump_log
+from mminspect.commands.triage.dump_log import format_note as format_log
+from mminspect.commands.triage.pages import useful_registers
+from mminspect.commands.triage.report import crash_of
+from mminspect.commands.triage.reports import read_reports
+from mminspect.commands.triage.saved import REGISTERS_NOTE, saved_registers
+from mminspect.commands.triage.saved import format_note as format_registers
 from mminspect.consequences.attach import Outcomes, attach
 from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.kernel.inputs import Inputs
@@ -117,14 +119,17 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
     known = _symbols(kernel.target, kernel.types.btf_address, len(embedded))
     recording = _Recording(kernel, inputs, known)
     _record(recording)
-    # Of the log, what the kernel said when it crashed, for "mminspect triage".
-    lines = read_log(kernel.prog) or []
-    read_log(recording.prog, [line.seq for line in crash_lines(lines)])
-    notes = {"VMCOREINFO": recording.vmcoreinfo, CAPTURE_NOTE: format_note(known.values())}
+    # Of the log, what "mminspect triage" uses.
+    told = read_dump_log(kernel.target)
+    notes = {
+        "VMCOREINFO": recording.vmcoreinfo,
+        CAPTURE_NOTE: format_note(known.values()),
+        LOG_NOTE: format_log(told),
+    }
     if kernel.target.incomplete is not None:
         notes[corefile.INCOMPLETE_NOTE] = kernel.target.incomplete.why.encode()
-    crash = parse(lines)
-    saved = saved_registers(kernel.target, crash) if crash is not None else {}
+    crash = crash_of(read_reports(told.log.lines))
+    saved = saved_registers(kernel.target, crash, told.cpu) if crash is not None else {}
     useful = useful_registers(saved, recording.memory) if saved else {}
     if useful:
         notes[REGISTERS_NOTE] = format_registers(useful)

@@ -61,8 +61,8 @@ class Arch:
     3. If drgn can't read its virtual memory out of a dump (``linux_kernel_pgtable_iterator_*`` in libdrgn's
        ``arch_NAME.c``), write ``program/NAME.py`` with a walk of its page tables, as ``riscv.py`` has it, and name it
        in ``page_tables`` and ``lay_over``.
-    4. For ``mminspect triage``, give ``registers`` and ``in_kernel``; :mod:`mminspect.commands.triage.lastwords` knows
-       how its kernels print a crash.
+    4. For ``mminspect triage``, give ``registers`` and ``in_kernel``; how its kernels print a crash is known to
+       ``kinds``, ``registers`` and ``stacks`` of :mod:`mminspect.commands.triage`.
     5. Add its numbers to ``tests/program/test_arch.py`` (``KNOWN``, ``MODES``, and the test that lists those without a
        row), a machine to ``contrib/kernels/boot.py``, its kernel to ``contrib/kernels/sources.py``, a row to
        ``contrib/kernels/matrix.py``, and a stored vmcore of it to ``tests/test_machines.py``.

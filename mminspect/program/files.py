@@ -44,6 +44,17 @@ def hold(path: str) -> None:
         _failed[path] = e
 
 
+def hold_descriptor(path: str, fd: int) -> None:
+    """
+    Hold a file that is open under a name.
+
+    :param fd: Its descriptor; the caller no longer owns it.
+    """
+    _failed.pop(path, None)
+    release(path)
+    _held[path] = fd
+
+
 def _is_readable(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return modes.S_ISREG(mode) or modes.S_ISBLK(mode)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Sequence
 from typing import IO, Any
 
-from mminspect.render.table import hex_range, plural, write_consequences
+from mminspect.render import json_
+from mminspect.render.table import hex_range, plural, write_consequences, write_table
 
 # Without a terminal, lines of text end here.
 DEFAULT_WIDTH = 100
@@ -20,70 +23,140 @@ HEADLINES = {
     "unexplained": "The kernel died on struct pages, but the memory map doesn't explain it.",
     "other": "The memory map doesn't explain this crash.",
     "no crash": "This kernel didn't crash.",
-    "no log": "The dump doesn't tell whether the kernel crashed.",
+    "unknown": "Nothing tells why, or whether, this kernel died.",
+    "struct pages": "The kernel died on struct pages. A log alone doesn't tell whether its memory map is wrong.",
 }
+
+
+def write_json(results: list[dict[str, Any]], out: IO[str]) -> None:
+    """Write results as one JSON array."""
+    json_.write(results, out)
+
+
+def write_lines(results: list[dict[str, Any]], out: IO[str]) -> None:
+    """Write each result as a line of JSON."""
+    for result in results:
+        out.write(json.dumps(result) + "\n")
+
+
+def write_text(results: list[dict[str, Any]], out: IO[str], width: int | None) -> None:
+    """Write results, of several files with a table of all first."""
+    if len(results) > 1:
+        rows = [(result["path"], *_row(result)) for result in results]
+        write_table(rows, ("file", "verdict", "kind", "where", "why"), out, width)
+        out.write("\n")
+    for number, result in enumerate(result for result in results if "error" not in result):
+        out.write("\n" if number else "")
+        write_triage(result, out, width)
+
+
+def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    if "error" in result:
+        return "error", "", "", result["error"]
+    crash = result["crash"] or {}
+    return result["verdict"], crash.get("kind") or "", crash.get("function") or "", result["why"]
+
+
+class _Writer:
+    def __init__(self, out: IO[str], width: int | None) -> None:
+        self.out = out
+        self.columns = max(MIN_WIDTH, width or DEFAULT_WIDTH)
+
+    def say(self, text: str, indent: str = "") -> None:
+        hanging = indent + ("  " if indent else "")
+        lines = textwrap.wrap(
+            text, self.columns, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False
+        )
+        self.out.write("\n".join(lines) + "\n")
+
+    def section(self, title: str, texts: Sequence[str]) -> None:
+        if texts:
+            self.out.write(f"\n{title}\n")
+        for text in texts[:MAX_SHOWN]:
+            self.say(text, "  ")
+        if len(texts) > MAX_SHOWN:
+            self.out.write(f"  ... and {len(texts) - MAX_SHOWN} more\n")
 
 
 def write_triage(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """
-    Write the result of a triage.
+    Write the result of one triage.
 
-    :param data: What :func:`mminspect.commands.triage.run.triage` returned.
+    :param data: As :func:`mminspect.commands.triage.files.triage_files` yields it.
     :param width: Columns of the terminal, or ``None`` if the output isn't one.
     """
-    columns = max(MIN_WIDTH, width or DEFAULT_WIDTH)
-
-    def say(text: str, indent: str = "") -> None:
-        hanging = indent + ("  " if indent else "")
-        lines = textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False)
-        out.write("\n".join(lines) + "\n")
-
-    target = data["target"]
-    say(f"{target['path']}: {target['release']} {target['machine']}, {target['memory_model']}")
+    writer = _Writer(out, width)
+    writer.say(_head(data))
     out.write("\n")
-    say(HEADLINES[data["verdict"]])
-    say(data["why"], "  ")
+    writer.say(HEADLINES[data["verdict"]])
+    writer.say(data["why"], "  ")
+    if data["crash"] is not None:
+        writer.section("Last words", _last_words(data["crash"]))
+    writer.section("Looks like hardware", [item["hardware"] for item in data["evidence"] if "hardware" in item])
+    pages = [_evidence(item) for item in data["evidence"] if "rules" in item]
+    writer.section("Pages and addresses that it named or held", pages)
+    writer.section("What the log tells of it", [item["what"] for item in data["evidence"] if "what" in item])
+    found = [
+        f"{finding['severity']} {finding['rule']} {hex_range(finding['start_pfn'], finding['end_pfn'])}: "
+        f"{finding['message']}"
+        for finding in data["findings"]
+    ]
+    writer.section("Findings that explain it", found)
+    consequences = data["findings"][0]["detail"].get("consequences") if data["findings"] else None
+    if consequences:
+        out.write("\nWhat the kernel would do there\n")
+        write_consequences(consequences, out, width)
+    _write_bugs(data, writer)
+    writer.section("What would prove it" if data["crash"] else "What would tell", data["proof"])
     crash = data["crash"]
-    if crash is not None:
-        out.write("\nLast words\n")
-        say(crash["reason"], "  ")
-        if crash["function"]:
-            say(f"in {crash['function']}()", "  ")
-        # Some architectures begin the trace with the function itself.
-        callers = crash["trace"][crash["trace"][:1] == [crash["function"]] :]
-        if callers:
-            say("called by " + ", ".join(callers[:MAX_TRACE]), "  ")
-    if data["evidence"]:
-        out.write("\nPages and addresses that it named or held\n")
-        for item in data["evidence"][:MAX_SHOWN]:
-            say(_evidence(item), "  ")
-        _rest(data["evidence"], out)
-    if data["findings"]:
-        out.write("\nFindings that explain it\n")
-        for finding in data["findings"][:MAX_SHOWN]:
-            pfns = hex_range(finding["start_pfn"], finding["end_pfn"])
-            say(f"{finding['severity']} {finding['rule']} {pfns}: {finding['message']}", "  ")
-        _rest(data["findings"], out)
-        consequences = data["findings"][0]["detail"].get("consequences")
-        if consequences:
-            out.write("\nWhat the kernel would do there\n")
-            write_consequences(consequences, out, width)
+    history = [_history(report) for report in data["reports"] if not (crash and _is_same(report, crash))]
+    writer.section("Also in the log", history)
+    if data["summary"] is not None:
+        out.write("\n")
+        counts = data["summary"]["by_severity"]
+        writer.say("The scan: " + ", ".join(plural(number, name) for name, number in counts.items()) + ".")
+
+
+def _head(data: dict[str, Any]) -> str:
+    target, boot = data["target"], data["boot"]
+    if target is not None:
+        return f"{data['path']}: {target['release']} {target['machine']}, {target['memory_model']}"
+    kernel = " ".join(boot[key] for key in ("release", "machine") if boot[key]) if boot else ""
+    return f"{data['path']}: a log{' of ' if kernel else ''}{kernel}"
+
+
+def _last_words(crash: dict[str, Any]) -> list[str]:
+    texts = [crash["reason"]]
+    if crash["function"]:
+        texts.append(f"in {crash['function']}()")
+    # Some architectures begin the trace with the function itself.
+    callers = crash["trace"][crash["trace"][:1] == [crash["function"]] :]
+    if callers:
+        texts.append("called by " + ", ".join(callers[:MAX_TRACE]))
+    return texts
+
+
+def _write_bugs(data: dict[str, Any], writer: _Writer) -> None:
+    shown = data["source"] == "vmcore"
     for bug in data["known_bugs"]:
-        out.write("\nLooks like a known bug\n" if bug["commits"] else "\nLooks familiar\n")
-        say(f"{bug['name']}: {bug['evidence']}", "  ")
-        for commit in bug["commits"]:
-            say(f'{commit["hash"]} ("{commit["title"]}"): {commit["what"]}', "  ")
-    fix = next((commit for bug in data["known_bugs"] for commit in bug["commits"]), None)
-    if fix is not None:
-        out.write("\nTry\n")
-        say(f'a kernel with {fix["hash"]} ("{fix["title"]}")', "  ")
-    if data["proof"]:
-        out.write("\nWhat would prove it\n")
-        for text in data["proof"]:
-            say(text, "  ")
-    counts = data["summary"]["by_severity"]
-    out.write("\n")
-    say("The scan: " + ", ".join(plural(number, name) for name, number in counts.items()) + ".")
+        title = "Looks like a known bug" if bug["harmful"] else "Looks familiar"
+        if not shown:
+            title += f" (this kernel {bug['status']})"
+        texts = [f"{bug['id']}: {bug['title']}", bug["evidence"]]
+        texts += [f'{commit["hash"]} ("{commit["title"]}"): {commit["what"]}' for commit in bug["commits"]]
+        writer.section(title, texts)
+    fix = next((commit for bug in data["known_bugs"] if bug["harmful"] for commit in bug["commits"]), None)
+    if fix is not None and shown:
+        writer.section("Try", [f'a kernel with {fix["hash"]} ("{fix["title"]}")'])
+
+
+def _history(report: dict[str, Any]) -> str:
+    time = "" if report["time"] is None else f"{report['time']:.6f} s: "
+    return f"{time}{report['kind']}: {report['reason']}"
+
+
+def _is_same(report: dict[str, Any], crash: dict[str, Any]) -> bool:
+    return all(report[key] == crash[key] for key in report)
 
 
 def _evidence(item: dict[str, Any]) -> str:
@@ -91,8 +164,3 @@ def _evidence(item: dict[str, Any]) -> str:
     notes = "; ".join(f"note: {text}" for text in item.get("notes", ()))
     rules = ", ".join(item["rules"])
     return f"{what}: {'; '.join(filter(None, (rules, notes))) or 'nothing wrong found there'} ({item['from']})"
-
-
-def _rest(items: list[Any], out: IO[str]) -> None:
-    if len(items) > MAX_SHOWN:
-        out.write(f"  ... and {len(items) - MAX_SHOWN} more\n")

@@ -36,6 +36,7 @@ DECLARATIONS = {
     "nr_node_ids": "unsigned int",
     "page_offset_base": "unsigned long",
     "pageblock_order": "unsigned int",
+    "panic_cpu": "atomic_t",
     "pgmap_array": "struct xarray",
     "prb": "struct printk_ringbuffer *",
     "saved_command_line": "char *",

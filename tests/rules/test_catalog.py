@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mminspect.commands.triage.known import BUGS
+from mminspect.commands.triage.bugs import BUGS
 from mminspect.rules.commits import COMMITS
 from mminspect.rules.registry import all_rules, examples
 from tests.conftest import Cli, Scanned, Unpacked
@@ -51,6 +51,10 @@ def test_each_commit_is_there_once_with_its_title_and_release() -> None:
         assert re.fullmatch(r"v\d\.\d+", version)
 
 
+def test_known_bugs_name_rules_that_exist() -> None:
+    assert {rule for bug in BUGS for rule in bug.rules} <= set(RULES)
+
+
 def test_each_commit_is_named_by_a_rule_or_a_known_bug() -> None:
     named = {commit.hash for rule in all_rules().values() for commit in rule.commits}
     named |= {commit.hash for bug in BUGS for commit in bug.commits}
@@ -82,7 +86,8 @@ def test_rule_names_the_kernel_functions_it_endangers(rule: str) -> None:
 
 
 # What explains findings, by what they are.
-KNOWN = (Path("commands", "triage", "known.py"), Path("rules", "quirks.py"))
+TRIAGE = ("bugs_of_boot.py", "bugs_at_run_time.py", "in_memory.py")
+KNOWN = (*(Path("commands", "triage", name) for name in TRIAGE), Path("rules", "quirks.py"))
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "-" in rule])

@@ -57,11 +57,15 @@ def test_reports_beside_the_dump(crash: Path) -> None:
     """A fresh dump gets both reports, which only root may read, and the next run leaves it alone."""
     done = run(crash)
     assert done.returncode == 0
-    assert reports(crash) == [".json", ".txt"], done.stderr
+    assert reports(crash) == [".json", ".triage.txt", ".txt"], done.stderr
     report = next(crash.glob("*/*.mminspect.json"))
     assert json.loads(report.read_text())["schema"] == "mminspect.report/1"
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     before = report.stat().st_mtime_ns
+    triage = next(crash.glob("*/*.mminspect.triage.txt"))
+    assert "Nothing tells why, or whether, this kernel died." in triage.read_text()
+    # The triage is there first, should the rest be cut short.
+    assert triage.stat().st_mtime_ns < next(crash.glob("*/dump*[0-9].mminspect.txt")).stat().st_mtime_ns
     assert run(crash).stderr == ""
     assert report.stat().st_mtime_ns == before
 
@@ -72,7 +76,7 @@ def test_as_kdump_post(crash: Path) -> None:
     assert (done.returncode, reports(crash)) == (0, [])
     assert "no dump was saved" in done.stderr
     done = run(0, CRASH_DIRECTORY=str(crash))
-    assert (done.returncode, reports(crash)) == (0, [".json", ".txt"])
+    assert (done.returncode, reports(crash)) == (0, [".json", ".triage.txt", ".txt"])
 
 
 def test_damaged_dump(crash: Path) -> None:

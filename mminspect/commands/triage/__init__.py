@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why a kernel died: its last words, its registers, and what is wrong with its memory map."""
+"""Why a kernel died: its last words, and what is wrong with its memory map."""

@@ -7,63 +7,127 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mminspect.commands.triage import known as bugs
-from mminspect.commands.triage.lastwords import Crash, parse
-from mminspect.commands.triage.log import read_log
-from mminspect.commands.triage.registers import saved_registers
-from mminspect.commands.triage.verdict import Verdict, judge
-from mminspect.findings import Finding, Report
+from mminspect.commands.triage import in_memory
+from mminspect.commands.triage.about import About, about_pages
+from mminspect.commands.triage.alone import NO_CRASH, SCHEMA, UNKNOWN, is_bare, report_dict
+from mminspect.commands.triage.boot import Boot, boot_of, read_boots
+from mminspect.commands.triage.dump_log import DumpLog, read_dump_log, with_log
+from mminspect.commands.triage.lines import Log
+from mminspect.commands.triage.pages import Pages
+from mminspect.commands.triage.report import DEADLY, Report, crash_of
+from mminspect.commands.triage.reports import read_reports
+from mminspect.commands.triage.saved import saved_registers
+from mminspect.commands.triage.verdict import EXPLAINED, OTHER, POSSIBLE, UNEXPLAINED, Verdict, judge
+from mminspect.findings import Finding
+from mminspect.findings import Report as ScanReport
 from mminspect.kernel.kernel import Kernel
 from mminspect.kernel.resources import Resource, resource_path
 from mminspect.walk.scan import scan
 
-SCHEMA = "mminspect.triage/1"
+# Seconds from a report to the log's end, from which on something else killed the kernel that lived through it.
+LIVED_ON = 30
 
 
-def triage(kernel: Kernel) -> tuple[dict[str, Any], Report]:
+def triage(kernel: Kernel, log: Log | None = None) -> dict[str, Any]:
     """
     Find out whether the memory map explains why a kernel died.
 
-    :return: The result as plain data, and the report of the scan.
+    :param log: Its log, in place of that in the dump.
+    :return: The result as plain data.
     :raises mminspect.errors.MminspectError: if the vmcore can't be analyzed.
     """
-    report = scan(kernel)
-    lines = read_log(kernel.prog)
-    crash = parse(lines or [])
-    # Resources take their symbols, which take time; only a crash needs them.
-    known = kernel.resources if crash is not None else []
-    saved = saved_registers(kernel.target, crash) if crash is not None else {}
-    verdict = judge(crash, _with_resources(report, known), kernel.memory, bool(lines), saved)
-    return _as_dict(report, crash, verdict), report
+    scanned = scan(kernel)
+    told = read_dump_log(kernel.target)
+    if log is not None:
+        told = with_log(told, log)
+    lines = told.log.lines
+    reports = read_reports(lines)
+    crash = crash_of(reports)
+    boot = boot_of(read_boots(lines), crash.first if crash is not None else len(lines))
+    about: About | None = None
+    if crash is None:
+        verdict = _without_crash(told)
+    else:
+        about = about_pages(crash, Pages(kernel.memory).is_struct_page, lines[boot.first : crash.first])
+        saved = saved_registers(kernel.target, crash, told.cpu)
+        # Resources take their symbols, which take time; only a crash needs them.
+        findings = _with_resources(scanned, kernel.resources)
+        verdict = _judge(crash, about, told, judge(crash, about, findings, kernel.memory, saved))
+    return _as_dict(scanned, crash, about, reports, _of_target(boot, scanned), verdict)
 
 
-def _with_resources(report: Report, resources: Sequence[Resource]) -> Iterator[Finding]:
+def _without_crash(told: DumpLog) -> Verdict:
+    """Judge a dump whose log has no crash."""
+    if told.died:
+        what = "shows no crash" if told.read else "can't be read"
+        proof = ["look at the CPUs' stacks: crash, or drgn's stack_trace()", *_NEXT]
+        return Verdict(UNKNOWN, f"the kernel died: {'; '.join(told.died)}; but the log {what}", proof=proof)
+    if not told.read:
+        return Verdict(UNKNOWN, "it has no log that can be read, and nothing else tells of a crash", proof=_NEXT)
+    return Verdict(NO_CRASH, "the log shows no crash, and no mark in memory does")
+
+
+_NEXT = ["give the log of the console or of pstore: mminspect triage --log FILE VMCORE"]
+
+
+def _judge(crash: Report, about: About, told: DumpLog, verdict: Verdict) -> Verdict:
+    """Correct a verdict by what the dump as a whole tells."""
+    if about.hardware:
+        evidence = [*verdict.evidence, *({"hardware": text} for text in about.hardware)]
+        why = f"{verdict.why}; looks like hardware: {about.hardware[0]}"
+        verdict = replace(verdict, why=why, evidence=evidence)
+    if is_bare(crash) and verdict.verdict in (OTHER, UNEXPLAINED):
+        why = f"the kernel died, and the log doesn't tell of what: {crash.reason}"
+        return replace(verdict, verdict=UNKNOWN, why=why, proof=_NEXT)
+    if told.died and _lived_on(crash, told):
+        why = f"the kernel died ({told.died[0]}), but the log doesn't tell of what; its last report is older: "
+        weaker = {EXPLAINED: POSSIBLE, POSSIBLE: POSSIBLE}.get(verdict.verdict, UNKNOWN)
+        return replace(verdict, verdict=weaker, why=why + verdict.why)
+    return verdict
+
+
+def _lived_on(crash: Report, told: DumpLog) -> bool:
+    """Return whether the kernel lived through a report: it isn't of a death, and others wrote long after it."""
+    times = [line.time for line in crash.lines if line.time is not None]
+    if crash.gravity >= DEADLY or not times or told.end is None:
+        return False
+    return crash.fatal is False or told.end - times[-1] > LIVED_ON
+
+
+def _of_target(boot: Boot, scanned: ScanReport) -> Boot | None:
+    """Give a boot the machine and page size of its dump."""
+    if not (boot.release or boot.zones or boot.ranges):
+        return None
+    return replace(boot, machine=str(scanned.target["machine"]), page_size=int(scanned.target["page_size"]))
+
+
+def _with_resources(report: ScanReport, resources: Sequence[Resource]) -> Iterator[Finding]:
     """Add ``detail.in_ram`` to uninitialized pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:
-        if bugs.depends_on_ram(finding) and resources:
+        if in_memory.depends_on_ram(finding) and resources:
             names = resource_path(resources, finding.start_pfn * size)
             finding = replace(finding, detail={**finding.detail, "in_ram": "System RAM" in names})
         yield finding
 
 
-def _as_dict(report: Report, crash: Crash | None, verdict: Verdict) -> dict[str, Any]:
+def _as_dict(
+    scanned: ScanReport,
+    crash: Report | None,
+    about: About | None,
+    reports: Sequence[Report],
+    boot: Boot | None,
+    verdict: Verdict,
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "target": report.target,
-        "summary": report.summary,
-        "crash": None
-        if crash is None
-        else {
-            "kind": crash.kind,
-            "reason": crash.reason,
-            "function": crash.function,
-            "trace": crash.trace,
-            "pfns": list(crash.pfns),
-            "addresses": list(crash.pointers),
-            "registers": crash.registers,
-            "lines": [line.text for line in crash.lines],
-        },
+        "path": scanned.target["path"],
+        "source": "vmcore",
+        "target": scanned.target,
+        "summary": scanned.summary,
+        "crash": None if crash is None else report_dict(crash, about),
+        "reports": [report_dict(report) for report in reports],
+        "boot": None if boot is None else boot.as_dict(),
         "verdict": verdict.verdict,
         "why": verdict.why,
         "evidence": verdict.evidence,

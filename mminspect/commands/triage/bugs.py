@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Known bugs of the memory map: what each leaves in memory, and which kernels have it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mminspect.commands.triage.bug import Bug
+from mminspect.commands.triage.bugs_at_run_time import RUN_TIME
+from mminspect.commands.triage.bugs_of_boot import BOOT
+from mminspect.commands.triage.releases import parse_release
+from mminspect.commands.triage.report import Report
+from mminspect.errors import MminspectError
+
+BUGS: tuple[Bug, ...] = (*BOOT, *RUN_TIME)
+
+# Whether a kernel has a bug, as far as its release tells. Vendors fix bugs without changing the number.
+HAS = "has it"
+MAY = "may have it"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """
+    A known bug that a kernel may have.
+
+    :ivar status: ``has it`` or ``may have it``.
+    """
+
+    bug: Bug
+    status: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"name": self.bug.title, **as_dict(self.bug), "status": self.status}
+
+
+def as_dict(bug: Bug) -> dict[str, Any]:
+    """Return a bug as JSON has it."""
+    return {
+        "id": bug.id,
+        "title": bug.title,
+        "evidence": bug.evidence,
+        "rules": list(bug.rules),
+        "proof": bug.proof,
+        "harmful": bug.harmful,
+        "machines": list(bug.machines),
+        "introduced": bug.introduced,
+        "fixed": bug.fixed,
+        "fixed_stable": list(bug.stable),
+        "commits": [{"hash": commit.hash, "title": commit.title, "what": commit.what} for commit in bug.commits],
+    }
+
+
+def bug_of(name: str) -> Bug | None:
+    """Return the bug with an id."""
+    return next((bug for bug in BUGS if bug.id == name), None)
+
+
+def bugs_for(release: str | None, machine: str | None = None) -> list[Fit]:
+    """
+    Return the bugs that a kernel may have.
+
+    :param release: As in ``uname -r``; of an unknown one, all bugs may be in it.
+    :param machine: As in ``uname -m``, if it is known.
+    """
+    found = []
+    for bug in BUGS:
+        status = _status(bug, release)
+        if status and not (machine and bug.machines and machine not in bug.machines):
+            found.append(Fit(bug, status))
+    return found
+
+
+def list_bugs(release: str | None = None) -> list[dict[str, Any]]:
+    """
+    Return the known bugs as JSON has them.
+
+    :param release: Only those that this kernel may have, each with ``status``.
+    :raises MminspectError: if it isn't a release.
+    """
+    if release is None:
+        return [as_dict(bug) for bug in BUGS]
+    if parse_release(release) is None:
+        raise MminspectError(f"{release!r} is no kernel release; give what uname -r prints, such as 5.10.0-8-amd64")
+    return [fit.as_dict() for fit in bugs_for(release)]
+
+
+def _status(bug: Bug, release: str | None) -> str | None:
+    version = parse_release(release)
+    if version is None:
+        return MAY
+    introduced, fixed = parse_release(bug.introduced), parse_release(bug.fixed)
+    if introduced is not None and version < introduced:
+        return None
+    if fixed is not None and version >= fixed:
+        return None
+    for text in bug.stable:
+        stable = parse_release(text)
+        if stable is not None and stable[:2] == version[:2]:
+            # "5.10.y" doesn't say in which of its releases.
+            if text.endswith(".y"):
+                return MAY
+            return None if version[3] >= stable[3] else HAS
+    return HAS if bug.introduced and bug.fixed else MAY
+
+
+def bugs_of_report(report: Report, release: str | None, machine: str | None = None) -> list[Fit]:
+    """
+    Return the known bugs that a report looks like: its kernel may have them, and it died where they kill.
+
+    :param report: One that is about struct pages.
+    """
+    text = "\n".join((report.reason, report.what, *(line.text for line in report.lines[:200])))
+    names = [name.lstrip("_") for name in (report.function, *report.trace) if name]
+    found = []
+    for fit in bugs_for(release, machine):
+        bug = fit.bug
+        dies = any(name.startswith(bug.functions) for name in names) if bug.functions else False
+        says = re.search(bug.words, text) is not None if bug.words else False
+        if dies or says:
+            found.append(fit)
+    return found

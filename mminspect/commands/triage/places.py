@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a pfn lies, by what the boot said of the machine's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mminspect.commands.triage.boot import EFI, FIRMWARE, IOMEM, NODE, Boot, Range, usual_page_size
+
+# Bytes of a pageblock where nothing says otherwise: a huge page of 2 MiB.
+USUAL_PAGEBLOCK = 2 << 20
+_RAM = ("usable", "System RAM", "memory", "Conventional Memory", "Conventional")
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    Where a pfn lies.
+
+    :ivar zone: By the limits of zones; ``None`` if it is in none, or they aren't known. ``node`` likewise.
+    :ivar ram: Whether there is memory; ``None`` if nothing tells.
+    :ivar ranges: All that it lies in.
+    :ivar cuts: What begins or ends inside of its pageblock.
+    """
+
+    pfn: int
+    zone: str | None
+    node: int | None
+    ram: bool | None
+    ranges: tuple[Range, ...]
+    cuts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(
+            part
+            for part in (
+                f"zone {self.zone}" if self.zone else "",
+                f"node {self.node}" if self.node is not None else "",
+                {True: "RAM", False: "a hole: no RAM there", None: ""}[self.ram],
+                *(f"{found.source}: {found.what}" for found in self.ranges if found.source not in (NODE,)),
+            )
+            if part
+        )
+        text = f"pfn {self.pfn:#x} is in {where}" if where else f"pfn {self.pfn:#x}: the log doesn't tell where it lies"
+        return text + "".join(f"; {cut}" for cut in self.cuts)
+
+
+def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
+    """
+    Return where a pfn lies.
+
+    :param pageblock: Bytes of a pageblock.
+    """
+    size = boot.page_size or usual_page_size(boot.machine)
+    address = pfn * size
+    inside = tuple(found for found in boot.ranges if found.start <= address < found.end)
+    zone = next((zone.name for zone in boot.zones if zone.start <= address < zone.end), None)
+    early = [found for found in boot.ranges if found.source == NODE]
+    node = next((found.node for found in inside if found.source == NODE), None)
+    if node is None:
+        spans = [found.node for found in boot.nodes if found.start <= address < found.end]
+        node = spans[0] if len(spans) == 1 else None
+    ram: bool | None = None
+    if early:
+        ram = any(found.source == NODE for found in inside)
+    else:
+        known = [found for found in boot.ranges if found.source in (FIRMWARE, EFI, IOMEM)]
+        if known:
+            ram = any(found.what in _RAM for found in inside if found.source in (FIRMWARE, EFI, IOMEM))
+    return Place(pfn, zone, node, ram, _shown(inside), tuple(_cuts(boot, address, max(pageblock, size), size)))
+
+
+def _shown(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+    seen: dict[tuple[str, str], Range] = {}
+    for found in ranges:
+        seen.setdefault((found.source, found.what), found)
+    return tuple(seen.values())
+
+
+def _cuts(boot: Boot, address: int, pageblock: int, size: int) -> list[str]:
+    """List what begins or ends inside of a pageblock."""
+    first = address - address % pageblock
+    cuts: dict[tuple[int, str], str] = {}
+    edges = [(zone.start, zone.end, f"zone {zone.name}") for zone in boot.zones]
+    edges += [(found.start, found.end, f"node {found.node}") for found in boot.nodes]
+    edges += [
+        (
+            found.start,
+            found.end,
+            f"RAM of node {found.node}" if found.source == NODE else f"{found.source} {found.what}",
+        )
+        for found in boot.ranges
+        if found.source in (NODE, FIRMWARE, EFI, IOMEM) or found.source.startswith("memblock")
+    ]
+    for start, end, what in edges:
+        for edge, verb in ((start, "begins"), (end, "ends")):
+            if first < edge < first + pageblock:
+                cuts.setdefault((edge, what + verb), f"{what} {verb} inside of its pageblock, at pfn {edge // size:#x}")
+    return [cuts[key] for key in sorted(cuts)][:8]
