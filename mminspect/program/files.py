@@ -60,6 +60,13 @@ def _is_readable(fd: int) -> bool:
     return modes.S_ISREG(mode) or modes.S_ISBLK(mode)
 
 
+def release(path: str) -> None:
+    """Close a held file."""
+    fd = _held.pop(path, None)
+    if fd is not None:
+        os.close(fd)
+
+
 def allow_many(vmcores: int) -> None:
     """
     Let this process have as many open files as it can need.
