@@ -164,10 +164,6 @@ def sparse_sections(
         whole = ranges = [(start, start + per_section)]
         if usage is not None and pointer and IS_EARLY not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
-        elif checks_subsections and usage is not None and pointer:
-            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
-            if there != whole:
-                absent[at] = tuple(subtract(whole, there))
         if TAINT_ZONE_DEVICE in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
@@ -177,6 +173,10 @@ def sparse_sections(
         if pointer and has_bitmap:
             data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")
             bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
+        if checks_subsections and usage is not None and pointer and IS_EARLY in names:
+            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
+            if there != whole:
+                absent[at] = tuple(subtract(whole, there))
 
     def section(at: int) -> Section:
         index = online.item(at)
