@@ -100,9 +100,13 @@ def split_lines(lines: Sequence[Line]) -> tuple[dict[int, Line], set[int]]:
     """
     walk = _Walk([line._replace(seq=index) for index, line in enumerate(lines)])
     wanted = {index: line for index, line in enumerate(lines) if _CUT.match(line.text.strip())}
+    ordinary = set(walk.ordinary)
     for report in walk.reports():
         wanted.update((line.seq, line._replace(seq=lines[line.seq].seq)) for line in report.lines)
-    return wanted, set(walk.ordinary)
+        # Behind a report's last line there may be registers of user space, which are its own, and others' lines.
+        end = max((line.seq for line in report.lines), default=report.last)
+        ordinary.difference_update(range(end, report.last + 1))
+    return wanted, ordinary
 
 
 class _Walk:
