@@ -152,7 +152,9 @@ def _parse_plain(read: Read, size: int, path: str) -> CoreFile:
         return _parse_kdump(read, size, path)
     if start[:4] in lime.MAGICS:
         segments, whole = lime.read_ranges(read, size)
-        incomplete = None if whole else Incomplete("truncated: the LiME file ends inside a range", COPY_AGAIN)
+        incomplete = (
+            None if whole else Incomplete("truncated: the LiME file ends inside a range or its header", COPY_AGAIN)
+        )
         return CoreFile("lime", segments=tuple(segments), incomplete=incomplete)
     kind = magic.explain(start, path)
     raise (TargetError if magic.known(start) else UnknownFormatError)(f"{path}: {kind}")

@@ -178,7 +178,7 @@ def explain(start: bytes, path: str) -> str:
         name = path if _PLAIN_PATH.fullmatch(path) else "FILE"
         return f"not a vmcore, but {kind.what}; {kind.todo.replace('FILE', name)}"
     if _LOG.match(start):
-        return "not a vmcore, but the text of a kernel log; the dump itself has the memory map"
+        return "not a vmcore, but the text of a kernel log; 'mminspect triage' reads that"
     text = start[:512]
     if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
         return NOT_A_VMCORE
