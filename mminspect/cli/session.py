@@ -15,8 +15,10 @@ from mminspect.cli.publish import Publisher
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import open_kernel
+from mminspect.memorymap.map import MemoryMap
 from mminspect.rules.base import Rule
 from mminspect.walk.limits import Limits
+from mminspect.walk.picture import Picture
 from mminspect.walk.scan import scan
 
 # Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
@@ -63,6 +65,24 @@ class Session:
         """Scan once; see :func:`mminspect.walk.scan.scan`."""
         with ProgressBar() as bar:
             return scan(self.kernel, rules, limits, bar.start)
+
+    def picture(
+        self, rules: Sequence[Rule], limits: Limits, order: int, span: tuple[int, int] | None
+    ) -> tuple[Picture, Report]:
+        """
+        Scan once, and gather the picture of the memory map meanwhile.
+
+        :param order: As :class:`mminspect.walk.picture.Picture` takes it; likewise ``span``.
+        """
+        made: list[Picture] = []
+
+        def observe(memory: MemoryMap) -> Picture:
+            made.append(Picture(memory, order, span))
+            return made[-1]
+
+        with ProgressBar() as bar:
+            report = scan(self.kernel, rules, limits, bar.start, observe)
+        return made[-1], report
 
     def output(self) -> contextlib.AbstractContextManager[IO[str]]:
         """Open the place where a report goes; it is replaced as a whole."""

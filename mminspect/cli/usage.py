@@ -17,6 +17,7 @@ from mminspect import __version__
 from mminspect.cli.options import (
     FAIL_ON,
     IGNORE,
+    JOBS,
     MAX_RATE,
     SELECT,
     USER,
@@ -105,13 +106,7 @@ COMMANDS = (
             MAX_RATE,
             USER,
             click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
-            click.Option(
-                ["--jobs"],
-                metavar="N",
-                type=click.IntRange(1, 256),
-                help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory "
-                "on.",
-            ),
+            JOBS,
             click.Option(["-v", "--verbose"], is_flag=True, help="Show what the kernel would do with each finding."),
         ],
     ),
@@ -145,6 +140,26 @@ COMMANDS = (
         "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
         "virtual address.",
         params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json")],
+    ),
+    Command(
+        "map",
+        help="Draw the memory map.\n\nRANGE is START-END in pfns, half-open; without it, all memory is drawn. In a "
+        "small range a cell is a page.",
+        params=[
+            click.Argument(["pages"], metavar="[RANGE]", required=False),
+            format_option("text", "json"),
+            click.Option(
+                ["--by"],
+                type=click.Choice(["state", "zone", "migratetype"]),
+                help="What to draw: what pages are, the zones that they link to, or pageblocks. Default: state.",
+            ),
+            click.Option(["--width"], metavar="N", type=click.IntRange(40, 1000), help="Columns of the picture."),
+            click.Option(["--from", "from_"], metavar="FILE", help="Draw a saved map, or a report, in JSON."),
+            output_option("Write there, not to stdout."),
+            MAX_RATE,
+            USER,
+            JOBS,
+        ],
     ),
     Command(
         "rules",
