@@ -162,6 +162,25 @@ COMMANDS = (
         ],
     ),
     Command(
+        "diff",
+        help="Compare two reports, maps or vmcores: what is new, changed or gone.\n\nReports and maps are those that "
+        "scan and map write with --format json. /proc/kcore is the running kernel.",
+        params=[
+            click.Argument(["before"], metavar="A"),
+            click.Argument(["after"], metavar="B"),
+            format_option("table", "json"),
+            click.Option(
+                ["--fail-on"],
+                type=click.Choice(["error", "warning", "note", "never"]),
+                default="error",
+                show_default=True,
+                help="Least severity of something new that makes the exit status 1.",
+            ),
+            output_option("Write there, not to stdout."),
+            USER,
+        ],
+    ),
+    Command(
         "rules",
         help="Show the catalogue of rules, or all about one RULE.",
         params=[click.Argument(["rule"], required=False), format_option("table", "json")],

@@ -112,25 +112,32 @@ def painted(finding: Finding) -> tuple[Range, ...]:
     return finding.wrong or finding.named or ((finding.start_pfn, finding.end_pfn),)
 
 
-class _Worst(NamedTuple):
+class Worst(NamedTuple):
     """The pages of findings, by severity: merged ranges as arrays of starts and ends."""
 
     levels: list[tuple[Pfns, Pfns]]
 
     @staticmethod
-    def of(findings: Iterable[Finding]) -> _Worst:
+    def of(findings: Iterable[tuple[str, Iterable[Range]]]) -> Worst:
+        """
+        Gather the pages of findings.
+
+        :param findings: (severity, ranges of pages) of each.
+        """
         ranges: dict[str, list[Range]] = {severity: [] for severity in SEVERITIES}
         sizes = dict.fromkeys(SEVERITIES, 0)
-        for finding in findings:
-            pending = ranges[finding.severity]
-            pending.extend(painted(finding))
-            if len(pending) > 2 * MAX_EDGES and len(pending) > 2 * sizes[finding.severity]:
-                ranges[finding.severity] = merge(pending)
-                sizes[finding.severity] = len(ranges[finding.severity])
+        for severity, pages in findings:
+            pending = ranges[severity]
+            pending.extend(pages)
+            # There may be millions, side by side.
+            if len(pending) > 2 * max(MAX_EDGES, sizes[severity]):
+                ranges[severity] = merge(pending)
+                sizes[severity] = len(ranges[severity])
         merged = [np.array(merge(ranges[s]), np.int64).reshape(-1, 2) for s in SEVERITIES]
-        return _Worst([(pairs[:, 0], pairs[:, 1]) for pairs in merged])
+        return Worst([(pairs[:, 0], pairs[:, 1]) for pairs in merged])
 
     def edges(self) -> Pfns:
+        """Get where the pages of findings begin and end."""
         return np.concatenate([side for pair in self.levels for side in pair])
 
     def at(self, start: Pfns, end: Pfns) -> npt.NDArray[np.uint8]:
@@ -194,7 +201,7 @@ def make_map(picture: Picture, report: Report) -> dict[str, Any]:
     :return: As docs/json.md describes it.
     """
     memory, order = picture.memory, picture.rules.order
-    worst = _Worst.of(report.findings)
+    worst = Worst.of((finding.severity, painted(finding)) for finding in report.findings)
     blocks = migratetype_runs(memory)
     grid = 1 << order
     block_edges = np.concatenate((blocks.start, blocks.end))
@@ -221,6 +228,7 @@ def make_map(picture: Picture, report: Report) -> dict[str, Any]:
         "summary": report.summary,
         "start_pfn": span[0],
         "end_pfn": span[1],
+        "is_range": picture.rules.span is not None,
         "cell_pages": grid,
         "classes": [name_of(code) for code in classes],
         "links": [_describe_link(memory, link) for link in links],

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mminspect import findings
 from mminspect.commands import map as maps
 from mminspect.errors import MminspectError
+from mminspect.rules.registry import all_rules
 
 # What each schema must have for it to be compared or drawn, and the type of it.
 _NEEDED: dict[str, dict[str, type]] = {
@@ -134,32 +137,36 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
     if data["schema"] == maps.SCHEMA:
         return data
     zones = data["zones"]
-    edges = sorted({pfn for zone in zones for pfn in (zone["start_pfn"], zone["end_pfn"])})
+    rules = all_rules()
+    of_zones = {rule for rule in rules if rules[rule].about == findings.ZONE}
+    wrong = [f for f in data["findings"] if f["rule"] not in of_zones and f["start_pfn"] < f["end_pfn"]]
+    worst = maps.Worst.of((f["severity"], [(f["start_pfn"], f["end_pfn"])]) for f in wrong)
+    borders = {pfn for zone in zones for pfn in (zone["start_pfn"], zone["end_pfn"])}
+    low, high = min(borders, default=0), max(borders, default=0)
+    edges = np.unique([*borders, *(pfn for pfn in worst.edges().tolist() if low < pfn < high)]).astype(np.int64)
+    levels = worst.at(edges[:-1], edges[1:]).tolist() if len(edges) else []
     spans: list[list[int]] = []
     cells: list[list[Any]] = []
-    memory = []
-    for start, end in zip(edges, edges[1:]):
-        here = [n for n, zone in enumerate(zones) if zone["start_pfn"] <= start < zone["end_pfn"]]
-        if not here:
-            memory.append({"start_pfn": start, "end_pfn": end, "state": "absent"})
-            continue
-        memory.append({"start_pfn": start, "end_pfn": end, "state": "spanned"})
-        wrong = [f for f in data["findings"] if f["start_pfn"] < end and start < f["end_pfn"]]
-        cuts = {start, end, *(pfn for f in wrong for pfn in (f["start_pfn"], f["end_pfn"]) if start < pfn < end)}
-        ordered = sorted(cuts)
-        for low, high in zip(ordered, ordered[1:]):
-            levels = [
-                1 + findings.SEVERITIES.index(f["severity"])
-                for f in wrong
-                if f["start_pfn"] < high and low < f["end_pfn"]
-            ]
-            cells.append([low, high, None, len(spans), [], [], max(levels, default=0)])
-        spans.append(here)
+    memory: list[dict[str, Any]] = []
+    here: list[int] = []
+    ends = edges.tolist()
+    for start, end, level in zip(ends, ends[1:], levels):
+        if start in borders:
+            here = [n for n, zone in enumerate(zones) if zone["start_pfn"] <= start < zone["end_pfn"]]
+            spans.append(here)
+        state = "spanned" if here else "absent"
+        if memory and memory[-1]["state"] == state:
+            memory[-1]["end_pfn"] = end
+        else:
+            memory.append({"start_pfn": start, "end_pfn": end, "state": state})
+        if here:
+            cells.append([start, end, None, len(spans) - 1, [], [], level])
     return {
         **data,
         "schema": maps.SCHEMA,
-        "start_pfn": edges[0] if edges else 0,
-        "end_pfn": edges[-1] if edges else 0,
+        "start_pfn": low,
+        "end_pfn": high,
+        "is_range": False,
         "cell_pages": 1,
         "classes": [],
         "links": [],

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``mminspect diff``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from mminspect.cli import status
+from mminspect.cli.output import check_writable, open_output
+from mminspect.cli.session import Session
+from mminspect.commands import diff as diffs
+from mminspect.commands.map import memory_states
+from mminspect.commands.saved import load, looks_like_json
+from mminspect.kernel.inputs import Inputs
+from mminspect.program.open import opened
+from mminspect.render import json_
+from mminspect.render.diff import write_diff
+from mminspect.render.style import style_of
+from mminspect.rules.registry import select_rules
+from mminspect.typeinfo.buildid import read_build_id
+from mminspect.walk.limits import Limits
+
+# The name of the running kernel.
+LIVE = "/proc/kcore"
+
+
+def run(inputs: Inputs, before: str, after: str, format_: str, fail_on: str, output: str | None, user: str) -> int:
+    """Compare two reports, maps or vmcores; return the exit status."""
+    if inputs.core is not None:
+        raise click.UsageError("-c is of the other commands; diff takes two files: reports, maps or vmcores")
+    check_writable(output, [before, after])
+    sides: dict[str, dict[str, Any]] = {}
+    # What is saved can be refused at once. The running kernel is last: then the privileges are given up.
+    for path in sorted({before, after}, key=lambda path: (not looks_like_json(path), path == LIVE)):
+        sides[path] = _saved(path) if looks_like_json(path) else _scanned(inputs, path, user)
+    data = diffs.diff(sides[before], sides[after])
+    with open_output(output) as out:
+        if format_ == "json":
+            json_.write(data, out)
+        else:
+            write_diff(data, out, style_of(out))
+    return status.FINDINGS if fail_on != "never" and diffs.is_new_at(data, fail_on) else 0
+
+
+def _saved(path: str) -> dict[str, Any]:
+    return {**load(path), "path": path}
+
+
+def _scanned(inputs: Inputs, path: str, user: str) -> dict[str, Any]:
+    """Scan a vmcore, or the running kernel."""
+    core = None if path == LIVE else path
+    own = dataclasses.replace(inputs, core=core, symbols=_symbols_of(inputs, core))
+    with Session(own, None, user) as session:
+        report = session.scan(select_rules(), Limits(jobs=None))
+        return {**report.as_dict(), "memory": memory_states(session.kernel.memory), "path": path}
+
+
+def _symbols_of(inputs: Inputs, core: str | None) -> tuple[str, ...]:
+    """Get the files of -s that are of a kernel, by their build IDs; all where there is no choice."""
+    if len(inputs.symbols) < 2:
+        return inputs.symbols
+    with opened(core) as target:
+        wanted = target.vmcoreinfo.build_id
+    return tuple(path for path in inputs.symbols if wanted in (None, read_build_id(path))) or inputs.symbols
