@@ -46,10 +46,10 @@ def run(
         data = as_map(saved)
         if span is not None:
             there = [(m["start_pfn"], m["end_pfn"]) for m in data["memory"] if m["state"] in ("online", "spanned")]
+            start, end = maps.clip_range(there, span)
             # Nothing tells what is where in a cell.
             cell = data["cell_pages"]
-            low, high = span[0] // cell * cell, -(-span[1] // cell) * cell
-            start, end = maps.clip_range(there, (max(low, data["start_pfn"]), min(high, data["end_pfn"])))
+            start, end = max(start // cell * cell, data["start_pfn"]), min(-(-end // cell) * cell, data["end_pfn"])
             data = {**data, "start_pfn": start, "end_pfn": end}
         by = by or ("state" if data["classes"] else "zone")
         if by != "zone" and not data["classes"]:

@@ -22,13 +22,13 @@ from mminspect.memmap.digest import ROWS
 Pfns = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
 
-# What a page is. Free pages of order n are FREE + n.
-(UNKNOWN, FILE, ANON, SLAB, TABLE, HUGETLB, COMPOUND, RESERVED, CMA, ISOLATED, DEVICE, BALLOON) = range(12)
+# What a page is: what counts more is a larger number. Free pages of order n are FREE + n.
+(UNKNOWN, CMA, ISOLATED, COMPOUND, FILE, ANON, HUGETLB, SLAB, TABLE, BALLOON, RESERVED, DEVICE) = range(12)
 # Those of entries that no initializer wrote, or that the target doesn't hold: BY_STATE + the state.
 BY_STATE = 12
 NAMES = (
-    *("unknown", "file", "anon", "slab", "page table", "hugetlb", "compound", "reserved"),
-    *("cma", "isolated", "device", "offline"),
+    *("unknown", "cma", "isolated", "compound", "file", "anon"),
+    *("hugetlb", "slab", "page table", "offline", "reserved", "device"),
     *("initialized", "zeroed", "poisoned", "stale", "deferred"),
     *("excluded", "not exported", "unmapped", "damaged"),
 )
@@ -166,8 +166,7 @@ def classify(chunk: Chunk, devices: Sequence[int] = ()) -> Classes:
     codes = _own_classes(chunk, devices)
     before, head = _give_to_tails(chunk, codes)
     if len(free) > 1:
-        each = np.repeat(free, np.diff(edges))
-        codes = np.where(each, each, codes)
+        np.maximum(codes, np.repeat(free, np.diff(edges)), out=codes)
     for run in chunk.runs:
         if run.state != INITIALIZED:
             codes[run.start - chunk.start_pfn : run.end - chunk.start_pfn] = BY_STATE + run.state
@@ -176,42 +175,46 @@ def classify(chunk: Chunk, devices: Sequence[int] = ()) -> Classes:
 
 def _own_classes(chunk: Chunk, devices: Sequence[int]) -> Codes:
     """Tell what each page is by its own entry; tails have none that says so."""
-    page, flags = chunk.layout.page, chunk.flags
-    kind = flags.dtype.type
-    codes = np.full(len(flags), UNKNOWN, np.uint8)
-    names = np.bitwise_or.reduce(flags)
-    if names & kind(page.flag("head")):
-        codes[flags & kind(page.flag("head")) != 0] = COMPOUND
-    if names & kind(page.lru):
-        swap_backed = flags & kind(page.flag("swapbacked")) != 0
-        codes = np.where(flags & kind(page.lru) != 0, np.where(swap_backed, np.uint8(ANON), np.uint8(FILE)), codes)
+    page = chunk.layout.page
+    # Flags are below the fields of node and zone, in the low 32 bits.
+    flags = chunk.flags.astype(np.uint32)
+    codes = np.zeros(len(flags), np.uint8)
+    names = int(np.bitwise_or.reduce(flags))
+
+    def give(mask: int, code: int) -> None:
+        if names & mask:
+            np.maximum(codes, (flags & np.uint32(mask) != 0).view(np.uint8) * np.uint8(code), out=codes)
+
+    give(page.flag("head"), COMPOUND)
+    if names & page.lru:
+        lru = (flags & np.uint32(page.lru) != 0).view(np.uint8)
+        swap_backed = (flags & np.uint32(page.flag("swapbacked")) != 0).view(np.uint8)
+        np.maximum(codes, lru * (np.uint8(FILE) + swap_backed * np.uint8(ANON - FILE)), out=codes)
+    give(page.flag("slab"), SLAB)
     if chunk.words is not None:
-        _give_hugetlb(chunk, codes)
-        if names & kind(page.flag("slab")):
-            codes[flags & kind(page.flag("slab")) != 0] = SLAB
+        if page.hugetlb is not None and names & page.flag("head"):
+            _give_hugetlb(chunk, codes, np.flatnonzero(flags & np.uint32(page.flag("head"))))
         mapcount = chunk.uints(page.mapcount_offset)
-        typed = np.flatnonzero((mapcount >= 0x80000000) & (mapcount != 0xFFFFFFFF))
+        typed = np.flatnonzero(mapcount.view(mapcount.dtype.str.replace("u", "i")) < -1)
         values = mapcount[typed]
         for name, mask, value in page.types:
             if name in TYPES:
-                codes[typed[values & values.dtype.type(mask) == value]] = TYPES[name]
-    if names & kind(page.reserved):
-        codes[flags & kind(page.reserved) != 0] = RESERVED
+                of_type = typed[values & values.dtype.type(mask) == value]
+                codes[of_type] = np.maximum(codes[of_type], np.uint8(TYPES[name]))
+    give(page.reserved, RESERVED)
     for link in devices:
         codes[chunk.link == link] = DEVICE
     return codes
 
 
-def _give_hugetlb(chunk: Chunk, codes: Codes) -> None:
+def _give_hugetlb(chunk: Chunk, codes: Codes, heads: npt.NDArray[np.intp]) -> None:
     """Mark heads whose second entry says that they are hugetlb pages."""
-    mark = chunk.layout.page.hugetlb
-    if mark is None:
-        return
-    heads = np.flatnonzero(chunk.flags & chunk.flags.dtype.type(chunk.layout.page.flag("head")))
+    assert chunk.layout.page.hugetlb is not None
+    offset, mask, value = chunk.layout.page.hugetlb
     heads = heads[heads + 1 < len(codes)]
-    offset, mask, value = mark
     words = chunk.column(offset)[heads + 1].astype(np.uint64)
-    codes[heads[words & np.uint64(mask) == np.uint64(value)]] = HUGETLB
+    heads = heads[words & np.uint64(mask) == np.uint64(value)]
+    codes[heads] = np.maximum(codes[heads], np.uint8(HUGETLB))
 
 
 def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | None]:
@@ -219,24 +222,32 @@ def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | N
     page = chunk.layout.page
     if page.compound_head_offset is None or chunk.words is None:
         return -1, None
-    info = chunk.column(page.compound_head_offset)
-    tails = np.flatnonzero(info & info.dtype.type(1))
-    tails = tails[chunk.state[tails] == INITIALIZED]
-    if not len(tails):
+    if not chunk.digest.any_bits(page.compound_head_offset) & 1:
         return -1, None
-    values = info[tails].astype(np.uint64) & ~np.uint64(1)
-    address = chunk.addresses(tails)
+    info = chunk.copied(page.compound_head_offset)
+    is_tail = (info & info.dtype.type(1)).astype(np.bool_)
+    plain = len(chunk.runs) == 1 and chunk.runs[0].state == INITIALIZED
+    if not plain:
+        is_tail &= chunk.state == INITIALIZED
+    # Adjacent tails that say the same have one head.
+    joined = np.zeros(len(info) + 1, np.bool_)
+    joined[1:-1] = (info[1:] == info[:-1]) & is_tail[:-1]
+    first = np.flatnonzero(is_tail & ~joined[:-1])
+    if not len(first):
+        return -1, None
+    last = np.flatnonzero(is_tail & ~(joined[1:] & np.append(is_tail[1:], False)))
+    values = info[first].astype(np.uint64) & ~np.uint64(1)
+    address = chunk.addresses(first)
     if page.compound_mask:
         values &= address
     distance = (address - values).view(np.int64)
     steps = distance // page.size
-    leads = tails - steps
+    leads = first - steps
     real = (steps > 0) & (steps * page.size == distance)
-    is_tail = np.zeros(len(codes), np.bool_)
-    is_tail[tails] = True
     inside = real & (leads >= 0)
-    inside[inside] &= ~is_tail[leads[inside]] & (chunk.state[leads[inside]] == INITIALIZED)
-    given = np.full(len(tails), COMPOUND, np.uint8)
+    at = leads[inside]
+    inside[inside] = ~is_tail[at] & (chunk.state[at] == INITIALIZED)
+    given = np.full(len(first), COMPOUND, np.uint8)
     given[inside] = codes[leads[inside]]
     outside = np.flatnonzero(real & (leads < 0))
     before = -1
@@ -244,12 +255,12 @@ def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | N
         before = int(leads[outside[0]]) + chunk.start_pfn
         given[outside[leads[outside] == leads[outside[0]]]] = CONTINUED
     # The first tail behind a head leads to it; behind a copy of a head it leads elsewhere.
-    first = np.flatnonzero(inside & (steps == 1))
+    seconds = np.flatnonzero(inside & (steps == 1))
     head = None
-    if len(first):
-        index = int(leads[first[-1]])
+    if len(seconds):
+        index = int(leads[seconds[-1]])
         head = (chunk.start_pfn + index, int(codes[index]))
-    codes[tails] = given
+    codes[is_tail] = np.repeat(given, last - first + 1)
     return before, head
 
 
