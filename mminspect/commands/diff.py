@@ -46,16 +46,11 @@ def diff(before: Data, after: Data) -> Data:
     :return: As docs/json.md describes it.
     :raises MminspectError: if the first has too little in it for anything to be called new.
     """
-    for side in (before, after):
-        if side.get("findings_omitted"):
-            raise MminspectError(
-                f"{side.get('path') or 'a map'}: lists {len(side['findings'])} findings and leaves out "
-                f"{side['findings_omitted']}; compare reports of 'mminspect scan --format json'"
-            )
-        if side["summary"].get("partial"):
-            raise MminspectError(
-                f"{side.get('path') or 'a report'}: of a scan that was stopped early; what is new can't be told"
-            )
+    if (reason := _incomplete(before)) is not None:
+        raise MminspectError(
+            f"{before.get('path') or 'the first report'}: {reason}, so that nothing can be called new; compare reports "
+            "of whole scans ('mminspect scan --format json')"
+        )
     applied = [_rules(side) for side in (before, after)]
     common = None if None in applied else set(applied[0] or ()) & set(applied[1] or ())
     one, two = (
@@ -69,7 +64,7 @@ def diff(before: Data, after: Data) -> Data:
         "before": _side(before),
         "after": _side(after),
         "new": _worst_first(new),
-        "gone": _worst_first(gone),
+        "gone": None if _incomplete(after) else _worst_first(gone),
         "changed": sorted(changed, key=lambda change: _order(change["after"])),
         "unchanged": len(pairs) - len(changed),
         "rules_not_compared": sorted(set(applied[0] or ()) ^ set(applied[1] or ())) if common is not None else [],
@@ -78,6 +73,13 @@ def diff(before: Data, after: Data) -> Data:
         "holes": _holes(before, after),
         "layout": _layout(before["target"], after["target"]),
     }
+
+
+def _incomplete(side: Data) -> str | None:
+    """Say why a side may have findings that it doesn't list."""
+    if side.get("findings_omitted"):
+        return f"a map that leaves out {side['findings_omitted']} findings"
+    return "of a scan that was stopped early" if side["summary"].get("partial") else None
 
 
 def _rules(side: Data) -> list[str] | None:

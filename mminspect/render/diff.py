@@ -21,8 +21,10 @@ def write_diff(data: dict[str, Any], out: IO[str], style: Style) -> None:
     out.write("\n")
     rows = [("new", f, f["message"]) for f in data["new"]]
     rows += [("changed", change["after"], _what(change["what"])) for change in data["changed"]]
-    rows += [("gone", f, f["message"]) for f in data["gone"]]
+    rows += [("gone", f, f["message"]) for f in data["gone"] or ()]
     _write_findings(rows, out, style)
+    if data["gone"] is None:
+        out.write("The second side doesn't list all its findings; what is gone can't be told.\n\n")
     if data["rules_not_compared"]:
         out.write(f"Applied on one side only, not compared: {', '.join(data['rules_not_compared'])}\n\n")
     if data["layout"]:
