@@ -203,6 +203,7 @@ def test_four_tebibytes_fit_one_screen(cli: Cli, tmp_path: Path) -> None:
         [0x12346, end, 1, 1, [0, end - 0x12346], [], 0],
     ]
     data["end_pfn"] = end
+    data["findings"] = []
     lines = cli("map", "--from", write(tmp_path / "map.json", data)).out.splitlines()
     assert len(lines) <= 24
     assert sum("W" in line.split(" ")[-1] for line in lines[2:18]) == 1
