@@ -108,6 +108,16 @@ def _runs(code: Codes) -> tuple[Pfns, Codes]:
     return start, code[start]
 
 
+def _spread(start: Pfns, values: Codes, count: int) -> Codes:
+    """Make a column that has each value from its start to the next; the starts ascend, before the first is 0."""
+    steps = np.zeros(count, np.uint8)
+    steps[start[:1]] = values[:1]
+    # Differences wrap around, and so do their sums.
+    steps[start[1:]] = values[1:] - values[:-1]
+    result: Codes = np.add.accumulate(steps, dtype=np.uint8)
+    return result
+
+
 def _free_segments(chunk: Chunk) -> tuple[Pfns, Codes]:
     """Get alternately what is in no free block, as 0, and free blocks: (edges, with the chunk's length last; codes)."""
     free = chunk.free_pages
@@ -166,7 +176,8 @@ def classify(chunk: Chunk, devices: Sequence[int] = ()) -> Classes:
     codes = _own_classes(chunk, devices)
     before, head = _give_to_tails(chunk, codes)
     if len(free) > 1:
-        np.maximum(codes, np.repeat(free, np.diff(edges)), out=codes)
+        some = edges[1:] > edges[:-1]
+        np.maximum(codes, _spread(edges[:-1][some], free[some], len(codes)), out=codes)
     for run in chunk.runs:
         if run.state != INITIALIZED:
             codes[run.start - chunk.start_pfn : run.end - chunk.start_pfn] = BY_STATE + run.state
@@ -236,11 +247,11 @@ def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | N
     if not len(first):
         return -1, None
     last = np.flatnonzero(is_tail & ~(joined[1:] & np.append(is_tail[1:], False)))
-    values = info[first].astype(np.uint64) & ~np.uint64(1)
+    heads = info[first].astype(np.uint64) & ~np.uint64(1)
     address = chunk.addresses(first)
     if page.compound_mask:
-        values &= address
-    distance = (address - values).view(np.int64)
+        heads &= address
+    distance = (address - heads).view(np.int64)
     steps = distance // page.size
     leads = first - steps
     real = (steps > 0) & (steps * page.size == distance)
