@@ -176,7 +176,11 @@ def write_map(data: dict[str, Any], by: str, out: IO[str], style: Style) -> None
     width = style.width or WIDTH
     color = style.color and "utf" in (getattr(out, "encoding", None) or "utf-8").lower()
     marks = marks_of(data, by)
-    scale, parts = choose_scale(data, width, 2 if color else 1)
+    scale, parts = choose_scale(data, width, 1)
+    if color:
+        # Two rows a line hide letters, and where exactly a finding is; they are worth it where cells become smaller.
+        finer = choose_scale(data, width, 2)
+        scale, parts = finer if finer[0].order < scale.order else (scale, parts)
     grid = Grid(data, marks, scale.order)
     page = data["target"].get("page_size", 4096)
     cell = f"a page ({size(page)})" if not scale.order else f"{1 << scale.order:,} pages ({size(page << scale.order)})"
@@ -216,6 +220,9 @@ def _strip(part: Strip, grid: Grid, scale: Scale, seen: set[Mark], color: bool) 
         pfn = start << scale.order
         if not color:
             yield pfn, "".join(mark.letter for mark in row if mark is not None)
+            continue
+        if scale.rows == 1:
+            yield pfn, "".join(mark.paint() for mark in row if mark is not None) + "\x1b[0m"
             continue
         upper, lower = row[: scale.cells], row[scale.cells :]
         yield pfn, "".join(_pair(one, two) for one, two in zip(upper, lower)) + "\x1b[0m"

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any, Callable
 
@@ -13,7 +15,8 @@ import pytest
 
 from mminspect.commands.map import Worst, parse_range
 from mminspect.errors import MminspectError
-from mminspect.render.map import size
+from mminspect.render.map import size, write_map
+from mminspect.render.style import Style
 from tests.conftest import Cli, Kernels, Unpacked, complaint
 from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, ROOT
 
@@ -191,6 +194,21 @@ def test_the_letters_of_a_small_map(cli: Cli, tmp_path: Path) -> None:
     by_zone = cli("map", "--from", saved, "--by", "zone").out
     assert "             0x0 0x0 aaaabbEb\n" in by_zone
     assert "             0x0 0x0 uuuummEm\n" in cli("map", "--from", saved, "--by", "migratetype").out
+
+
+def test_colors_are_never_the_only_sign_of_a_finding() -> None:
+    data = tiny()
+    data["memory"] = [{"start_pfn": 0, "end_pfn": 0x3000, "state": "online"}]
+    data["end_pfn"] = 0x3000
+    data["cells"][-1] = [64, 0x3000, 1, 1, [0, (0x3000) - 64], [], 0]
+    out = io.StringIO()
+    write_map(data, "state", out, Style(80, color=True))
+    drawn = out.getvalue()
+    # Two rows a line: what differs is a half block, what is alike a letter, and the finding its own letter.
+    assert "a cell is 8 pages" in drawn
+    assert "\u2580" in drawn
+    first = re.sub(r"\x1b\[[0-9;]*m", "", drawn.splitlines()[2])
+    assert re.sub("[\u2580\u2584]", "_", first).split(" ")[-1] == "...." + "___"[:2] + "E_" + "." * 48
 
 
 def test_four_tebibytes_fit_one_screen(cli: Cli, tmp_path: Path) -> None:
