@@ -76,3 +76,9 @@ USER = click.Option(
     show_default=True,
     help="User to become once the files are open, if mminspect runs as root; root keeps the user ID.",
 )
+JOBS = click.Option(
+    ["--jobs"],
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory on.",
+)

@@ -20,9 +20,11 @@ from mminspect.errors import MminspectError
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
+from mminspect.memorymap.map import MemoryMap
 from mminspect.program import files, privileges, sandbox
 from mminspect.rules.base import Rule
 from mminspect.walk.limits import Limits
+from mminspect.walk.picture import Picture
 from mminspect.walk.scan import scan
 
 # Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
@@ -142,7 +144,7 @@ class Session:
 
         :param inputs: Another vmcore's.
         """
-        if self._live is not None:
+        if self._live is not None and (inputs is None or inputs.core is None):
             yield self._live
             return
         with open_kernel(inputs or self._inputs) as kernel:
@@ -168,3 +170,22 @@ def scan_with_progress(kernel: Kernel, rules: Sequence[Rule], limits: Limits) ->
     """Scan once; see :func:`mminspect.walk.scan.scan`."""
     with ProgressBar() as bar:
         return scan(kernel, rules, limits, bar.start)
+
+
+def picture_with_progress(
+    kernel: Kernel, rules: Sequence[Rule], limits: Limits, order: int, span: tuple[int, int] | None
+) -> tuple[Picture, Report]:
+    """
+    Scan once, and gather the picture of the memory map meanwhile.
+
+    :param order: As :class:`mminspect.walk.picture.Picture` takes it; likewise ``span``.
+    """
+    made: list[Picture] = []
+
+    def observe(memory: MemoryMap) -> Picture:
+        made.append(Picture(memory, order, span))
+        return made[-1]
+
+    with ProgressBar() as bar:
+        report = scan(kernel, rules, limits, bar.start, observe)
+    return made[-1], report

@@ -18,6 +18,7 @@ from mminspect.cli.options import (
     ALLOW_INCOMPLETE,
     FAIL_ON,
     IGNORE,
+    JOBS,
     MAX_RATE,
     SELECT,
     USER,
@@ -159,13 +160,7 @@ COMMANDS = (
             USER,
             ALLOW_INCOMPLETE,
             click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
-            click.Option(
-                ["--jobs"],
-                metavar="N",
-                type=click.IntRange(1, 256),
-                help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory "
-                "on.",
-            ),
+            JOBS,
             click.Option(["-v", "--verbose"], is_flag=True, help="Show what the kernel would do with each finding."),
         ],
     ),
@@ -199,6 +194,45 @@ COMMANDS = (
         "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
         "virtual address.",
         params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json"), USER],
+    ),
+    Command(
+        "map",
+        help="Draw the memory map.\n\nRANGE is START-END in pfns, half-open; without it, all memory is drawn. In a "
+        "small range a cell is a page.",
+        params=[
+            click.Argument(["pages"], metavar="[RANGE]", required=False),
+            format_option("text", "json"),
+            click.Option(
+                ["--by"],
+                type=click.Choice(["state", "zone", "migratetype"]),
+                help="What to draw: what pages are, the zones that they link to, or pageblocks. Default: state.",
+            ),
+            click.Option(["--width"], metavar="N", type=click.IntRange(40, 1000), help="Columns of the picture."),
+            click.Option(["--from", "from_"], metavar="FILE", help="Draw a saved map, or a report, in JSON."),
+            output_option("Write there, not to stdout."),
+            MAX_RATE,
+            USER,
+            JOBS,
+        ],
+    ),
+    Command(
+        "diff",
+        help="Compare two reports, maps or vmcores: what is new, changed or gone.\n\nReports and maps are those that "
+        "scan and map write with --format json. /proc/kcore is the running kernel.",
+        params=[
+            click.Argument(["before"], metavar="A"),
+            click.Argument(["after"], metavar="B"),
+            format_option("table", "json"),
+            click.Option(
+                ["--fail-on"],
+                type=click.Choice(["error", "warning", "note", "never"]),
+                default="error",
+                show_default=True,
+                help="Least severity of something new that makes the exit status 1.",
+            ),
+            output_option("Write there, not to stdout."),
+            USER,
+        ],
     ),
     Command(
         "rules",

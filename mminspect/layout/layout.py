@@ -6,7 +6,7 @@ from __future__ import annotations
 from drgn import FaultError, PlatformFlags, Program, sizeof
 
 from mminspect.errors import LayoutError
-from mminspect.layout import orders, pageflags
+from mminspect.layout import orders, pageflags, pagetypes
 from mminspect.layout.unknown import unknown_parts
 from mminspect.memorymap.layout import FLATMEM, PAGEBLOCK_BITS, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
 from mminspect.program import since
@@ -128,6 +128,8 @@ def _struct_page(target: Target) -> StructPage:
         compound_mask=has_mask,
         order_offset=order_offset,
         buddy=None if buddy is None else buddy & 0xFFFFFFFF,
+        types=pagetypes.page_types(target),
+        hugetlb=pagetypes.hugetlb_mark(prog),
     )
 
 

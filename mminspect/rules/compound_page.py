@@ -80,12 +80,12 @@ def compound_pages(chunk: Chunk, layout: Layout) -> Compound | None:
     page = layout.page
     if page.compound_head_offset is None or chunk.words is None:
         return None
-    info = chunk.column(page.compound_head_offset)
     head_flag = chunk.flags.dtype.type(page.flag("head"))
     # Many chunks have no compound page at all.
     common = chunk.digest
     if not common.any_bits(page.compound_head_offset) & 1 and not common.any_bits(page.flags_offset) & int(head_flag):
         return None
+    info = chunk.copied(page.compound_head_offset)
     tails = np.flatnonzero(info & info.dtype.type(1))
     tails = tails[chunk.state[tails] == INITIALIZED]
     heads = np.flatnonzero(chunk.flags & head_flag)
