@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 from drgn import Program
 from drgn.commands import argument, command
@@ -19,6 +19,7 @@ from mminspect.errors import MminspectError
 from mminspect.findings import Report
 from mminspect.render.style import Style
 from mminspect.render.table import write_report
+from mminspect.text import Guarded, one_line
 
 
 @command(
@@ -34,7 +35,7 @@ def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     try:
         report = scan(prog)
     except MminspectError as e:
-        print(f"mminspect: {e}", file=sys.stderr)
+        print(f"mminspect: {one_line(str(e))}", file=sys.stderr)
         return None
-    write_report(report, sys.stdout, Style())
+    write_report(report, cast(TextIO, Guarded(sys.stdout)), Style())
     return report

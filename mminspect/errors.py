@@ -36,9 +36,12 @@ class TruncatedError(TargetError):
     """The file of a vmcore is shorter than its headers say."""
 
     def __init__(self, path: str, size: int, needed: int) -> None:
-        super().__init__(
-            f"{path}: truncated: the file has {size} bytes, its headers speak of {needed}; copy the dump again"
-        )
+        super().__init__(f"{path}: {truncated(size, needed)}; copy the dump again")
+
+
+def truncated(size: int, needed: int) -> str:
+    """Say that a file is shorter than its headers say."""
+    return f"truncated: the file has {size} bytes, its headers speak of {needed}"
 
 
 class CutShortError(TargetError):

@@ -28,7 +28,7 @@ DETAIL = ("consequences", "consequences_abridged", "severity_by_rule")
 # Spellings that are not American, beside identifiers of the kernel and keys of JSON that have them.
 BRITISH = re.compile(
     r"\w*(?:itialis|ecognis|rganis|ummaris|erialis|ptimis|ormalis|inimis|ynchronis|nalys(?:e[ds]|ing)|olour|ehaviour"
-    r"|eighbour|avour|onour|entre\b|artefact|programme\b)\w*"
+    r"|eighbour|avour|onour|entre\b|artefact|catalogue|programme\b)\w*"
 )
 ALLOWED = {"early_page_initialised", "neighbours"}
 VMCORES = sorted(path.name for path in (ROOT / "fixtures" / "vmcores").glob("*.xz"))
@@ -112,7 +112,7 @@ def options(text: str) -> set[str]:
 
 
 def test_every_option_is_documented(cli: Cli) -> None:
-    assert len(options(cli("--help").out)) == 9
+    assert len(options(cli("--help").out)) == 10
     for option in options(cli("--help").out):
         assert f"`{option}" in USAGE.split("\n## scan\n")[0], option
     for command in commands(cli):

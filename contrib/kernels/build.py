@@ -154,18 +154,6 @@ SPARSE_AMD64 = Recipe(
     "6.1",
     (*COMMON, *WIDE, *NUMA, *DWARF_6_1, "CONFIG_SPARSEMEM_VMEMMAP=n"),
 )
-DEBUG_VM = Recipe(
-    "amd64-6.1-debug-vm",
-    "bookworm",
-    "amd64",
-    "6.1",
-    (
-        *(*COMMON, *WIDE, *NUMA, *DWARF_6_1),
-        *("CONFIG_DEBUG_VM=y", "CONFIG_DEBUG_VM_PGFLAGS=y"),
-        *("CONFIG_MEMORY_HOTPLUG=y", "CONFIG_MEMORY_HOTREMOVE=y", "CONFIG_ACPI_HOTPLUG_MEMORY=y"),
-        "CONFIG_DEFERRED_STRUCT_PAGE_INIT=y",
-    ),
-)
 SPARSE_NO_NUMA = Recipe(
     "amd64-6.1-sparse-no-numa",
     "bookworm",

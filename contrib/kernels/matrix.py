@@ -162,13 +162,7 @@ ROWS: tuple[Row, ...] = (
         memory="203M",
         qemu_args=("-machine", "pc,max-ram-below-4g=128M"),
     ),
-    Row(
-        "amd64-6.12-absent",
-        AMD64_6_12,
-        "a hole in the middle of a zone, in absent subsections: the zone is not contiguous",
-        memory="1G",
-        append="memmap=64M$256M",
-    ),
+    Row("amd64-6.12-absent", AMD64_6_12, "absent subsections in a zone", memory="1G", append="memmap=64M$256M"),
     Row(
         "amd64-6.12-movablecore",
         AMD64_6_12,
@@ -388,9 +382,7 @@ ROWS: tuple[Row, ...] = (
         "little-endian guest on a machine QEMU takes for big-endian",
         memory="1G",
     ),
-    Row(
-        "ppc64el-6.12-hash", PPC64EL_6_12, "the hash MMU, whose table nobody reads", memory="1G", append="disable_radix"
-    ),
+    Row("ppc64el-6.12-hash", PPC64EL_6_12, "the hash MMU", memory="1G", append="disable_radix"),
     Row("ppc64el-6.12-64k", PPC64EL_6_12_64K, "pages of 64 KiB", memory="1G"),
     Row(
         "amd64-6.1-sparse",

@@ -63,6 +63,9 @@ FAIL_ON = click.Option(
     show_default=True,
     help="Least severity of a finding that makes the exit status 1.",
 )
+ALLOW_INCOMPLETE = click.Option(
+    ["--allow-incomplete"], is_flag=True, help="Exit with 0 if nothing is found in a vmcore that is not whole."
+)
 MAX_RATE = click.Option(
     ["--max-rate"], metavar="BYTES", callback=rate, help="Read no more memmap a second than this, e.g. 100M."
 )
@@ -72,4 +75,10 @@ USER = click.Option(
     default="nobody",
     show_default=True,
     help="User to become once the files are open, if mminspect runs as root; root keeps the user ID.",
+)
+JOBS = click.Option(
+    ["--jobs"],
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory on.",
 )

@@ -63,7 +63,8 @@ class Publisher:
         self.written = 0
         data_out, self._data = os.pipe()
         self._status, status_in = os.pipe()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         self._child = os.fork()
         if self._child == 0:
             os.close(self._data)

@@ -23,6 +23,7 @@ def run(
     output: str | None,
     max_rate: int | None,
     user: str,
+    allow_incomplete: bool,
     partial: bool,
     jobs: int | None,
     verbose: bool,
@@ -41,4 +42,7 @@ def run(
         say(f"{stopper.message}: the report is of the part that was walked")
         # Nothing found says little when not all was looked at.
         return status.FINDINGS if found else 0 if fail_on == "never" else stopper.status
-    return status.FINDINGS if found else 0
+    if found or fail_on == "never":
+        return status.FINDINGS if found else 0
+    # Nothing found says little when not all of it is there.
+    return status.FAILED if "incomplete" in report.target and not allow_incomplete else 0

@@ -20,9 +20,11 @@ from mminspect.errors import MminspectError
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
+from mminspect.memorymap.map import MemoryMap
 from mminspect.program import files, privileges, sandbox
 from mminspect.rules.base import Rule
 from mminspect.walk.limits import Limits
+from mminspect.walk.picture import Picture
 from mminspect.walk.scan import scan
 
 # Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
@@ -31,8 +33,16 @@ LATE = (
     "mminspect.memmap._digest",
     "drgn.helpers.linux.kallsyms",
     "drgn.helpers.linux.xarray",
+    "click._termui_impl",
     "tabulate",
 )
+
+
+def _duplicate(path: str, descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError as e:
+        raise MminspectError(f"{path}: can't be written: {e.strerror}") from None
 
 
 class Session:
@@ -47,6 +57,7 @@ class Session:
     :param vmcores: Vmcores that are opened later, instead of the one that ``inputs`` names.
     :param verbose: Whether to say what of the sandbox can't be had.
     :param gentle: Whether the running kernel is read at low priority.
+    :param forever: Whether a vmcore is read until the program is told to end.
     :raises MminspectError: if the rights of a process that reads the running kernel can't be given up, or the sandbox
         is required and can't be had.
     """
@@ -59,6 +70,7 @@ class Session:
         vmcores: Sequence[str] = (),
         verbose: bool = False,
         gentle: bool = False,
+        forever: bool = False,
     ) -> None:
         self._inputs = inputs
         self._output = output
@@ -74,7 +86,7 @@ class Session:
         elif inputs.sandbox == sandbox.OFF:
             return
         account = self._account(user, is_live)
-        if account is None or not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
+        if account is not None and not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
             for name in LATE:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
@@ -83,8 +95,9 @@ class Session:
             if descriptor is None:
                 self._publisher = Publisher(output)
             else:
-                # Links to it could be out of reach later.
-                self._output = f"/dev/fd/{descriptor}"
+                # Links to it could be out of reach later, and its number be that of another file.
+                self._output = f"/dev/fd/{_duplicate(output, descriptor)}"
+        files.allow_many(len(named))
         for name in named:
             files.hold(name)
         if gentle and is_live:
@@ -95,7 +108,7 @@ class Session:
         if is_live and (reason := privileges.drop_capabilities()) is not None:
             raise MminspectError(f"can't drop capabilities: {reason}")
         if inputs.sandbox != sandbox.OFF:
-            self._confine(account, named, forever=is_live)
+            self._confine(account, named, is_live or forever)
 
     def _account(self, user: str, is_live: bool) -> pwd.struct_passwd | None:
         """Find the user to become, ``None`` to stay the same."""
@@ -126,14 +139,19 @@ class Session:
     @contextlib.contextmanager
     def kernel(self, inputs: Inputs | None = None) -> Iterator[Kernel]:
         """
-        Open the kernel for as long as it is read; see :func:`mminspect.kernel.kernel.open_kernel`.
+        Open the kernel for as long as it is read; see :func:`mminspect.kernel.kernel.open_kernel`. Say if its vmcore is
+        not whole.
 
         :param inputs: Another vmcore's.
         """
-        if self._live is not None:
+        if self._live is not None and (inputs is None or inputs.core is None):
             yield self._live
             return
         with open_kernel(inputs or self._inputs) as kernel:
+            if kernel.target.incomplete is not None:
+                # If it isn't enough for that, the error says it all.
+                _ = kernel.memmap
+                say(f"{kernel.target.path}: {kernel.target.incomplete}")
             yield kernel
 
     def output(self, binary: bool = False) -> contextlib.AbstractContextManager[IO[Any]]:
@@ -152,3 +170,22 @@ def scan_with_progress(kernel: Kernel, rules: Sequence[Rule], limits: Limits) ->
     """Scan once; see :func:`mminspect.walk.scan.scan`."""
     with ProgressBar() as bar:
         return scan(kernel, rules, limits, bar.start)
+
+
+def picture_with_progress(
+    kernel: Kernel, rules: Sequence[Rule], limits: Limits, order: int, span: tuple[int, int] | None
+) -> tuple[Picture, Report]:
+    """
+    Scan once, and gather the picture of the memory map meanwhile.
+
+    :param order: As :class:`mminspect.walk.picture.Picture` takes it; likewise ``span``.
+    """
+    made: list[Picture] = []
+
+    def observe(memory: MemoryMap) -> Picture:
+        made.append(Picture(memory, order, span))
+        return made[-1]
+
+    with ProgressBar() as bar:
+        report = scan(kernel, rules, limits, bar.start, observe)
+    return made[-1], report

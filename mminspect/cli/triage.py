@@ -35,7 +35,10 @@ def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, o
     streams = open_streams(named)
     results: list[dict[str, Any]] = []
     with Session(inputs, output, user, vmcores=named) as session:
-        wanted = Files(paths, log, cores, streams, lambda path: session.kernel(replace(inputs, core=path)))
+        pieces = () if files else inputs.pieces
+        wanted = Files(
+            paths, log, cores, streams, lambda path: session.kernel(replace(inputs, core=path, pieces=pieces))
+        )
         for result in triage_files(wanted):
             if "error" in result:
                 if len(paths) == 1:

@@ -15,8 +15,10 @@ import click
 
 from mminspect import __version__
 from mminspect.cli.options import (
+    ALLOW_INCOMPLETE,
     FAIL_ON,
     IGNORE,
+    JOBS,
     MAX_RATE,
     SELECT,
     USER,
@@ -29,9 +31,32 @@ from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
 
+WRONG_VALUE = (click.BadParameter, click.BadOptionUsage, click.BadArgumentUsage)
+
+
+def misplaced(error: click.UsageError, command: str) -> click.UsageError:
+    """Make an error that says where the vmcore goes, too."""
+    what = error.format_message().rstrip(".")
+    return click.UsageError(f"{what}; what to read goes before the command: mminspect -c VMCORE {command}", error.ctx)
+
 
 class Command(click.Command):
     """A command that is the function ``run`` of the file of its name: it takes the inputs and the options."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the options. One of the group, or a file that nothing takes, is told its place."""
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as e:
+            if any(e.option_name in option.opts for option in main.params):
+                raise misplaced(e, str(self.name)) from None
+            raise
+        except WRONG_VALUE:
+            raise
+        except click.UsageError as e:
+            if self.name != "rules":
+                raise misplaced(e, str(self.name)) from None
+            raise
 
     def invoke(self, context: click.Context) -> object:
         """Import the file and call it."""
@@ -41,6 +66,15 @@ class Command(click.Command):
 
 class Commands(click.Group):
     """A group of commands that notices when its output can't be written. click alone would exit with status 1."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. A file in its place is told its own."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as e:
+            raise misplaced(e, "COMMAND") from None
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command, and write all of its output."""
@@ -58,7 +92,14 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-c", "--core", metavar="VMCORE", help="Core dump to read. Default: the running kernel, as root.")
+@click.option(
+    "-c",
+    "--core",
+    metavar="VMCORE",
+    multiple=True,
+    help="Core dump to read. Default: the running kernel, as root. May be given more than once, for the pieces of a "
+    "split dump.",
+)
 @click.option(
     "-s",
     "--symbols",
@@ -70,6 +111,7 @@ class Commands(click.Group):
     "--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given."
 )
 @click.option("--system-map", metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF.")
+@click.option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none.")
 @click.option(
     "--pageblock-order",
     metavar="N",
@@ -88,16 +130,20 @@ class Commands(click.Group):
 @click.pass_context
 def main(
     context: click.Context,
-    core: str | None,
+    core: tuple[str, ...],
     symbols: tuple[str, ...],
     btf: str | None,
     system_map: str | None,
+    vmcoreinfo: str | None,
     pageblock_order: int | None,
     sandbox: str,
     debug: bool,
 ) -> None:
     """A linter for the Linux kernel's memory map."""
-    context.obj = Inputs(core, symbols, btf, system_map, pageblock_order, sandbox, debug)
+    first = core[0] if core else None
+    context.obj = Inputs(
+        first, symbols, btf, system_map, pageblock_order, core[1:], vmcoreinfo, sandbox=sandbox, debug=debug
+    )
 
 
 COMMANDS = (
@@ -112,14 +158,9 @@ COMMANDS = (
             output_option("Write the report there, not to stdout."),
             MAX_RATE,
             USER,
+            ALLOW_INCOMPLETE,
             click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
-            click.Option(
-                ["--jobs"],
-                metavar="N",
-                type=click.IntRange(1, 256),
-                help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory "
-                "on.",
-            ),
+            JOBS,
             click.Option(["-v", "--verbose"], is_flag=True, help="Show what the kernel would do with each finding."),
         ],
     ),
@@ -155,8 +196,47 @@ COMMANDS = (
         params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json"), USER],
     ),
     Command(
+        "map",
+        help="Draw the memory map.\n\nRANGE is START-END in pfns, half-open; without it, all memory is drawn. In a "
+        "small range a cell is a page.",
+        params=[
+            click.Argument(["pages"], metavar="[RANGE]", required=False),
+            format_option("text", "json"),
+            click.Option(
+                ["--by"],
+                type=click.Choice(["state", "zone", "migratetype"]),
+                help="What to draw: what pages are, the zones that they link to, or pageblocks. Default: state.",
+            ),
+            click.Option(["--width"], metavar="N", type=click.IntRange(40, 1000), help="Columns of the picture."),
+            click.Option(["--from", "from_"], metavar="FILE", help="Draw a saved map, or a report, in JSON."),
+            output_option("Write there, not to stdout."),
+            MAX_RATE,
+            USER,
+            JOBS,
+        ],
+    ),
+    Command(
+        "diff",
+        help="Compare two reports, maps or vmcores: what is new, changed or gone.\n\nReports and maps are those that "
+        "scan and map write with --format json. /proc/kcore is the running kernel.",
+        params=[
+            click.Argument(["before"], metavar="A"),
+            click.Argument(["after"], metavar="B"),
+            format_option("table", "json"),
+            click.Option(
+                ["--fail-on"],
+                type=click.Choice(["error", "warning", "note", "never"]),
+                default="error",
+                show_default=True,
+                help="Least severity of something new that makes the exit status 1.",
+            ),
+            output_option("Write there, not to stdout."),
+            USER,
+        ],
+    ),
+    Command(
         "rules",
-        help="Show the catalogue of rules, or all about one RULE.",
+        help="Show the catalog of rules, or all about one RULE.",
         params=[click.Argument(["rule"], required=False), format_option("table", "json")],
     ),
     Command(

@@ -36,7 +36,7 @@ def run(
         raise click.UsageError("-o goes with --format prometheus; the other formats are streams on stdout")
     write_changes = changes_writer(format_) if format_ in CHANGE_FORMATS else None
     write_report = report_writer(format_)
-    with Session(inputs, output, user, gentle=True) as session, session.kernel() as kernel:
+    with Session(inputs, output, user, gentle=True, forever=True) as session, session.kernel() as kernel:
         before: Sequence[Finding] = ()
         done = 0
         while True:

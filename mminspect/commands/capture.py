@@ -126,6 +126,8 @@ def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
         CAPTURE_NOTE: format_note(known.values()),
         LOG_NOTE: format_log(told),
     }
+    if kernel.target.incomplete is not None:
+        notes[corefile.INCOMPLETE_NOTE] = kernel.target.incomplete.why.encode()
     crash = crash_of(read_reports(told.log.lines))
     saved = saved_registers(kernel.target, crash, told.cpu) if crash is not None else {}
     useful = useful_registers(saved, recording.memory) if saved else {}

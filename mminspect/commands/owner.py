@@ -27,6 +27,7 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.kernel.resources import MAX_NAME, READ_ERRORS
 from mminspect.memmap.chunk import INITIALIZED
 from mminspect.memmap.page import flags_link
+from mminspect.memorymap.layout import FREE_LISTS
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
 from mminspect.text import kernel_name
@@ -103,7 +104,8 @@ def free_block(kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section) -
             block_order = Object(kernel.prog, "struct page *", address).private.value_()
             if head + (1 << min(block_order, 63)) <= pfn:
                 continue
-            on = kernel.free_lists.find(address)
+            why = kernel.memory.layout.why_unknown(FREE_LISTS)
+            on = {"broken": f"not followed: {why}"} if why else kernel.free_lists.find(address)
         except (FaultError, LookupError, AttributeError) as e:
             return {"head_pfn": head, "order": None, "list": {"broken": str(e)}}
         return {"head_pfn": head, "order": block_order, "list": on}

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mminspect.commands.diff import identity
 from mminspect.findings import Finding
 
 
@@ -26,15 +27,15 @@ class Change:
         return {"event": self.event, **self.finding.as_dict()}
 
 
-def _key(finding: Finding) -> tuple[str, str, int, int]:
-    return finding.rule, finding.severity, finding.start_pfn, finding.end_pfn
+def _key(finding: Finding) -> tuple[Hashable, str]:
+    return identity(finding.as_dict()), finding.severity
 
 
 def changes(before: Sequence[Finding], now: Sequence[Finding]) -> list[Change]:
     """
     Compare two scans.
 
-    A finding is the same if rule, severity and pfns are.
+    A finding is the same if :func:`mminspect.commands.diff.identity` and the severity are.
 
     :return: What is gone, then what is new.
     """

@@ -17,9 +17,9 @@ def zones(kernel: Kernel) -> dict[str, Any]:
     Summarize a memory map.
 
     :return: ``nodes``, ``zones`` (as in the report), ``sections`` (adjacent sections with equal flags joined) and
-        ``holes``: pfn ranges inside a zone's span that are not online.
+        ``holes``: pfn ranges inside a zone's span that are not online. ``incomplete``: why the vmcore is not whole.
     """
-    memory = kernel.memory
+    memory, incomplete = kernel.memory, kernel.target.incomplete
     return {
         "nodes": [
             {
@@ -36,6 +36,7 @@ def zones(kernel: Kernel) -> dict[str, Any]:
         "zones": describe_zones(memory),
         "sections": [] if memory.layout.flatmem else _sections(memory),
         "holes": _holes(memory),
+        **({} if incomplete is None else {"incomplete": incomplete.why}),
     }
 
 

@@ -8,7 +8,6 @@ read again. Findings of one rule that agree in every input of the model are eval
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from drgn import FaultError
 from mminspect.consequences.block import Block, read_block
 from mminspect.consequences.causes import Causes
 from mminspect.consequences.guards import Guards, read_guards
-from mminspect.consequences.identity import finding_id, signature
+from mminspect.consequences.identity import NOTHING, finding_id, signature, state_of
 from mminspect.consequences.model import consequences
 from mminspect.consequences.place import REFUSES, SAFE, Outcome, Place, fatal, stopped, walked_zones
 from mminspect.findings import BLOCK, ERROR, NOTE, TARGET, WARNING, Finding
@@ -28,6 +27,7 @@ from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
 from mminspect.memmap.chunk import INITIALIZED, OFFLINE, Chunk
 from mminspect.memmap.page import Page, page_of
 from mminspect.memorymap.layout import CONTIGUOUS, PAGEBLOCK_BITS
+from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.quirks import known_quirk
 
@@ -50,12 +50,16 @@ class Brief(NamedTuple):
     :ivar deadly: The one that makes a finding an error, by :func:`mminspect.consequences.place.fatal`; likewise
         ``deadly_alone``, where that the page is taken as one of another zone doesn't count.
     :ivar stopped: The checks at run time that keep walkers off a page of another zone.
+    :ivar outside: Whether the zone that the page links to doesn't span it.
+    :ivar state: What a signature has of the page.
     """
 
     harm: list[dict[str, Any]]
     deadly: Outcome | None
     deadly_alone: Outcome | None
     stopped: tuple[Outcome, ...]
+    outside: bool
+    state: str
 
 
 class Outcomes:
@@ -228,8 +232,14 @@ class Outcomes:
             harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
+            page = places[0].page
             self._cases[case] = Brief(
-                harm, fatal(outcomes, self.guards), fatal(outcomes, self.guards, False), stopped(outcomes)
+                harm,
+                fatal(outcomes, self.guards),
+                fatal(outcomes, self.guards, foreign=False),
+                stopped(outcomes),
+                self.is_outside(page),
+                state_of(page),
             )
         return self._cases[case]
 
@@ -280,14 +290,19 @@ class Outcomes:
         except FaultError:
             return []
 
-    def is_outside(self, pfn: int) -> bool:
-        """Tell whether the zone that a page links to doesn't span it."""
+    def readable_page(self, pfn: int) -> Page | None:
+        """Decode the entry of a pfn. ``None`` if the target doesn't hold it, or if it went away meanwhile."""
         try:
-            page = self.page(pfn)
+            return self.page(pfn)
         except FaultError:
+            return None
+
+    def is_outside(self, page: Page | None) -> bool:
+        """Tell whether the zone that a page links to doesn't span it."""
+        if page is None:
             return False
-        zone = self.memory.zone(*self.memory.layout.node_zone(page.link)) if page is not None else None
-        return zone is None or not zone.spans(pfn)
+        zone = self.memory.zone(*self.memory.layout.node_zone(page.link))
+        return zone is None or not zone.spans(page.pfn)
 
     def wrong_page(self, finding: Finding) -> int:
         """Choose the page by which a finding is judged."""
@@ -306,6 +321,7 @@ class Judgment(NamedTuple):
     What the kernel would do with the pages of a finding.
 
     :ivar pfn: The page that was judged, ``None`` if none was.
+    :ivar state: What a signature has of it.
     :ivar more: What is added to ``detail``.
     :ivar deadly: The outcome that makes it an error.
     :ivar stopped: The checks at run time that keep walkers off.
@@ -313,13 +329,14 @@ class Judgment(NamedTuple):
     """
 
     pfn: int | None
+    state: str
     more: dict[str, Any]
     deadly: Outcome | None
     stopped: tuple[Outcome, ...]
     explained: bool
 
 
-NO_JUDGMENT = Judgment(None, {}, None, (), False)
+NO_JUDGMENT = Judgment(None, NOTHING, {}, None, (), False)
 
 
 def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]:
@@ -334,25 +351,26 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
     known: dict[int, list[Outcome]] = {}
 
     def judge(finding: Finding, pfn: int) -> Judgment:
-        foreign = finding.about == BLOCK or outcomes.is_outside(pfn)
         if done[finding.rule] > MAX_PER_RULE:
             brief = outcomes.brief(pfn)
-            brief = brief or Brief([], None, None, ())
-            deadly = brief.deadly if foreign else brief.deadly_alone
+            brief = brief or Brief([], None, None, (), False, NOTHING)
+            deadly = brief.deadly if finding.about == BLOCK or brief.outside else brief.deadly_alone
             more = {"consequences": brief.harm, "consequences_abridged": True}
-            return Judgment(pfn, more, deadly, brief.stopped, False)
+            return Judgment(pfn, brief.state, more, deadly, brief.stopped, False)
         if pfn not in known:
             known[pfn] = outcomes.of(pfn)
         found = known[pfn]
+        page = outcomes.readable_page(pfn)
+        foreign = finding.about == BLOCK or outcomes.is_outside(page)
         more = {"consequences": [item.as_dict() for item in found]}
-        return Judgment(pfn, more, fatal(found, outcomes.guards, foreign), stopped(found), True)
+        return Judgment(pfn, state_of(page), more, fatal(found, outcomes.guards, foreign), stopped(found), True)
 
     causes = Causes(outcomes.memory)
-    waiting: list[tuple[Finding, Judgment]] = []
+    waiting: list[Finding] = []
     for finding in findings:
         judgment, has_strangers = NO_JUDGMENT, False
         if finding.of_zone:
-            judgment = Judgment(None, {"consequences": []}, None, (), False)
+            judgment = Judgment(None, NOTHING, {"consequences": []}, None, (), False)
         elif finding.about != TARGET:
             done[finding.rule] += 1
             # Nothing makes an error worse.
@@ -362,50 +380,47 @@ def attach(findings: Iterable[Finding], outcomes: Outcomes) -> Iterator[Finding]
             judgment = next(judgments)
             if not judgment.deadly:
                 judgment = next((other for other in judgments if other.deadly), judgment)
-        judged = _with_consequences(finding, judgment, has_strangers)
+        judged = _judged(finding, judgment, has_strangers, outcomes.memory)
         if has_strangers and judged.severity == ERROR:
             causes.add(judged)
         if causes.wants(judged):
-            waiting.append((judged, judgment))
+            waiting.append(judged)
         else:
-            yield _identified(judged, judgment, outcomes)
-    for judged, judgment in waiting:
-        yield _identified(causes.explain(judged), judgment, outcomes)
+            yield _with_quirk(judged, outcomes.memory)
+    for judged in waiting:
+        yield _with_quirk(causes.explain(judged), outcomes.memory)
 
 
-def _identified(finding: Finding, judgment: Judgment, outcomes: Outcomes) -> Finding:
-    page = None
-    if judgment.pfn is not None:
-        with contextlib.suppress(FaultError):
-            page = outcomes.page(judgment.pfn)
-    deciding = None
-    if "severity_by_rule" in finding.detail:
-        deciding = judgment.deadly or next(iter(judgment.stopped), None)
-    return replace(
-        finding,
-        id=finding_id(finding),
-        signature=signature(finding, outcomes.memory, page, deciding),
-        known=known_quirk(finding, outcomes.memory),
-    )
-
-
-def _with_consequences(finding: Finding, judgment: Judgment, has_strangers: bool) -> Finding:
+def _judged(finding: Finding, judgment: Judgment, has_strangers: bool, memory: MemoryMap) -> Finding:
     """
-    Raise a finding by what the kernel would do.
+    Raise a finding by what the kernel would do, and give it its ID and signature.
 
     A note is legal, and what is wrong with its page besides has a finding of its own; but for a pageblock, where it is
     the zones that span it which decide.
     """
     severity, message, more = finding.severity, finding.message, dict(judgment.more)
     deadly, checks = judgment.deadly, judgment.stopped
+    deciding = None
     if deadly is not None and (severity == WARNING or has_strangers):
-        more["severity_by_rule"], severity = severity, ERROR
+        more["severity_by_rule"], severity, deciding = severity, ERROR, deadly
         message = f"{message}; but {deadly.function}() {deadly.outcome}"
         message += f" at pfn {judgment.pfn:#x}" if has_strangers else ""
         message += f": {deadly.why}" if judgment.explained else ""
     elif has_strangers and checks and severity == NOTE:
-        more["severity_by_rule"], severity = severity, WARNING
+        more["severity_by_rule"], severity, deciding = severity, WARNING, checks[0]
         names = " and ".join(f"{item.function}()" for item in checks)
         message = f"{message}; a zone spans pages of another, and {names} keep its walkers off"
         message += f": {'; '.join(item.why for item in checks)}" if judgment.explained else ""
-    return replace(finding, severity=severity, message=message, detail={**finding.detail, **more})
+    return replace(
+        finding,
+        severity=severity,
+        message=message,
+        detail={**finding.detail, **more},
+        id=finding_id(finding),
+        signature=signature(finding, severity, memory, judgment.state, deciding),
+    )
+
+
+def _with_quirk(finding: Finding, memory: MemoryMap) -> Finding:
+    quirk = known_quirk(finding, memory)
+    return finding if quirk is None else replace(finding, known=quirk)

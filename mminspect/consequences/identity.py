@@ -10,7 +10,6 @@ What tells a finding from others: in one kernel's memory map, and as a fault on 
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from mminspect.consequences.place import Outcome
@@ -30,20 +29,21 @@ def finding_id(finding: Finding) -> str:
     """Make a finding's ID: its rule, and a hash of rule, node, zone and pfns."""
     apart = {key: finding.detail[key] for key in TELLS_APART if key in finding.detail}
     parts = [finding.rule, finding.node, finding.zone, finding.start_pfn, finding.end_pfn, apart]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return f"{finding.rule}-{digest[:12]}"
 
 
-def signature(finding: Finding, memory: MemoryMap, page: Page | None, deciding: Outcome | None) -> str:
+def signature(finding: Finding, severity: str, memory: MemoryMap, state: str, deciding: Outcome | None) -> str:
     """
     Make a finding's signature: rule, severity, kind, zones, alignment of start and end, state, deciding outcome.
 
-    :param page: The page by which it is judged, ``None`` if it is judged by none.
+    :param severity: After the consequences.
+    :param state: What :func:`state_of` returns of the page by which it is judged.
     :param deciding: The outcome that decides on its severity, if one does.
     """
     edges = f"{_alignment(memory, finding.start_pfn)}..{_alignment(memory, finding.end_pfn)}"
     parts = (
-        *(finding.rule, finding.severity, _kind(finding, memory), _zones(finding, memory), edges, _state(page)),
+        *(finding.rule, severity, _kind(finding, memory), _zones(finding, memory), edges, state),
         f"{deciding.function}={deciding.outcome}" if deciding is not None else NOTHING,
     )
     return "/".join(part.replace(" ", "-") for part in parts)
@@ -85,7 +85,7 @@ def _alignment(memory: MemoryMap, pfn: int) -> str:
     return "page" if pfn & memory.layout.pageblock_nr_pages - 1 else "pageblock"
 
 
-def _state(page: Page | None) -> str:
+def state_of(page: Page | None) -> str:
     """Name what of a page lasts: whether it is free at the moment, is different from dump to dump."""
     if page is None:
         return NOTHING

@@ -71,7 +71,7 @@ def _direct_mapping_to_pfn(target: Target, memory: MemoryMap, address: int) -> i
     prog = target.prog
     page_offset = arch_of(prog.platform).page_offset
     if page_offset is not None:
-        pfn = (address - page_offset(target.vmcoreinfo)) >> PAGE_SHIFT
+        pfn = (address - page_offset(target.vmcoreinfo)) // memory.layout.page_size
     else:
         pfn = int(virt_to_pfn(prog, address).value_())
     # The direct mapping ends where high memory begins; other mappings follow.

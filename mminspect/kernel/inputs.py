@@ -12,6 +12,8 @@ class Inputs:
     What a user names to open a kernel.
 
     :ivar core: Path of the vmcore, ``None`` for the running kernel.
+    :ivar pieces: The other files of a split dump.
+    :ivar vmcoreinfo: File with the kernel's VMCOREINFO, where the vmcore has none.
     :ivar symbols: Files with DWARF: a vmlinux, perhaps modules.
     :ivar btf: File with raw BTF.
     :ivar system_map: System.map of the kernel.
@@ -25,10 +27,12 @@ class Inputs:
     btf: str | None = None
     system_map: str | None = None
     pageblock_order: int | None = None
+    pieces: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
     sandbox: str = "auto"
     debug: bool = False
 
     @property
     def files(self) -> tuple[str | None, ...]:
         """The files that are read."""
-        return (self.core, *self.symbols, self.btf, self.system_map)
+        return (self.core, *self.pieces, *self.symbols, self.btf, self.system_map, self.vmcoreinfo)

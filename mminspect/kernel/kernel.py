@@ -148,7 +148,7 @@ def open_kernel(inputs: Inputs) -> Iterator[Kernel]:
     :raises mminspect.errors.MminspectError: if it can't be opened or has no types, or if the vmcore's file was cut
         short meanwhile.
     """
-    with targets.opened(inputs.core) as target:
+    with targets.opened(inputs.core, inputs.pieces, inputs.vmcoreinfo) as target:
         types = typeinfo.load(target, inputs.symbols, inputs.btf, inputs.system_map)
         yield Kernel(target, types, inputs.pageblock_order)
 

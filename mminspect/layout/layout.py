@@ -6,7 +6,7 @@ from __future__ import annotations
 from drgn import FaultError, PlatformFlags, Program, sizeof
 
 from mminspect.errors import LayoutError
-from mminspect.layout import orders, pageflags
+from mminspect.layout import orders, pageflags, pagetypes
 from mminspect.layout.unknown import unknown_parts
 from mminspect.memorymap.layout import FLATMEM, PAGEBLOCK_BITS, SPARSEMEM, SPARSEMEM_VMEMMAP, Layout, StructPage
 from mminspect.program import since
@@ -95,7 +95,7 @@ def _struct_page(target: Target) -> StructPage:
     if nr_pageflags is None or any(
         enumerator(prog, "enum pageflags", name) is None for name in ("PG_reserved", "PG_lru", "PG_uptodate")
     ):
-        raise LayoutError("the type information has no enum pageflags; give the kernel's own vmlinux or BTF")
+        raise LayoutError("the type information has no usable enum pageflags; give the kernel's own vmlinux or BTF")
     names = {item.value: item.name for item in reversed(prog.type("enum pageflags").enumerators or ())}
     if page.has_member("compound_order"):
         order_offset = page.member("compound_order").offset
@@ -128,6 +128,8 @@ def _struct_page(target: Target) -> StructPage:
         compound_mask=has_mask,
         order_offset=order_offset,
         buddy=None if buddy is None else buddy & 0xFFFFFFFF,
+        types=pagetypes.page_types(target),
+        hugetlb=pagetypes.hugetlb_mark(prog),
     )
 
 

@@ -8,6 +8,7 @@ its own.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -54,9 +55,38 @@ def _roots(prog: Program, sections_per_root: int) -> Iterator[tuple[int, int, in
         return
     word = _word_type(prog)
     pointers_at = mem_section.value_() if type_.kind == TypeKind.POINTER else mem_section.address_
-    pointers = np.frombuffer(_read(prog, pointers_at, nr_roots * word.itemsize, "mem_section"), word)
+    pointers = np.frombuffer(_read_root_pointers(prog, pointers_at, nr_roots * word.itemsize), word)
     for root in np.flatnonzero(pointers).tolist():
         yield root * sections_per_root, int(pointers[root]), sections_per_root
+
+
+def _read_root_pointers(prog: Program, address: int, size: int) -> bytes:
+    """
+    Read the array of pointers to roots.
+
+    With five-level page tables it takes 2 MiB, nearly all of them zeros, and ``makedumpfile -E`` leaves long runs of
+    zeros out of a dump. It never leaves a page of the kernel's data out that isn't zero, so what is left out holds no
+    root. That is so of no other memory: free pages are left out, too, and their struct pages.
+
+    :raises LayoutError: if it can't be read for another reason, or nothing of it is there.
+    """
+    with contextlib.suppress(FaultError):
+        whole: bytes = prog.read(address, size)
+        return whole
+    page = prog["PAGE_SIZE"].value_()
+    data = bytearray(size)
+    held = False
+    offset = 0
+    while offset < size:
+        stop = min(size, ((address + offset) // page + 1) * page - address)
+        try:
+            data[offset:stop] = prog.read(address + offset, stop - offset)
+            held = True
+        except FaultError as e:
+            if "xcluded" not in str(e):
+                return _read(prog, address + offset, stop - offset, "mem_section")
+        offset = stop
+    return bytes(data) if held else _read(prog, address, size, "mem_section")
 
 
 def sparse_sections(
@@ -134,10 +164,6 @@ def sparse_sections(
         whole = ranges = [(start, start + per_section)]
         if usage is not None and pointer and IS_EARLY not in names:
             ranges = _subsections(prog, usage, pointer, start, per_section, page_shift)
-        elif checks_subsections and usage is not None and pointer:
-            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
-            if there != whole:
-                absent[at] = tuple(subtract(whole, there))
         if TAINT_ZONE_DEVICE in names:
             if device_ranges is None:
                 device_ranges = _device_ranges(prog, page_shift)
@@ -147,6 +173,10 @@ def sparse_sections(
         if pointer and has_bitmap:
             data = _read(prog, pointer, offset + bitmap_size, f"the pageblock bitmap of section {nr}")
             bitmaps[at] = np.frombuffer(data, np.uint8, bitmap_size, offset)
+        if checks_subsections and usage is not None and pointer and IS_EARLY in names:
+            there = _subsections(prog, usage, pointer, start, per_section, page_shift)
+            if there != whole:
+                absent[at] = tuple(subtract(whole, there))
 
     def section(at: int) -> Section:
         index = online.item(at)

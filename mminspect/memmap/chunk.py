@@ -28,14 +28,16 @@ EXCLUDED = 5
 NOT_EXPORTED = 6
 UNMAPPED = 7
 DAMAGED = 8
+MISSING = 9
 # Not an online page: a hole inside a pageblock.
-OFFLINE = 9
+OFFLINE = 10
 UNINITIALIZED_KINDS = {ZEROED: "zeroed", POISONED: "poisoned", STALE: "stale", DEFERRED: "deferred"}
 UNREADABLE_REASONS = {
     EXCLUDED: "excluded from the dump",
     NOT_EXPORTED: "not exported by kcore",
     UNMAPPED: "unmapped",
     DAMAGED: "damaged in the dump",
+    MISSING: "missing from a dump that is not whole",
 }
 
 
@@ -172,10 +174,20 @@ class Chunk:
 
         :param offset: In bytes.
         """
+        return _uints(self.copied(offset), self.layout, offset)
+
+    def copied(self, offset: int) -> npt.NDArray[np.unsignedinteger]:
+        """
+        Return a word of every struct page, as :meth:`column`, one behind the other.
+
+        It is copied once and kept, for what goes over it more than once.
+
+        :param offset: In bytes.
+        """
         word = offset // self.layout.word.itemsize
         if word not in self._copied:
             self._copied[word] = np.ascontiguousarray(self.column(offset))
-        return _uints(self._copied[word], self.layout, offset)
+        return self._copied[word]
 
     def bytes_at(self, offset: int) -> npt.NDArray[np.uint8]:
         """

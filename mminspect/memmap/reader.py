@@ -20,6 +20,7 @@ from mminspect.memmap.chunk import (
     DAMAGED,
     EXCLUDED,
     INITIALIZED,
+    MISSING,
     NOT_EXPORTED,
     OFFLINE,
     UNMAPPED,
@@ -289,6 +290,8 @@ class Memmap:
     def _why(self, error: FaultError) -> int:
         if "xcluded" in str(error):
             return EXCLUDED
+        if overlay.MISSING in str(error):
+            return MISSING
         if any(word in str(error) for word in _DAMAGED):
             return DAMAGED
         return NOT_EXPORTED if self._live else UNMAPPED

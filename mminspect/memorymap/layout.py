@@ -74,6 +74,9 @@ class StructPage:
     :ivar compound_mask: Whether it holds a mask for the address of a tail page, and not the head's address.
     :ivar order_offset: Where a compound page's second entry has its order, in one byte.
     :ivar buddy: ``_mapcount`` of a free page, as 32 bits (``PageBuddy()``); ``None`` if the kernel doesn't say.
+    :ivar types: Page types, each (name, mask, value): ``_mapcount`` as 32 bits has the value under the mask.
+    :ivar hugetlb: How the second entry of a hugetlb page tells, where no page type does: (offset of a word, mask,
+        value); ``None`` if it doesn't.
     """
 
     size: int
@@ -88,6 +91,8 @@ class StructPage:
     compound_mask: bool = False
     order_offset: int = 0
     buddy: int | None = None
+    types: tuple[tuple[str, int, int], ...] = ()
+    hugetlb: tuple[int, int, int] | None = None
 
     def flag(self, name: str) -> int:
         """Return the mask of a flag by name, 0 if the kernel doesn't have it."""

@@ -63,7 +63,8 @@ class Arch:
        in ``page_tables`` and ``lay_over``.
     4. For ``mminspect triage``, give ``registers`` and ``in_kernel``; how its kernels print a crash is known to
        ``kinds``, ``registers`` and ``stacks`` of :mod:`mminspect.commands.triage`.
-    5. Add its numbers to ``tests/program/test_arch.py``, a machine to ``contrib/kernels/boot.py``, a row to
+    5. Add its numbers to ``tests/program/test_arch.py`` (``KNOWN``, ``MODES``, and the test that lists those without a
+       row), a machine to ``contrib/kernels/boot.py``, its kernel to ``contrib/kernels/sources.py``, a row to
        ``contrib/kernels/matrix.py``, and a stored vmcore of it to ``tests/test_machines.py``.
 
     :ivar drgn: What drgn calls it.
@@ -211,6 +212,7 @@ ARCHITECTURES = (
         variable_pageblock_order=True,
         # Those of the radix MMU.
         drgn_walks=True,
+        page_offset=lambda vmcoreinfo: ppc64.PAGE_OFFSET,
         lay_over=ppc64.lay_over,
         registers=(*_numbered("r", 0, 31), "nip"),
         in_kernel=_upper_half("nip"),
@@ -272,7 +274,7 @@ def arch_of(platform: Platform | None) -> Arch:
 
 def arch_of_core(core: CoreFile) -> Arch | None:
     """Get the architecture that a vmcore's headers name: its ELF header, else its VMCOREINFO."""
-    if core.format == "elf":
+    if core.is_elf:
         rows = [arch for arch in ARCHITECTURES if arch.elf_machine == core.machine]
         # Of RISC-V there are two.
         return next((arch for arch in rows if arch.is_64_bit == core.is_64_bit), rows[0] if rows else None)

@@ -17,20 +17,54 @@ from typing import Callable
 
 import numpy as np
 
-from mminspect.errors import TargetError, TruncatedError
-from mminspect.program import elf, files, flattened, kdump_header
+from mminspect.errors import TargetError, TruncatedError, truncated
+from mminspect.program import elf, files, flattened, kdump_header, lime, magic
 from mminspect.program.elf import Elf, Segment
 from mminspect.program.flattened import FlattenedRecords
 from mminspect.program.kdump_header import KdumpHeader
 
-# As much of a flattened dump's inside as can hold its headers.
-FLATTENED_HEADERS_SIZE = 1 << 20
 # A program header table larger than this is not a core that anything writes.
 MAX_PROGRAM_HEADERS = 1 << 20
 MAX_NOTES_SIZE = 64 << 20
 # Descriptors at the end of a kdump file's table that are looked at for the end of the file.
 LAST_DESCRIPTORS = 1 << 16
 PIECE = 1 << 20
+# The note of a capture whose original was not whole: why.
+INCOMPLETE_NOTE = "MMINSPECT_INCOMPLETE"
+MAX_WHY = 300
+# Bits by which makedumpfile says that it could not write all of a dump, in e_flags and in the kdump header's status.
+DUMP_ELF_INCOMPLETE = 0x1
+DUMP_DH_COMPRESSED_INCOMPLETE = 0x8
+NEW_DUMP = "take a new dump with more room, or with a higher dump level (makedumpfile -d 31)"
+COPY_AGAIN = "copy the dump again"
+PIECE_ADVICE = "give all its pieces, each with -c, or join them with 'makedumpfile --reassemble'"
+# Reads so many bytes of a dump at an offset.
+Read = Callable[[int, int], bytes]
+
+
+class UnknownFormatError(TargetError):
+    """The file begins with nothing that is known."""
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """
+    Why a dump is not whole.
+
+    :ivar why: What is wrong with it.
+    :ivar advice: What to do about it.
+    """
+
+    why: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.why}; {self.advice}"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether only other files are missing."""
+        return self.advice == PIECE_ADVICE
 
 
 @dataclass(frozen=True)
@@ -38,15 +72,18 @@ class CoreFile:
     """
     What the headers of a vmcore say.
 
-    :ivar format: ``elf``, ``kdump`` or ``flattened``.
-    :ivar machine: ELF only: ``e_machine``.
+    :ivar format: ``elf``, ``kdump``, ``flattened``, ``lime`` or ``raw``.
+    :ivar machine: ELF only, flattened or not: ``e_machine``.
     :ivar is_64_bit: ELF only: whether it is an ELF64 file.
     :ivar order: The byte order: ``<`` or ``>``.
-    :ivar segments: ELF only: the loadable segments.
+    :ivar segments: Of an ELF core, flattened or not, the loadable segments; of raw memory, its ranges. What the end of
+        a file that is cut short took away is no part of ``filesz``.
     :ivar notes: ELF notes by name, first one of each.
     :ivar prstatus: What the NT_PRSTATUS notes hold: a ``struct elf_prstatus`` for each CPU.
-    :ivar kdump: The header, unless the dump is split over several files.
+    :ivar kdump: The header of a kdump-compressed dump, flattened or not.
+    :ivar piece: Of a split dump: the pfns whose pages this file has.
     :ivar records: Flattened only: its records.
+    :ivar incomplete: Why the dump is not whole, ``None`` if nothing says so.
     """
 
     format: str
@@ -57,7 +94,14 @@ class CoreFile:
     notes: dict[str, bytes] = field(default_factory=dict)
     prstatus: tuple[bytes, ...] = ()
     kdump: KdumpHeader | None = None
+    piece: tuple[int, int] | None = None
     records: FlattenedRecords | None = None
+    incomplete: Incomplete | None = None
+
+    @property
+    def is_elf(self) -> bool:
+        """Whether this is an ELF core, flattened or not."""
+        return self.machine != 0
 
     @property
     def vmcoreinfo(self) -> bytes | None:
@@ -91,30 +135,41 @@ def parse(fd: int, path: str) -> CoreFile:
 
     :param fd: File descriptor, open for reading.
     :param path: Name for messages.
-    :raises TargetError: if the file is not a kernel's core dump, or is cut short.
+    :raises TargetError: if the file is not a kernel's core dump, or its headers are cut short.
     """
-    magic = os.pread(fd, 16, 0)
-    if magic[:4] == elf.MAGIC:
-        return _parse_elf(fd, path)
-    if magic[:8] in kdump_header.SIGNATURES:
-        return _parse_kdump(fd, path)
-    if magic == flattened.SIGNATURE:
+    size = os.lseek(fd, 0, os.SEEK_END)
+    start = os.pread(fd, magic.SIZE, 0)
+    if start[:16] == flattened.SIGNATURE:
         return _parse_flattened(fd, path)
-    raise TargetError(
-        f"{path}: not a vmcore (neither an ELF core nor a kdump-compressed dump, plain or in .gz, .xz or .zst)"
-    )
+    return _parse_plain(lambda size, offset: os.pread(fd, size, offset), size, path)
 
 
-def _file_size(fd: int) -> int:
-    return os.lseek(fd, 0, os.SEEK_END)
+def _parse_plain(read: Read, size: int, path: str) -> CoreFile:
+    start = read(magic.SIZE, 0)
+    if start[:4] == elf.MAGIC:
+        return _parse_elf(read, size, path)
+    if start[:8] in kdump_header.SIGNATURES:
+        return _parse_kdump(read, size, path)
+    if start[:4] in lime.MAGICS:
+        segments, whole = lime.read_ranges(read, size)
+        incomplete = (
+            None if whole else Incomplete("truncated: the LiME file ends inside a range or its header", COPY_AGAIN)
+        )
+        return CoreFile("lime", segments=tuple(segments), incomplete=incomplete)
+    kind = magic.explain(start, path)
+    raise (TargetError if magic.known(start) else UnknownFormatError)(f"{path}: {kind}")
 
 
-def _parse_elf(fd: int, path: str) -> CoreFile:
-    size = _file_size(fd)
-    start = os.pread(fd, 64, 0)
+def raw_memory(size: int) -> CoreFile:
+    """Describe a file that is nothing but memory, from physical address 0 on."""
+    return CoreFile("raw", segments=(Segment(0, 0, 0, size, size),))
+
+
+def _parse_elf(read: Read, size: int, path: str) -> CoreFile:
+    start = read(64, 0)
     codec = Elf.of(start)
     if codec is None or len(start) < 52:
-        raise TargetError(f"{path}: the ELF header is cut short or damaged; copy the dump again")
+        raise TargetError(f"{path}: the ELF header is cut short or damaged; {COPY_AGAIN}")
     if len(start) < codec.header_size:
         raise TruncatedError(path, size, codec.header_size)
     header = codec.header(start)
@@ -124,40 +179,73 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
         raise TargetError(
             f"{path}: an ELF file, but {kind}, not a core; a vmlinux is given with -s, the vmcore with -c"
         )
+    if not header.phnum and header.shnum and b".xen_pages" in _section_names(codec, header, read):
+        raise TargetError(f"{path}: {magic.XEN_CORE}")
+    marked = None
+    if header.flags & DUMP_ELF_INCOMPLETE:
+        marked = Incomplete("incomplete: makedumpfile ran out of space and marked the dump so", NEW_DUMP)
     phnum = header.phnum
     if phnum == elf.PN_XNUM and header.shoff:
         # With that many program headers, their number is in sh_info of the first section header.
-        section = os.pread(fd, codec.section_size, header.shoff)
+        section = read(codec.section_size, header.shoff)
         if len(section) < codec.section_size:
-            raise TruncatedError(path, size, header.shoff + codec.section_size)
+            raise _cut(path, size, header.shoff + codec.section_size, marked)
         phnum = next(codec.sections(section)).info
     if header.phentsize != codec.segment_size or phnum > MAX_PROGRAM_HEADERS:
-        raise TargetError(f"{path}: the program header table of the ELF core makes no sense; copy the dump again")
-    table = os.pread(fd, codec.segment_size * phnum, header.phoff)
+        raise TargetError(f"{path}: the program header table of the ELF core makes no sense; {COPY_AGAIN}")
+    table = read(codec.segment_size * phnum, header.phoff)
     if len(table) < codec.segment_size * phnum:
-        raise TruncatedError(path, size, header.phoff + codec.segment_size * phnum)
+        raise _cut(path, size, header.phoff + codec.segment_size * phnum, marked)
 
     loads: list[Segment] = []
     notes: list[elf.Note] = []
+    needed = 0
     for segment in codec.segments(table):
         if segment.type not in (elf.PT_LOAD, elf.PT_NOTE):
             continue
-        if segment.offset + segment.filesz > size:
-            raise TruncatedError(path, size, segment.offset + segment.filesz)
+        end = segment.offset + segment.filesz
+        needed = max(needed, end)
         if segment.type == elf.PT_LOAD:
-            loads.append(segment)
+            lost = min(segment.filesz, max(0, end - size))
+            loads.append(segment._replace(filesz=segment.filesz - lost, lost=lost))
+        elif end > size:
+            raise _cut(path, size, end, marked)
         elif segment.filesz <= MAX_NOTES_SIZE:
-            notes += codec.notes(os.pread(fd, segment.filesz, segment.offset))
+            notes += codec.notes(read(segment.filesz, segment.offset))
     first = _first_of_each(notes)
-    if "VMCOREINFO" not in first:
-        if "QEMU" in first:
-            why = "for a QEMU guest, add '-device vmcoreinfo' and load the guest's qemu_fw_cfg module before the dump"
-        else:
-            why = "it is the core of a user process, or was not written by kdump, makedumpfile or QEMU"
-        raise TargetError(f"{path}: no VMCOREINFO note: {why}")
-    if not loads:
+    if "VMCOREINFO_XEN" in first:
+        raise TargetError(f"{path}: {magic.XEN_HOST}")
+    incomplete = marked
+    if needed > size and marked is None:
+        incomplete = Incomplete(truncated(size, needed), COPY_AGAIN)
+    if INCOMPLETE_NOTE in first:
+        why = magic.plain(first[INCOMPLETE_NOTE], MAX_WHY)
+        incomplete = Incomplete(f"captured from a dump that is not whole: {why}", "capture the whole dump")
+    if not loads or not any(segment.filesz for segment in loads):
+        if incomplete is not None:
+            raise TargetError(f"{path}: {incomplete}")
         raise TargetError(f"{path}: the ELF core holds no memory (no PT_LOAD); the dump was not finished")
-    return CoreFile("elf", header.machine, codec.is_64_bit, codec.order, tuple(loads), first, prstatus=_prstatus(notes))
+    return CoreFile(
+        "elf",
+        header.machine,
+        codec.is_64_bit,
+        codec.order,
+        tuple(loads),
+        first,
+        prstatus=_prstatus(notes),
+        incomplete=incomplete,
+    )
+
+
+def _cut(path: str, size: int, needed: int, marked: Incomplete | None) -> TargetError:
+    return TruncatedError(path, size, needed) if marked is None else TargetError(f"{path}: {marked}")
+
+
+def _section_names(codec: Elf, header: elf.Header, read: Read) -> bytes:
+    """Read the names of an ELF file's sections, as far as they are there."""
+    table = read(codec.section_size * min(header.shnum, 64), header.shoff)
+    table = table[: len(table) // codec.section_size * codec.section_size]
+    return b"".join(read(min(s.size, 4096), s.offset) for s in codec.sections(table) if s.type == elf.SHT_STRTAB)
 
 
 def _first_of_each(notes: Iterable[elf.Note]) -> dict[str, bytes]:
@@ -172,63 +260,97 @@ def _prstatus(notes: Iterable[elf.Note]) -> tuple[bytes, ...]:
     return tuple(note.desc for note in notes if note.name == "CORE" and note.type == elf.NT_PRSTATUS)
 
 
-def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes, read: Callable[[int, int], bytes]) -> CoreFile:
-    """
-    Decode the sub header.
-
-    :param read: Reads bytes of the dump by offset and size.
-    """
-    offset, size = header.notes(sub_header)
-    data = read(offset, size) if size <= MAX_NOTES_SIZE and offset < 1 << 62 else b""
-    notes = list(Elf(True, header.order).notes(data))
-    first = _first_of_each(notes)
-    # VMCOREINFO lies in the sub header, as a note or as plain text.
-    start = sub_header.find(b"OSRELEASE=")
-    if start >= 0:
-        first["VMCOREINFO"] = sub_header[start:].split(b"\0")[0]
-    split = header.is_split(sub_header)
-    return CoreFile(format, order=header.order, notes=first, prstatus=_prstatus(notes), kdump=None if split else header)
-
-
-def _parse_kdump(fd: int, path: str) -> CoreFile:
-    size = _file_size(fd)
-    start = os.pread(fd, kdump_header.HEADER_SIZE, 0)
+def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
+    start = read(kdump_header.HEADER_SIZE, 0)
     if len(start) < kdump_header.HEADER_SIZE:
         raise TruncatedError(path, size, 4096)
     header = kdump_header.decode(start, path)
-    if size < header.data_start:
-        raise TruncatedError(path, size, header.data_start)
+    marked = None
+    if header.status & DUMP_DH_COMPRESSED_INCOMPLETE:
+        marked = Incomplete("incomplete: makedumpfile ran out of space and marked the dump so", NEW_DUMP)
+    bitmaps_at = (1 + header.sub_hdr_size) * header.block_size
+    if size < bitmaps_at:
+        raise _cut(path, size, bitmaps_at, marked)
+    sub_header = read(header.sub_hdr_size * header.block_size, header.block_size)
+    piece = header.piece(sub_header)
+    if piece is not None and not 0 <= piece[0] <= piece[1] <= header.bitmap_size * 8:
+        raise TargetError(f"{path}: the pfns of a piece of a split dump make no sense; {COPY_AGAIN}")
+    # makedumpfile leaves the end of a piece without pages unwritten.
+    if size < header.data_start and (piece is None or piece[0] < piece[1]):
+        raise _cut(path, size, header.data_start, marked)
+    incomplete = marked or _cut_kdump(read, size, path, header, piece)
+    if piece is not None and incomplete is None:
+        first, end = piece
+        incomplete = Incomplete(
+            f"a piece of a split dump, with pfns {first:#x}-{end:#x} only",
+            PIECE_ADVICE,
+        )
+    offset, length = header.notes(sub_header)
+    data = read(length, offset) if length <= MAX_NOTES_SIZE and offset < 1 << 62 else b""
+    notes = list(Elf(True, header.order).notes(data))
+    found = _first_of_each(notes)
+    if "VMCOREINFO_XEN" in found:
+        raise TargetError(f"{path}: {magic.XEN_HOST}")
+    # VMCOREINFO lies in the sub header, as a note or as plain text.
+    at = sub_header.find(b"OSRELEASE=")
+    if at >= 0:
+        found["VMCOREINFO"] = sub_header[at:].split(b"\0")[0]
+    return CoreFile(
+        "kdump",
+        order=header.order,
+        notes=found,
+        prstatus=_prstatus(notes),
+        kdump=header,
+        piece=piece,
+        incomplete=incomplete,
+    )
+
+
+def _cut_kdump(
+    read: Read, size: int, path: str, header: KdumpHeader, piece: tuple[int, int] | None
+) -> Incomplete | None:
+    """
+    Check that the file is as long as its descriptors say.
+
+    :raises TargetError: if not even the descriptors are there.
+    """
+    low, high = piece or (0, header.bitmap_size * 8)
+    if low == high:
+        return None
     dumped = 0
-    for offset in range(0, header.bitmap_size, PIECE):
-        piece = os.pread(fd, min(PIECE, header.bitmap_size - offset), header.bitmap_start + offset)
-        dumped += int(kdump_header.count_bits(piece).sum())
+    for offset in range(low // 8, min(-(-high // 8), header.bitmap_size), PIECE):
+        bits = bytearray(
+            read(min(PIECE, -(-high // 8) - offset, header.bitmap_size - offset), header.bitmap_start + offset)
+        )
+        # Bits of other pieces of the dump in the first byte and in the last.
+        if bits and offset == low // 8:
+            bits[0] &= 0xFF << low % 8 & 0xFF
+        if bits and offset + len(bits) == -(-high // 8) and high % 8:
+            bits[-1] &= (1 << high % 8) - 1
+        dumped += int(kdump_header.count_bits(bytes(bits)).sum()) if bits else 0
     descriptor = header.descriptor
     descriptors_end = header.data_start + dumped * descriptor.itemsize
     if size < descriptors_end:
         raise TruncatedError(path, size, descriptors_end)
     # Page data is written in the order of the descriptors, so the last ones name the file's end.
     last = min(dumped, LAST_DESCRIPTORS) * descriptor.itemsize
-    table = np.frombuffer(os.pread(fd, last, descriptors_end - last), descriptor)
+    table = np.frombuffer(read(last, descriptors_end - last), descriptor)
     needed = kdump_header.end_of_data(table, header.block_size)
-    if needed > size:
-        raise TruncatedError(path, size, needed)
-    sub_header = os.pread(fd, header.sub_hdr_size * header.block_size, header.block_size)
-    return _kdump_core("kdump", header, sub_header, lambda offset, size: os.pread(fd, size, offset))
+    return Incomplete(truncated(size, needed), COPY_AGAIN) if needed > size else None
 
 
 def _parse_flattened(fd: int, path: str) -> CoreFile:
-    inner = bytearray(FLATTENED_HEADERS_SIZE)
-    found = []
-    for offset, pos, length in flattened.read_records(fd, path):
-        found.append((offset, pos, length))
-        if offset < len(inner):
-            data = os.pread(fd, min(length, len(inner) - offset), pos)
-            inner[offset : offset + len(data)] = data
+    found, cut = flattened.read_records_there_are(fd, path)
     records = FlattenedRecords(found)
-    if inner[:8] not in kdump_header.SIGNATURES:
-        return CoreFile("flattened", records=records)
-    header = kdump_header.decode(bytes(inner[: kdump_header.HEADER_SIZE]), path)
-    end = (1 + header.sub_hdr_size) * header.block_size
-    sub_header = bytes(inner[header.block_size : end])
-    core = _kdump_core("flattened", header, sub_header, lambda offset, size: bytes(inner[offset : offset + size]))
-    return replace(core, records=records)
+    try:
+        core = _parse_plain(lambda size, offset: records.pread(fd, size, offset), records.end, path)
+    except TargetError:
+        # Of an ELF core, the program headers are written last.
+        if cut is not None:
+            raise TargetError(f"{path}: {cut}; {COPY_AGAIN}") from None
+        raise
+    if cut is not None and (core.incomplete is None or core.incomplete.is_split):
+        core = replace(core, incomplete=Incomplete(cut, COPY_AGAIN))
+    if core.format not in ("elf", "kdump"):
+        raise TargetError(f"{path}: a flattened file, but with no vmcore in it")
+    return replace(core, format="flattened", records=records)

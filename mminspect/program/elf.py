@@ -14,6 +14,7 @@ IDENT_SIZE = 16
 ET_CORE = 4
 PT_LOAD = 1
 PT_NOTE = 4
+SHT_STRTAB = 3
 SHT_NOTE = 7
 # What e_phnum is where the number of program headers is in the first section header.
 PN_XNUM = 0xFFFF
@@ -55,8 +56,9 @@ class Segment(NamedTuple):
     :ivar vaddr: Virtual address.
     :ivar paddr: Physical address.
     :ivar filesz: Bytes that the file holds.
-    :ivar memsz: Bytes of memory that the segment stands for. What lies beyond ``filesz`` was left
+    :ivar memsz: Bytes of memory that the segment stands for. What lies beyond ``filesz`` and ``lost`` was left
         out of the dump.
+    :ivar lost: Bytes behind those that the file should hold and doesn't, as it is cut short. No part of the header.
     """
 
     offset: int
@@ -67,6 +69,7 @@ class Segment(NamedTuple):
     type: int = PT_LOAD
     flags: int = 0
     align: int = 0
+    lost: int = 0
 
 
 class Section(NamedTuple):

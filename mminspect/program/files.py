@@ -12,13 +12,16 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import stat as modes
 import tempfile
 from typing import IO, cast
 
 # Temporary files that are made in advance: what a vmcore is unpacked to and put in order in, and findings.
-FILES_PER_VMCORE = 2
+FILES_PER_VMCORE = 4
 SPARE_FILES = 4
+# Open files that aren't of a vmcore, at most.
+MOST_OTHERS = 600
 
 _held: dict[str, int] = {}
 _failed: dict[str, OSError] = {}
@@ -62,6 +65,18 @@ def release(path: str) -> None:
     fd = _held.pop(path, None)
     if fd is not None:
         os.close(fd)
+
+
+def allow_many(vmcores: int) -> None:
+    """
+    Let this process have as many open files as it can need.
+
+    :param vmcores: How many will be open at the same time.
+    """
+    needed = MOST_OTHERS + (1 + FILES_PER_VMCORE) * 2 * vmcores
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard < 0 else min(needed, hard), hard))
 
 
 def stat(path: str) -> os.stat_result:

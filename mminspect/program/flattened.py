@@ -7,15 +7,28 @@ import os
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from mminspect.errors import TargetError, TruncatedError
+from mminspect.errors import TargetError
 
 SIGNATURE = b"makedumpfile\0\0\0\0"
 # Size of the header (MAX_SIZE_MDF_HEADER).
 HEADER_SIZE = 4096
+NO_END = "truncated: the flattened dump has no end mark"
 # Offset and length of a record. Both are signed, and big-endian on every machine.
 _RECORD = struct.Struct(">qq")
+
+
+class CutError(TargetError):
+    """
+    A flattened dump ends before its end mark.
+
+    :ivar rest: What is there of the last record.
+    """
+
+    def __init__(self, path: str, rest: Sequence[tuple[int, int, int]] = ()) -> None:
+        super().__init__(f"{path}: {NO_END}; copy the dump again")
+        self.rest = rest
 
 
 def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
@@ -30,7 +43,7 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
     while True:
         record = os.pread(fd, _RECORD.size, pos)
         if len(record) < _RECORD.size:
-            raise TargetError(f"{path}: truncated: the flattened dump has no end mark; copy the dump again")
+            raise CutError(path)
         offset, length = _RECORD.unpack(record)
         # The end mark.
         if offset == -1:
@@ -39,9 +52,28 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
             raise TargetError(f"{path}: the flattened dump is damaged at byte {pos}; copy the dump again")
         pos += _RECORD.size
         if pos + length > size:
-            raise TruncatedError(path, size, pos + length)
+            raise CutError(path, [(offset, pos, size - pos)] if size > pos else [])
         yield offset, pos, length
         pos += length
+
+
+def read_records_there_are(fd: int, path: str) -> tuple[list[tuple[int, int, int]], str | None]:
+    """
+    Go through the records of a flattened dump, as far as they are there.
+
+    :return: The records as :func:`read_records` gives them, and why they aren't all, ``None`` if they are.
+    :raises TargetError: if there is none, or one is damaged.
+    """
+    found: list[tuple[int, int, int]] = []
+    try:
+        for record in read_records(fd, path):
+            found.append(record)
+    except CutError as e:
+        found += e.rest
+        if not found:
+            raise
+        return found, NO_END
+    return found, None
 
 
 class FlattenedRecords:
@@ -55,13 +87,16 @@ class FlattenedRecords:
     def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
         self.offsets, self.positions, self.lengths = array("q"), array("q"), array("q")
         self.overlap = False
+        written = list(found)
         end = 0
-        for offset, pos, length in sorted(found):
+        for offset, pos, length in sorted(written):
             self.offsets.append(offset)
             self.positions.append(pos)
             self.lengths.append(length)
             self.overlap = self.overlap or offset < end
             end = max(end, offset + length)
+        self._end = end
+        self._written = written if self.overlap else []
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -69,23 +104,38 @@ class FlattenedRecords:
     @property
     def end(self) -> int:
         """Where the dump ends."""
-        return self.offsets[-1] + self.lengths[-1] if self.offsets else 0
+        return self._end
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """
-        Read the dump as if it were in order. Its records must not overlap.
+        Read the dump as if it were in order. Where records overlap, this looks through all of them.
 
-        :return: As much as there is without a gap.
+        What no record has is zeros, as in the file that makedumpfile -R makes.
+
+        :return: As much as there is before the dump's end.
         """
+        if self.overlap:
+            return self._pread_written(fd, size, offset)
         pieces = []
         index = max(0, bisect_right(self.offsets, offset) - 1)
         while size > 0 and index < len(self.offsets):
             inside = offset - self.offsets[index]
-            length = min(size, self.lengths[index] - inside)
-            if inside < 0 or length <= 0:
-                break
-            pieces.append(os.pread(fd, length, self.positions[index] + inside))
+            if inside < 0:
+                length = min(size, -inside)
+                pieces.append(bytes(length))
+            else:
+                length = max(0, min(size, self.lengths[index] - inside))
+                pieces.append(os.pread(fd, length, self.positions[index] + inside))
+                index += 1
             offset += length
             size -= length
-            index += 1
         return b"".join(pieces)
+
+    def _pread_written(self, fd: int, size: int, offset: int) -> bytes:
+        """Read what was written last at each place."""
+        data = bytearray(max(0, min(size, self._end - offset)))
+        for start, pos, length in self._written:
+            low, high = max(start, offset), min(start + length, offset + len(data))
+            if low < high:
+                data[low - offset : high - offset] = os.pread(fd, high - low, pos + low - start)
+        return bytes(data)

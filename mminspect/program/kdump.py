@@ -13,12 +13,13 @@ of which the second says what the dump holds, a descriptor for each page that it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate, chain
-from typing import Callable
+from typing import Callable, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from mminspect.program.corefile import CoreFile
 from mminspect.program.direct import Bytes, DirectMemory
 from mminspect.program.flattened import FlattenedRecords
 from mminspect.program.kdump_header import BITMAP_BLOCK, KdumpHeader, count_bits
-from mminspect.program.overlay import DAMAGED, EXCLUDED
+from mminspect.program.overlay import DAMAGED, EXCLUDED, MISSING
 from mminspect.program.pagetable import PageTables
 
 try:
@@ -62,16 +63,21 @@ class DumpPages:
     The pages of a dump.
 
     :param fd: The dump's file. It is duplicated.
-    :param header: The dump's header.
-    :param records: Where the dump's parts are, if it is flattened.
+    :param core: Its headers.
     :param fallback: Opens the dump's file with libkdumpfile.
     """
 
-    def __init__(self, fd: int, header: KdumpHeader, records: FlattenedRecords | None, fallback: Fallback) -> None:
+    def __init__(self, fd: int, core: CoreFile, fallback: Fallback) -> None:
+        assert core.kdump is not None
         self._fd = os.dup(fd)
         weakref.finalize(self, os.close, self._fd)
-        self._header = header
-        self._records = records
+        self._header = header = core.kdump
+        self._records: FlattenedRecords | None = core.records
+        self._piece = core.piece
+        # What the page descriptors of a dump that is not whole don't name was never written, or was cut off.
+        self._nowhere = DAMAGED if core.incomplete is None else MISSING
+        self._skipped: int | None = None
+        self._file_size = os.fstat(fd).st_size
         self._fallback = lru_cache(1)(fallback)
         self._descriptor = header.descriptor
         self._size = header.block_size
@@ -79,7 +85,7 @@ class DumpPages:
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
         self._before: list[int] | None = None
         # Where the dump ends. It may be cut short later.
-        self._end = os.fstat(fd).st_size if records is None else records.end
+        self._end = self._file_size if core.records is None else core.records.end
 
     @property
     def page_size(self) -> int:
@@ -90,6 +96,36 @@ class DumpPages:
     def end(self) -> int:
         """The physical address behind the last that the bitmap stands for."""
         return self._header.bitmap_size * 8 * self._size
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is still as long as it was when it was opened."""
+        return os.fstat(self._fd).st_size >= self._file_size
+
+    def blocks(self, pages: int, more: int) -> Iterator[tuple[bytes, bytes]]:
+        """
+        Read all pages that the dump holds, as far as they are whole, in adjacent ones.
+
+        :param pages: How many at most.
+        :param more: How many of those that follow are read with them.
+        :return: Iterator of (memory, what follows it).
+        """
+        for start, end in self._held():
+            for low in range(start, end, pages):
+                high = min(low + pages, end)
+                with contextlib.suppress(_Unusual, OSError, FaultError):
+                    data = b"".join(self._read_pages(low, min(high + more, end)))
+                    cut = (high - low) * self._size
+                    yield data[:cut], data[cut:]
+
+    def _held(self) -> Iterator[tuple[int, int]]:
+        """Find the runs of pages that the dump holds, within a block of the bitmap."""
+        for block in range(-(-self._header.bitmap_size // BITMAP_BLOCK)):
+            ranks = self._block(block)[1]
+            held = np.diff(ranks)
+            edges = np.flatnonzero(np.diff(np.concatenate(([0], held, [0]))))
+            base = block * BLOCK_PFNS
+            for start, end in zip(edges[::2].tolist(), edges[1::2].tolist()):
+                yield base + start, base + end
 
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         """
@@ -130,6 +166,8 @@ class DumpPages:
         else:
             data = os.pread(self._fd, size, offset)
         if len(data) < size:
+            if self._nowhere == MISSING:
+                raise FaultError(MISSING, 0)
             raise _Unusual("the file ends early")
         return data
 
@@ -163,10 +201,22 @@ class DumpPages:
             if count < high - low:
                 missing = start + int(np.argmin(np.diff(ranks[low : high + 1])))
                 raise FaultError(EXCLUDED, missing * self._size)
-            at = self._header.data_start + (before + int(ranks[low])) * self._descriptor.itemsize
+            first, last = self._piece or (0, start + count)
+            if start < first or start + count > last:
+                raise FaultError(MISSING, start * self._size)
+            index = before + int(ranks[low]) - self._descriptors_before()
+            at = self._header.data_start + index * self._descriptor.itemsize
             tables.append(np.frombuffer(self._pread(count * self._descriptor.itemsize, at), self._descriptor))
             start += count
         return tables[0] if len(tables) == 1 else np.concatenate(tables)
+
+    def _descriptors_before(self) -> int:
+        """Get how many descriptors other pieces of a split dump have before the first one here."""
+        if self._skipped is None:
+            block, low = divmod(self._piece[0] if self._piece is not None else 0, BLOCK_PFNS)
+            before, ranks = self._block(block)
+            self._skipped = before + int(ranks[low])
+        return self._skipped
 
     def _read_page(self, pfn: int) -> bytes:
         return self._read_pages(pfn, pfn + 1)[0]
@@ -181,13 +231,14 @@ class DumpPages:
         sizes = np.minimum(table["size"], self._size).astype(np.int64)
         nowhere = sizes.min() <= 0 or offsets.min() < 0 or offsets.max() >= self._end
         if nowhere or (too_large & (table["flags"] == 0)).any():
-            raise FaultError(DAMAGED, start * self._size)
+            raise FaultError(self._nowhere, start * self._size)
+        cut = self._nowhere if (offsets + sizes).max() > self._end else DAMAGED
         ends = np.minimum(offsets + sizes, self._end)
         flags = set(table["flags"].tolist())
         if not flags <= {0, COMPRESSED_ZLIB, COMPRESSED_ZSTD}:
             # Behind the file's end, libkdumpfile would be ended by a signal.
             if too_large.any() or (offsets + sizes).max() > self._end:
-                raise FaultError(DAMAGED, start * self._size)
+                raise FaultError(cut, start * self._size)
             raise _Unusual("a compression that is not known here")
         # The data of most pages lies behind that of the page before. Pages of zeros share theirs.
         first = np.flatnonzero(np.concatenate(([True], offsets[1:] != ends[:-1])))
@@ -206,9 +257,9 @@ class DumpPages:
                     pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
             # Its type information says that the first is an object.
             except (zlib.error, zstandard.ZstdError):  # type: ignore[misc]
-                raise FaultError(DAMAGED, (start + low) * self._size) from None
+                raise FaultError(cut, (start + low) * self._size) from None
         if set(map(len, pages)) != {self._size}:
-            raise FaultError(DAMAGED, start * self._size)
+            raise FaultError(cut, start * self._size)
         return pages
 
     def _unpack(self, data: bytes, flags: int) -> bytes:
@@ -223,6 +274,27 @@ class DumpPages:
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=self._size)
 
 
+class Pages(Protocol):
+    """Pages of a dump, in one file or in several."""
+
+    @property
+    def page_size(self) -> int:
+        """The size of a page in bytes."""
+
+    @property
+    def end(self) -> int:
+        """The physical address behind the last that there can be."""
+
+    def is_whole(self) -> bool:
+        """Tell whether the files are still as long as they were."""
+
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        """Read physical memory."""
+
+    def gather(self, ranges: Iterable[tuple[int, int]]) -> bytes | None:
+        """Read pages from several places."""
+
+
 class PackedMemory(DirectMemory):
     """
     The memory of a dump, put together out of its pages at once.
@@ -235,10 +307,14 @@ class PackedMemory(DirectMemory):
     # More of it brings little, and is in memory twice.
     at_once = 4 << 20
 
-    def __init__(self, prog: Program, fd: int, pages: DumpPages, tables: PageTables) -> None:
+    def __init__(self, prog: Program, fd: int, pages: Pages, tables: PageTables) -> None:
         super().__init__(prog, fd)
         self._pages = pages
         self._tables = tables
+
+    def is_whole(self) -> bool:
+        """Tell whether the files are still as long as they were when they were opened."""
+        return super().is_whole() and self._pages.is_whole()
 
     def holds(self, address: int) -> bool:
         """Tell whether a byte is mapped by a large page."""
@@ -255,9 +331,24 @@ class PackedMemory(DirectMemory):
 
 
 def can_read(core: CoreFile) -> bool:
-    """Tell whether a dump is of a kind whose pages are read here."""
+    """Tell whether a dump is of a kind whose pages can be read here."""
     header, records = core.kdump, core.records
     if header is None or (records is not None and records.overlap):
         return False
     # There are dumps with one bitmap only.
-    return not header.status & FOREIGN and header.bitmap_size * 8 >= header.max_mapnr
+    return header.bitmap_size * 8 >= header.max_mapnr
+
+
+def is_read_here(core: CoreFile) -> bool:
+    """
+    Tell whether the pages of a dump are read here.
+
+    libkdumpfile is as fast where it must decompress, but it is ended by a signal behind the end of a file.
+    """
+    header = core.kdump
+    return header is not None and can_read(core) and (core.incomplete is not None or not is_foreign(header))
+
+
+def is_foreign(header: KdumpHeader) -> bool:
+    """Tell whether only libkdumpfile can decompress the pages of a dump."""
+    return bool(header.status & FOREIGN)

@@ -79,11 +79,17 @@ class KdumpHeader:
         offset, size = struct.unpack_from(self.order + "QQ", sub_header, 48)
         return offset, size
 
-    def is_split(self, sub_header: bytes) -> bool:
-        """Tell whether other files hold the rest of the dump."""
-        # phys_base, a long; dump_level; split.
-        (split,) = struct.unpack_from(self.order + "i", sub_header, 12 if self.is_64_bit else 8)
-        return bool(split)
+    def piece(self, sub_header: bytes) -> tuple[int, int] | None:
+        """Get the pfns whose pages this file has, if others hold the rest of the dump."""
+        # phys_base, a long; dump_level, split; start_pfn, end_pfn, longs.
+        words = struct.Struct(self.order + ("QiiQQ" if self.is_64_bit else "IiiII"))
+        _, _, split, start, end = words.unpack_from(sub_header)
+        if not split:
+            return None
+        # Since version 6 of the format: start_pfn_64 and end_pfn_64, behind three pairs of an offset and a size.
+        if self.is_64_bit and self.version >= 6 and len(sub_header) >= 96:
+            start, end = struct.unpack_from(self.order + "QQ", sub_header, 80)
+        return start, end
 
 
 def decode(header: bytes, path: str) -> KdumpHeader:

@@ -11,32 +11,35 @@ from mminspect.program.elf import Segment
 
 EXCLUDED = "excluded from the dump"
 DAMAGED = "damaged in the dump"
+MISSING = "missing from a dump that is not whole"
 # p_paddr of segments that have no physical address, in 32-bit and 64-bit ELF files.
 NO_PADDR = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
-def fault_on_excluded(prog: Program, segments: Iterable[Segment]) -> bool:
+def fault_on_excluded(prog: Program, segments: Iterable[Segment]) -> None:
     """
-    Make reads of memory that was left out of an ELF dump fail.
+    Make reads of memory that an ELF dump doesn't hold fail.
 
     makedumpfile marks what it left out by ``p_filesz < p_memsz``. drgn returns zeros there, which
     look like a memmap that nobody initialized.
 
     :param segments: The segments of the dump.
-    :return: Whether anything was left out.
     """
+    for segment in segments:
+        held, known = segment.filesz, segment.filesz + segment.lost
+        _fault(prog, segment, held, known, MISSING)
+        _fault(prog, segment, known, segment.memsz, EXCLUDED)
+
+
+def _fault(prog: Program, segment: Segment, start: int, end: int, why: str) -> None:
+    """Make reads of a part of a segment fail."""
+    if start >= end:
+        return
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise FaultError(EXCLUDED, address)
+        raise FaultError(why, address)
 
-    found = False
-    for segment in segments:
-        left_out = segment.memsz - segment.filesz
-        if left_out <= 0:
-            continue
-        found = True
-        if segment.paddr not in NO_PADDR:
-            prog.add_memory_segment(segment.paddr + segment.filesz, left_out, read, physical=True)
-        if segment.vaddr and segment.vaddr != segment.paddr:
-            prog.add_memory_segment(segment.vaddr + segment.filesz, left_out, read)
-    return found
+    if segment.paddr not in NO_PADDR:
+        prog.add_memory_segment(segment.paddr + start, end - start, read, physical=True)
+    if segment.vaddr and segment.vaddr != segment.paddr:
+        prog.add_memory_segment(segment.vaddr + start, end - start, read)

@@ -10,7 +10,7 @@ from typing import Callable
 
 from drgn import Program
 
-from mminspect.errors import CutShortError, TargetError
+from mminspect.errors import CutShortError, LayoutError, TargetError, TypeInfoError
 from mminspect.program import corefile
 from mminspect.program.direct import DirectMemory
 from mminspect.program.vmcoreinfo import Vmcoreinfo
@@ -62,8 +62,25 @@ class Target:
 
         :raises mminspect.errors.CutShortError: if it was, also instead of any error that came of it.
         """
-        with _or_cut_short(lambda: self.direct is None or self.direct.is_whole()):
+        with _or_cut_short(lambda: self.direct is None or self.direct.is_whole()), self._or_incomplete():
             yield
+
+    @property
+    def incomplete(self) -> corefile.Incomplete | None:
+        """Why a vmcore is not whole, ``None`` if nothing says so."""
+        return self.core.incomplete if self.core is not None else None
+
+    @contextlib.contextmanager
+    def _or_incomplete(self) -> Iterator[None]:
+        """Raise what is wrong with a vmcore that is not whole instead of what doesn't work because of that."""
+        try:
+            yield
+        except (TypeInfoError, LayoutError) as e:
+            if self.incomplete is None:
+                raise
+            # What could be done about it elsewhere doesn't help here.
+            what = str(e).split("; ")[0]
+            raise TargetError(f"{self.path}: {self.incomplete} (in what there is: {what})") from e
 
     def has_function(self, name: str) -> bool:
         """

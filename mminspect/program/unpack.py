@@ -1,27 +1,90 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compressed and flattened vmcores: unpacked to a temporary file that has no name."""
+"""
+Compressed, archived and flattened vmcores: unpacked to a temporary file that has no name.
+
+A file can grow a thousandfold when it is unpacked. What is written is bounded by the room that there is, what an
+unpacker takes in memory by limits of its own.
+"""
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import io
 import lzma
 import os
+import tarfile
 import tempfile
 import zlib
-from typing import IO, Callable, cast
+from typing import IO, Callable, NoReturn, cast
 
 import zstandard
 
 from mminspect.errors import TargetError
-from mminspect.program import files
-from mminspect.program.flattened import read_records
+from mminspect.program import elf, files, flattened, kdump_header, lime
+from mminspect.program.corefile import COPY_AGAIN
+from mminspect.program.elf import Elf
+from mminspect.program.flattened import read_records_there_are
+from mminspect.program.magic import plain
 
 PIECE = 1 << 20
+# What xz may take: its presets need 65 MiB at most. The window of zstd: "zstd --long" alone needs half of it.
+XZ_MEMORY = 256 << 20
+ZSTD_WINDOW = 256 << 20
+# Room that is left free where temporary files are, though not more than a part of it, and after how much is looked.
+RESERVE = 64 << 20
+RESERVED_PART = 16
+LOOK_AFTER = 16 << 20
+# The size that no dump has.
+MAX_SIZE = 1 << 46
+# Members of an archive that are looked at, and how many vmcores in it are named.
+MAX_MEMBERS = 100_000
+MAX_NAMED = 5
+MAX_NAME = 100
+# Where a tar archive has its magic number.
+_TAR_MAGIC = (257, b"ustar")
+_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, tarfile.TarError)
+
+
+class _Xz(io.RawIOBase):
+    """Unpacks .xz, of one stream or several, in bounded memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        """Unpack at most as much as the buffer holds."""
+        target = memoryview(buffer)  # type: ignore[arg-type]
+        while True:
+            if self._stream.eof:
+                # Streams can be padded with null bytes.
+                rest = self._stream.unused_data.lstrip(b"\0")
+                while not rest:
+                    piece = self._file.read(PIECE)
+                    if not piece:
+                        return 0
+                    rest = piece.lstrip(b"\0")
+                self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            elif self._stream.needs_input:
+                rest = self._file.read(PIECE)
+                if not rest:
+                    raise EOFError("the end of the stream is missing")
+            else:
+                rest = b""
+            data = self._stream.decompress(rest, len(target))
+            if data:
+                target[: len(data)] = data
+                return len(data)
 
 
 def _open_zstd(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    return cast(IO[bytes], decompressor.stream_reader(file, read_across_frames=True))
 
 
 def _open_gzip(file: IO[bytes]) -> IO[bytes]:
@@ -29,13 +92,18 @@ def _open_gzip(file: IO[bytes]) -> IO[bytes]:
 
 
 def _open_xz(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], lzma.LZMAFile(file))
+    return cast(IO[bytes], io.BufferedReader(_Xz(file), PIECE))
+
+
+def _open_bzip2(file: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], bz2.BZ2File(file))
 
 
 _FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
     "gzip": (b"\x1f\x8b", _open_gzip),
     "xz": (b"\xfd7zXZ\0", _open_xz),
     "zstd": (b"\x28\xb5\x2f\xfd", _open_zstd),
+    "bzip2": (b"BZh", _open_bzip2),
 }
 
 
@@ -44,7 +112,7 @@ def compression(magic: bytes) -> str | None:
     Get the compression of a file.
 
     :param magic: The first bytes of the file.
-    :return: ``gzip``, ``xz``, ``zstd``, or ``None``.
+    :return: ``gzip``, ``xz``, ``zstd``, ``bzip2`` or ``None``.
     """
     for name, (signature, _) in _FORMATS.items():
         if magic.startswith(signature):
@@ -52,48 +120,177 @@ def compression(magic: bytes) -> str | None:
     return None
 
 
-def unpack(fd: int, path: str, name: str) -> int:
+def is_tar(start: bytes) -> bool:
+    """Tell whether a file is a tar archive, by its first 512 bytes."""
+    at, magic = _TAR_MAGIC
+    return start[at : at + len(magic)] == magic
+
+
+def unpack(fd: int, path: str) -> int | None:
     """
-    Unpack a compressed file.
+    Unpack a file that is compressed, a tar archive, or both.
 
     The temporary file is unlinked before anything is written to it, so it is gone on every way out.
     Blocks of zeros become holes.
 
-    :param fd: The compressed file.
+    :param fd: The file.
     :param path: Its name for messages.
-    :param name: What :func:`compression` said.
-    :return: File descriptor of the unpacked file; the caller closes it.
-    :raises TargetError: if the data is damaged or the disk is full.
+    :return: File descriptor of the vmcore; the caller closes it. ``None`` if the file is neither.
+    :raises TargetError: if the data is damaged, there is no room for it, or an archive has no vmcore or several.
     """
+    start = os.pread(fd, 512, 0)
+    name = compression(start)
+    if name is None and not is_tar(start):
+        return None
     try:
-        with files.scratch(is_kept=True) as target, os.fdopen(os.dup(fd), "rb") as packed:
+        with os.fdopen(os.dup(fd), "rb") as packed:
             packed.seek(0)
-            reader = _FORMATS[name][1](packed)
-            zeros = bytes(PIECE)
-            size = 0
-            while True:
-                piece = reader.read(PIECE)
-                if not piece:
-                    break
-                if piece == zeros[: len(piece)]:
-                    target.seek(len(piece), os.SEEK_CUR)
-                else:
-                    target.write(piece)
-                size += len(piece)
-            target.truncate(size)
-            target.flush()
-            if size == 0:
-                raise TargetError(f"{path}: the {name} file holds nothing")
-            return os.dup(target.fileno())
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as e:
-        raise TargetError(f"{path}: the {name} data is damaged or cut short ({e}); copy the dump again") from None
+            reader: IO[bytes] = packed
+            if name is not None:
+                reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, _FORMATS[name][1](packed)), PIECE))
+            if is_tar(cast(io.BufferedReader, reader).peek(512)[:512]):
+                return _from_tar(reader, path)
+            with _store(reader, path) as target:
+                if os.fstat(target.fileno()).st_size == 0:
+                    raise TargetError(f"{path}: the {name} file holds nothing")
+                return os.dup(target.fileno())
+    except _DAMAGED as e:
+        _explain(e, path, name or "tar", start)
     except OSError as e:
+        # The module bz2 has no error of its own for damaged data.
+        if e.errno is None:
+            _explain(e, path, name or "tar", start)
         raise TargetError(f"{path}: can't be unpacked to {tempfile.gettempdir()}: {e.strerror or e}") from None
+
+
+def _explain(error: Exception, path: str, name: str, start: bytes) -> NoReturn:
+    """Say why data can't be unpacked."""
+    if name == "zstd" and "too much memory" in str(error):
+        window = zstandard.get_frame_parameters(start).window_size
+        raise TargetError(
+            f"{path}: needs a zstd window of {window >> 20} MiB, mminspect takes {ZSTD_WINDOW >> 20}; "
+            f"unpack it with 'zstd -d --long={max(window - 1, 1).bit_length()}'"
+        ) from None
+    if name == "xz" and "emory" in str(error):
+        raise TargetError(
+            f"{path}: needs more than {XZ_MEMORY >> 20} MiB of memory to be unpacked; unpack it with 'xz -d'"
+        ) from None
+    raise TargetError(f"{path}: the {name} data is damaged or cut short ({error}); {COPY_AGAIN}") from None
+
+
+def _store(reader: IO[bytes], path: str) -> IO[bytes]:
+    """
+    Write what is read to a temporary file.
+
+    :raises TargetError: if there is no room for it.
+    """
+    target = files.scratch(is_kept=True)
+    try:
+        zeros = bytes(PIECE)
+        size = written = 0
+        while True:
+            piece = reader.read(PIECE)
+            if not piece:
+                break
+            if piece == zeros[: len(piece)]:
+                target.seek(len(piece), os.SEEK_CUR)
+            else:
+                target.write(piece)
+                written += len(piece)
+                if written >= LOOK_AFTER:
+                    _check_room(target.fileno(), path)
+                    written = 0
+            size += len(piece)
+            if size > MAX_SIZE:
+                raise TargetError(f"{path}: unpacked it is larger than any dump; it is damaged or no dump")
+        target.truncate(size)
+        target.flush()
+        return target
+    except BaseException:
+        target.close()
+        raise
+
+
+def _check_room(fd: int, path: str) -> None:
+    """
+    Check that some room is left.
+
+    :raises TargetError: if not.
+    """
+    room = os.fstatvfs(fd)
+    # A device such as /dev/full has none.
+    if room.f_blocks and room.f_bavail * room.f_frsize < min(RESERVE, room.f_blocks * room.f_frsize // RESERVED_PART):
+        raise TargetError(
+            f"{path}: there is too little room in {tempfile.gettempdir()} to unpack it; unpack it elsewhere, or set "
+            "TMPDIR to a directory with more"
+        )
+
+
+def _is_vmcore(start: bytes) -> bool:
+    """Tell whether a file in an archive is a vmcore, by its first bytes."""
+    codec = Elf.of(start)
+    if codec is not None:
+        return len(start) >= codec.header_size and codec.header(start).type == elf.ET_CORE
+    return start.startswith((*kdump_header.SIGNATURES, flattened.SIGNATURE, *lime.MAGICS))
+
+
+def _from_tar(reader: IO[bytes], path: str) -> int:
+    """
+    Unpack the one vmcore of an archive, which is read once from its start to its end.
+
+    A compressed file in it is taken if there is no other, as logs can be compressed, too.
+    """
+    # What was found: vmcores, and compressed files.
+    names: dict[bool, list[str]] = {True: [], False: []}
+    result: IO[bytes] | None = None
+    try:
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=PIECE) as archive:
+            for number, member in enumerate(archive):
+                if number >= MAX_MEMBERS:
+                    raise TargetError(f"{path}: a tar archive of too many files; unpack it and give the vmcore in it")
+                file = archive.extractfile(member) if member.isreg() else None
+                if file is None:
+                    continue
+                start = file.read(64)
+                is_vmcore = _is_vmcore(start)
+                if not is_vmcore and compression(start) is None:
+                    continue
+                names[is_vmcore].append(plain(member.name, MAX_NAME))
+                if len(names[is_vmcore]) == 1 and (is_vmcore or not names[True]):
+                    if result is not None:
+                        result.close()
+                    result = _store(_Prefixed(start, file), path)  # type: ignore[arg-type]
+        found = names[True] or names[False]
+        if len(found) > 1:
+            listed = ", ".join(found[:MAX_NAMED]) + (", ..." if len(found) > MAX_NAMED else "")
+            raise TargetError(
+                f"{path}: a tar archive with {len(found)} files that can be the vmcore ({listed}); unpack it and give "
+                "the right one"
+            )
+        if result is None:
+            raise TargetError(f"{path}: a tar archive with no vmcore in it; give the vmcore")
+        return os.dup(result.fileno())
+    finally:
+        if result is not None:
+            result.close()
+
+
+class _Prefixed:
+    """A file whose first bytes were read already."""
+
+    def __init__(self, start: bytes, file: IO[bytes]) -> None:
+        self._start = start
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """Read the bytes that were read before, then the rest."""
+        start, self._start = self._start, b""
+        return start or self._file.read(size)
 
 
 def rearrange(fd: int, path: str) -> int:
     """
-    Write a flattened dump as makedumpfile -R does: each record at its place.
+    Write a flattened dump as makedumpfile -R does: each record at its place, as far as they are there.
 
     :param fd: The flattened dump.
     :param path: Its name for messages.
@@ -101,7 +298,7 @@ def rearrange(fd: int, path: str) -> int:
     :raises OSError: if there is no room for it.
     """
     with files.scratch(is_kept=True) as target:
-        for offset, pos, length in read_records(fd, path):
+        for offset, pos, length in read_records_there_are(fd, path)[0]:
             for done in range(0, length, PIECE):
                 piece = os.pread(fd, min(PIECE, length - done), pos + done)
                 if os.pwrite(target.fileno(), piece, offset + done) < len(piece):

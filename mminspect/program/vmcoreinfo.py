@@ -7,6 +7,8 @@ import re
 
 from mminspect.text import MAX_UTS_NAME, kernel_name
 
+# Messages have these. utsname has 64 characters for a release; a build ID is 20 bytes, in hexadecimal digits.
+MAX_BUILD_ID = 128
 _SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
 
 
@@ -67,7 +69,8 @@ class Vmcoreinfo:
 
         Since Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to VMCOREINFO") (in v5.9).
         """
-        return self.lines.get("BUILD-ID")
+        found = self.lines.get("BUILD-ID")
+        return None if found is None else kernel_name(found.encode(), MAX_BUILD_ID)
 
     @property
     def kaslr_offset(self) -> int:

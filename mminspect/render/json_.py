@@ -38,6 +38,18 @@ def write(data: Any, out: IO[str]) -> None:
     out.write(dumps(data, 2) + "\n")
 
 
+def write_compact(data: dict[str, Any], key: str, out: IO[str]) -> None:
+    """Write plain data with the items of a long list on a line each, and without spaces in them."""
+    rest = {name: value for name, value in data.items() if name != key}
+    head = json.dumps(rest, indent=2)
+    out.write(head[: -len("\n}")] + f',\n  "{key}": [')
+    before = "\n"
+    for item in data[key]:
+        out.write(before + json.dumps(item, separators=(",", ":")))
+        before = ",\n"
+    out.write("\n  ]\n}\n")
+
+
 def write_report(report: Report, out: IO[str], style: Style) -> None:
     """Write the report as one JSON object, with each finding on a line of its own."""
     head = dumps(report.head(), 2)

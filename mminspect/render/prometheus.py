@@ -47,6 +47,8 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
     _write_metric(out, "mminspect_pages_unreadable", "Struct pages not readable.", {"": summary["pages_unreadable"]})
     _write_metric(out, "mminspect_transient_findings", "Findings not confirmed.", {"": summary.get("transient", 0)})
     _write_metric(out, "mminspect_scan_seconds", "Duration of the last scan.", {"": summary["elapsed_seconds"]})
+    incomplete = int("incomplete" in report.target)
+    _write_metric(out, "mminspect_incomplete", "Whether the vmcore is not whole.", {"": incomplete})
     partial = bool(summary.get("partial"))
     _write_metric(out, "mminspect_partial", "Whether the last scan was ended early.", {"": int(partial)})
     if not partial:

@@ -91,6 +91,8 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
         out,
         width,
     )
+    if "incomplete" in target:
+        _write_line(f"not whole: {target['incomplete']}", out, width)
     out.write("\n")
     if report.findings:
         rows = []
@@ -207,7 +209,7 @@ def write_overview(data: dict[str, Any], out: IO[str], width: int | None) -> Non
 
 
 def write_rules(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
-    """Write the catalogue, a line per rule."""
+    """Write the catalog, a line per rule."""
     write_table([(r["id"], r["summary"]) for r in data], ("rule", "what it finds"), out, width)
     out.write("\n'mminspect rules RULE' shows all about one.\n")
 

@@ -8,7 +8,8 @@ runs. It sets ``first_deferred_pfn`` to ULONG_MAX. If that never happened, the r
 its struct pages are garbage that ``pfn_valid()`` and ``pfn_to_online_page()`` approve of.
 
 - error: ``system_state`` is beyond SYSTEM_SCHEDULING, so the boot is over.
-- note: ``system_state`` isn't known or says that the kernel is booting; then it is normal.
+- note: ``system_state`` isn't known or says that the kernel is booting; then it is normal. Only the thread comes there,
+  and ``deferred_grow_zone()`` for an allocation that can't wait: nobody else, as the pages were never freed.
 
 ``detail`` has ``first_deferred_pfn`` and ``booted`` (true, false or null).
 

@@ -22,12 +22,14 @@ class Quirk:
 
     :ivar harmful: Whether the kernel comes to harm by it.
     :ivar why: How it comes about, and why it does no harm if it doesn't.
-    :ivar explains: Tells whether it explains a finding whose consequences are known.
+    :ivar rules: Whose findings it can explain.
+    :ivar explains: Tells whether it explains a finding of these whose consequences are known.
     """
 
     id: str
     harmful: bool
     why: str
+    rules: tuple[str, ...]
     explains: Callable[[Finding, MemoryMap], bool]
 
 
@@ -53,8 +55,7 @@ def _outside(finding: Finding, memory: MemoryMap) -> list[tuple[int, int, Zone |
 
 
 def _pfn_0(finding: Finding, memory: MemoryMap) -> bool:
-    pages = finding.rule == "zone-span" and (finding.start_pfn, finding.end_pfn) == (0, 1)
-    return pages and _is_reserved_hole(finding, NOTE)
+    return (finding.start_pfn, finding.end_pfn) == (0, 1) and _is_reserved_hole(finding, NOTE)
 
 
 def _tail(finding: Finding, memory: MemoryMap) -> bool:
@@ -65,7 +66,7 @@ def _tail(finding: Finding, memory: MemoryMap) -> bool:
 
 
 def _hole(finding: Finding, memory: MemoryMap) -> bool:
-    return finding.rule == "zone-span" and _is_reserved_hole(finding, NOTE)
+    return _is_reserved_hole(finding, NOTE)
 
 
 def _hole_of_zone_above(finding: Finding, memory: MemoryMap) -> bool:
@@ -74,8 +75,6 @@ def _hole_of_zone_above(finding: Finding, memory: MemoryMap) -> bool:
     if finding.rule == "zone-span":
         zone = _linked(finding, memory)
         return zone is not None and finding.end_pfn <= zone.start_pfn
-    if finding.rule != "mixed-zone":
-        return False
     return all(zone is not None and end <= zone.start_pfn for _, end, zone, _ in _outside(finding, memory))
 
 
@@ -83,7 +82,7 @@ def _hole_to_zone_0(finding: Finding, memory: MemoryMap) -> bool:
     detail = finding.detail
     if finding.rule == "zone-span":
         return detail.get("linked") == [0, 0] and bool(detail["spanned_by"]) and detail["reserved"]
-    if finding.rule != "mixed-zone" or finding.severity == NOTE or not detail.get("reserved"):
+    if finding.severity == NOTE or not detail.get("reserved"):
         return False
     outside = _outside(finding, memory)
     return bool(outside) and all(
@@ -108,7 +107,7 @@ def _zone_id_behind(finding: Finding, memory: MemoryMap) -> tuple[bool, bool]:
 
 def _zeroed_on_flatmem(finding: Finding, memory: MemoryMap, spanned: bool) -> bool:
     detail = finding.detail
-    if finding.rule != "uninitialized" or not memory.layout.flatmem or detail.get("kind") != "zeroed":
+    if not memory.layout.flatmem or detail.get("kind") != "zeroed":
         return False
     return bool(detail["spanned_by"]) == spanned
 
@@ -122,9 +121,10 @@ def _interleaved(finding: Finding, memory: MemoryMap) -> bool:
 
 def _late_block(finding: Finding, memory: MemoryMap) -> bool:
     detail, nr_pages = finding.detail, memory.layout.pageblock_nr_pages
-    if finding.rule != "free-list" or detail.get("problem") != "migratetype":
-        return False
-    if (detail.get("list"), detail.get("pageblock")) != ("UNMOVABLE", "MOVABLE"):
+    if detail.get("problem") != "migratetype" or (detail.get("list"), detail.get("pageblock")) != (
+        "UNMOVABLE",
+        "MOVABLE",
+    ):
         return False
     starts = [z.start_pfn for z in memory.populated_zones if (z.node, z.name) == (finding.node, finding.zone)]
     return all(
@@ -132,12 +132,14 @@ def _late_block(finding: Finding, memory: MemoryMap) -> bool:
     )
 
 
+SPAN, MIXED = ("zone-span",), ("mixed-zone",)
 # The first that explains a finding counts.
 QUIRKS = (
     Quirk(
         "pfn-0",
         False,
         "firmware has the first page, so no zone begins before pfn 1, and nothing walks there",
+        SPAN,
         _pfn_0,
     ),
     Quirk(
@@ -145,78 +147,86 @@ QUIRKS = (
         False,
         "the memmap comes in whole sections; what is behind the end of memory belongs to the last zone, and its walks "
         "end before",
+        SPAN,
         _tail,
     ),
-    Quirk("hole-outside-zones", False, "a hole gets the zone of a neighbor whose walks don't come there", _hole),
+    Quirk("hole-outside-zones", False, "a hole gets the zone of a neighbor whose walks don't come there", SPAN, _hole),
     Quirk(
         "zone-boundary",
         False,
         "memory of two zones or nodes meets inside a pageblock, and no zone spans across",
-        lambda finding, memory: finding.rule == "mixed-zone" and finding.severity == NOTE,
+        MIXED,
+        lambda finding, memory: finding.severity == NOTE,
     ),
     Quirk(
         "zones-overlap",
         False,
         "zones of two nodes can overlap, and those that a policy placed or that were plugged in; pageblocks in which "
         "both have pages have findings of their own",
-        lambda finding, memory: finding.rule == "zone-overlap" and finding.severity == NOTE,
+        ("zone-overlap",),
+        lambda finding, memory: finding.severity == NOTE,
     ),
     Quirk(
         "hole-of-the-zone-above",
         False,
-        "reserved pages at the end of low memory, which are no RAM, get the zone above, that begins behind them",
+        "reserved pages behind the end of low memory get the zone above, which begins behind them",
+        (*SPAN, *MIXED),
         _hole_of_zone_above,
     ),
     Quirk(
         "zone-id-behind-the-last",
         False,
         "init_reserved_page() found no zone that spans the page; no walk of a zone comes there",
+        ("zone-id", *MIXED),
         lambda finding, memory: _zone_id_behind(finding, memory) == (True, False),
     ),
     Quirk(
         "zone-id-inside-a-zone",
         True,
         "init_reserved_page() asked another node for the zone; the walks of the zone that spans the page come there",
+        ("zone-id", *MIXED),
         lambda finding, memory: _zone_id_behind(finding, memory) == (True, True),
     ),
     Quirk(
         "holes-to-zone-0",
         True,
         "holes link to zone 0 of node 0, inside another zone (fixed by 0740a50b9baa)",
+        (*SPAN, *MIXED),
         _hole_to_zone_0,
     ),
     Quirk(
         "zeroed-holes-on-flatmem",
         True,
-        "FLATMEM kernels before 0740a50b9baa don't initialize holes, and their zone is wrong",
+        "kernels such as 5.10 don't initialize holes of FLATMEM; they read as pages of zone 0",
+        ("uninitialized",),
         lambda finding, memory: _zeroed_on_flatmem(finding, memory, True),
     ),
     Quirk(
         "zeroed-tail-of-mem-map",
         False,
         "FLATMEM's mem_map ends at a multiple of the largest block; nobody initialized what is behind the last zone",
+        ("uninitialized",),
         lambda finding, memory: _zeroed_on_flatmem(finding, memory, False),
     ),
     Quirk(
         "interleaved-nodes",
         True,
         "a zone spans a pageblock in which another has pages; move_freepages_block() asks for the span only",
+        (*MIXED, "free-list", "per-cpu-list", "zone-pages"),
         _interleaved,
     ),
     Quirk(
         "interleaved-nodes-refused",
         False,
         "a zone spans a pageblock in which another has pages; the functions that would take them ask and refuse it",
-        lambda finding, memory: (
-            finding.rule == "mixed-zone"
-            and finding.severity == WARNING
-            and finding.detail.get("severity_by_rule") == NOTE
-        ),
+        MIXED,
+        lambda finding, memory: finding.severity == WARNING and finding.detail.get("severity_by_rule") == NOTE,
     ),
     Quirk(
         "late-pageblock",
         False,
         "the pageblock begins in another node, which set its type after these pages were freed",
+        ("free-list",),
         _late_block,
     ),
 )
@@ -225,6 +235,6 @@ QUIRKS = (
 def known_quirk(finding: Finding, memory: MemoryMap) -> dict[str, Any] | None:
     """Find the quirk that explains a finding, as the report's ``known`` has it."""
     for quirk in QUIRKS:
-        if quirk.explains(finding, memory):
+        if finding.rule in quirk.rules and quirk.explains(finding, memory):
             return {"id": quirk.id, "harmful": quirk.harmful, "why": quirk.why}
     return None

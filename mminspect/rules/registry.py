@@ -65,8 +65,8 @@ def examples() -> dict[str, Any]:
     return loaded
 
 
-def catalogue(rules: Sequence[Rule]) -> list[dict[str, Any]]:
-    """Get the catalogue entries of some rules as plain data."""
+def catalog(rules: Sequence[Rule]) -> list[dict[str, Any]]:
+    """Get the catalog entries of some rules as plain data."""
     shown = examples()
     return [
         {

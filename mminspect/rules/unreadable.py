@@ -10,6 +10,8 @@ Nothing is said about these pages: "unreadable" is never "uninitialized". ``deta
   walked on this architecture or don't map it.
 - ``unmapped``: the dump has no page table entry, or no memory, for the address.
 - ``damaged in the dump``: a compressed page of the dump can't be decompressed.
+- ``missing from a dump that is not whole``: the dump is cut short, its writer could not finish it, or the page is in
+  another piece of a split dump.
 
 It is a note: it tells about the dump, not about the kernel. A memmap that is unmapped where the kernel
 says that it is online can't be told from a dump that lacks the page tables.

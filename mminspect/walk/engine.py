@@ -19,6 +19,8 @@ from mminspect.walk import parallel
 from mminspect.walk.spill import Findings
 
 Progress = Callable[[int], None]
+# Makes a collector besides those of the rules.
+Observe = Callable[[MemoryMap], Collector]
 # The kinds of checks of a walk, and those of them that mean something where the kernel runs meanwhile.
 ALL_KINDS = (MapCheck, PageCheck, KeyCheck, TallyCheck)
 LIVE_KINDS = (MapCheck, PageCheck, KeyCheck)
@@ -62,6 +64,7 @@ class Scan:
     :param pace: Called with the bytes of memmap after each chunk; may sleep.
     :param stop: Asked after each chunk whether to end the walk there.
     :param kinds: Kinds of the rules' checks to apply.
+    :param observe: Makes what else takes part in the walk.
     :ivar stopped: Whether the walk was ended early.
     """
 
@@ -74,6 +77,7 @@ class Scan:
         pace: Progress | None = None,
         stop: Callable[[], bool] | None = None,
         kinds: tuple[type, ...] = ALL_KINDS,
+        observe: Observe | None = None,
     ) -> None:
         self._memory = memory
         self._memmap = memmap
@@ -82,6 +86,7 @@ class Scan:
         self._pace = pace
         self._stop = stop
         self._kinds = kinds
+        self._observe = observe
         self.stopped = False
         self.pages_examined = 0
         self.pages_unreadable = 0
@@ -134,12 +139,13 @@ class Scan:
         return sorted(self._walk(results, collectors, progress), key=sort_key)
 
     def _collectors(self) -> list[Collector]:
-        return [
+        collectors = [
             COLLECTORS[type(check)](check, rule, self._memory, self._look)
             for rule in self._rules
             for check in rule.checks
             if isinstance(check, self._kinds)
         ]
+        return collectors if self._observe is None else [*collectors, self._observe(self._memory)]
 
     @staticmethod
     def _check(chunk: Chunk, collectors: Sequence[Collector]) -> Checked:

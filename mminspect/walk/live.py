@@ -21,7 +21,7 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.proc import ProcFiles
 from mminspect.rules.base import ProcCheck, Rule
-from mminspect.walk.engine import LIVE_KINDS, Progress, Scan, check_map
+from mminspect.walk.engine import LIVE_KINDS, Observe, Progress, Scan, check_map
 from mminspect.walk.limits import Limits
 
 # How often a scan is begun again because memory was plugged or unplugged meanwhile.
@@ -100,12 +100,13 @@ def scan(
     rules: Sequence[Rule],
     limits: Limits,
     progress: Callable[[int], Progress] | None = None,
+    observe: Observe | None = None,
 ) -> LiveScan:
     """
     Scan the running kernel until nodes, zones and sections stand still for the time of a scan.
 
     :param kernel: The kernel as it was while the process was privileged.
-    :param progress: As in :func:`mminspect.walk.scan.scan`.
+    :param progress: As in :func:`mminspect.walk.scan.scan`; likewise ``observe``.
     :raises LayoutError: if memory changes all the time, or can't be read at any attempt.
     """
     files = kernel.proc_files
@@ -117,7 +118,7 @@ def scan(
     for _attempt in range(MAX_ATTEMPTS):
         try:
             now = known if known is not None else kernel.reread()
-            walk = Scan(now.memory, now.memmap, rules, now.identify, pace, limits.stop, LIVE_KINDS)
+            walk = Scan(now.memory, now.memmap, rules, now.identify, pace, limits.stop, LIVE_KINDS, observe)
             total = sum(end - start for start, end, _ in now.memmap.ranges())
             found = walk.findings(progress(total) if progress is not None else None)
             after = kernel.reread()

@@ -37,6 +37,7 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
     """Describe the kernel and its layout, as the report's ``target`` has it."""
     target, layout = kernel.target, kernel.memory.layout
     flags = layout.flags
+    incomplete = {} if target.incomplete is None else {"incomplete": target.incomplete.why}
     return {
         "kind": target.kind,
         "path": target.path,
@@ -57,6 +58,7 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
             "flags_type": "memdesc_flags_t" if flags.memdesc else "unsigned long",
         },
         "struct_page_size": layout.page.size,
+        **incomplete,
     }
 
 

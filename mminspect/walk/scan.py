@@ -14,7 +14,7 @@ from mminspect.program.target import Target
 from mminspect.rules.base import Rule
 from mminspect.rules.registry import select_rules
 from mminspect.walk import live, parallel
-from mminspect.walk.engine import Progress, Scan
+from mminspect.walk.engine import Observe, Progress, Scan
 from mminspect.walk.limits import Limits
 from mminspect.walk.report import make_report
 from mminspect.walk.spill import Findings
@@ -40,6 +40,7 @@ def scan(
     rules: Sequence[Rule] | None = None,
     limits: Limits | None = None,
     progress: Callable[[int], Progress] | None = None,
+    observe: Observe | None = None,
 ) -> Report:
     """
     Scan a kernel.
@@ -48,17 +49,18 @@ def scan(
     :param limits: What the scan may take.
     :param progress: Called with the number of pages before the walk; returns a function that is called with the
         number of pages after each chunk.
+    :param observe: Called with the memory map before each walk; makes what takes part in it besides the rules.
     :raises mminspect.errors.MminspectError: if the kernel can't be analyzed.
     """
     start = time.monotonic()
     rules = select_rules() if rules is None else rules
     limits = limits or Limits()
     if kernel.is_live:
-        return _scan_live(kernel, rules, limits, progress, start)
+        return _scan_live(kernel, rules, limits, progress, start, observe)
     with kernel.target.kept_whole():
         memmap = kernel.memmap
         memory = kernel.memory_with_lists if any(rule.per_cpu for rule in rules) else kernel.memory
-        walk = Scan(memory, memmap, rules, kernel.identify, limits.pace(), limits.stop)
+        walk = Scan(memory, memmap, rules, kernel.identify, limits.pace(), limits.stop, observe=observe)
         total = sum(end - first for first, end, _ in memmap.ranges())
         jobs = helpful_jobs(kernel.target, total) if limits.jobs is None else limits.jobs
         if limits.max_rate is not None:
@@ -73,8 +75,9 @@ def _scan_live(
     limits: Limits,
     progress: Callable[[int], Progress] | None,
     start: float,
+    observe: Observe | None,
 ) -> Report:
-    result = live.scan(kernel, rules, limits, progress)
+    result = live.scan(kernel, rules, limits, progress, observe)
     findings = Findings()
     for finding in attach(result.findings, Outcomes(result.kernel)):
         findings.add(finding)

@@ -104,7 +104,7 @@ class Dropping:
 def lose(*arguments):
     Dropping()
     time.sleep(30)
-zones.open_kernel = lose
+zones.Session = lose
 cli.run(("zones",))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20)

@@ -29,9 +29,13 @@ except SystemExit:
 
 
 def loaded(*arguments: str, **variables: str) -> set[str]:
-    """Get the modules that are loaded when a command ends."""
+    """
+    Get the modules that are loaded when a command ends.
+
+    Without a sandbox: before root becomes a user who can't read this installation, it loads what could be needed.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DRGN_")}
-    command = [sys.executable, "-c", SCRIPT, *arguments]
+    command = [sys.executable, "-c", SCRIPT, "--sandbox", "off", *arguments]
     done = subprocess.run(
         command,
         stdout=subprocess.DEVNULL,

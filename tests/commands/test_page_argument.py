@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Cli, Unpacked
+from mminspect.commands import page_argument
+from tests.conftest import Cli, Kernels, Unpacked
 from tests.kit.support import AMD64_400M, AMD64_HOTPLUG, I386_HOLE
 
 # The first is the memmap of the amd64 fixture, which has no KASLR.
@@ -86,3 +87,9 @@ def test_pfn_of_offline_memory_is_not_taken_for_an_address(cli: Cli, unpacked: U
     done = cli("-c", unpacked(AMD64_HOTPLUG), "page", "0x100000")
     assert (done.status, done.out) == (2, "")
     assert "pfn 0x100000 is not online" in done.err and "SECTION_MARKED_PRESENT" in done.err
+
+
+@pytest.mark.parametrize(("name", "pfn"), [("ppc64el-6.12", 0x4000), ("ppc64el-6.12-64k", 0x400)])
+def test_linear_map_of_ppc64_needs_no_page_tables(name: str, pfn: int, kernels: Kernels) -> None:
+    """__pa() of ppc64 takes 0xc000000000000000 away, whichever MMU the kernel has."""
+    assert page_argument.parse(kernels(name), "0xc000000004000000") == (pfn, pfn + 1, "virtual address")

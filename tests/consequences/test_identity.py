@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.consequences.identity import finding_id, signature
+from mminspect.consequences.identity import finding_id, signature, state_of
 from mminspect.consequences.place import Outcome
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import INITIALIZED, ZEROED
@@ -50,7 +50,7 @@ def test_id_stays_whatever_is_said_of_it(change: dict[str, Any]) -> None:
 
 def test_signature_has_its_parts_in_order() -> None:
     deciding = Outcome("move_freepages_block", "BUG with CONFIG_DEBUG_VM", "why")
-    assert signature(FINDING, MEMORY, PAGE, deciding) == (
+    assert signature(FINDING, "error", MEMORY, "unreserved", deciding) == (
         "mixed-zone/error/open/DMA32+Normal/pageblock..pageblock/unreserved/"
         "move_freepages_block=BUG-with-CONFIG_DEBUG_VM"
     )
@@ -61,7 +61,7 @@ def test_signature_has_its_parts_in_order() -> None:
 )
 def test_signature_has_the_alignment_of_both_ends(start: int, end: int, edges: str) -> None:
     finding = dataclasses.replace(FINDING, start_pfn=start, end_pfn=end)
-    assert signature(finding, MEMORY, PAGE, None).split("/")[4] == edges
+    assert signature(finding, "error", MEMORY, "unreserved", None).split("/")[4] == edges
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,16 @@ def test_signature_has_the_alignment_of_both_ends(start: int, end: int, edges: s
     ],
 )
 def test_signature_has_the_lasting_state_of_the_page(page: Page | None, state: str) -> None:
-    assert signature(FINDING, MEMORY, page, None).split("/")[5:] == [state, "-"]
+    assert state_of(page) == state
+    assert signature(FINDING, "error", MEMORY, state, None).split("/")[5:] == [state, "-"]
 
 
 def test_signature_of_two_machines_with_the_same_fault_is_the_same() -> None:
     moved = [[200, 204, 1, 1], [204, 208, 0, 2]]
     other = dataclasses.replace(FINDING, start_pfn=200, end_pfn=208, node=1, detail={"runs": moved, "hidden": False})
-    assert signature(other, MEMORY, PAGE, None) == signature(FINDING, MEMORY, PAGE, None)
+    assert signature(other, "error", MEMORY, "unreserved", None) == signature(
+        FINDING, "error", MEMORY, "unreserved", None
+    )
 
 
 @pytest.mark.parametrize("name", [*NAMES, "amd64-5.10-bug", "amd64-6.1-interleaved-page"])

@@ -82,11 +82,11 @@ class Memory:
                 return bytes(data[address - base : address - base + size])
         raise FaultError("could not find memory segment", address)
 
-    def follow(self) -> tuple[list[int], list[ListFault], bool]:
+    def follow(self, order: int = 0) -> tuple[list[int], list[ListFault], bool]:
         section = Section(0, ((0, PAGES),), VMEMMAP, 0x1000)
         memory = dataclasses.replace(memory_map(zone(1, 0, PAGES), layout=LAYOUT), sections=(section,))
         prog: Any = self
-        return Walker(prog, memory).follow(memory.populated_zones[0], HEAD)
+        return Walker(prog, memory).follow(memory.populated_zones[0], HEAD, order)
 
 
 @given(st.lists(st.integers(0, PAGES - 1), unique=True))
@@ -244,3 +244,14 @@ def test_count_tells_the_order_of_huge_pages_where_there_are_two(
     lists = [dataclasses.replace(item, order=None) if item.order == 9 else item for item in pages.lists]
     memory = dataclasses.replace(kernel.memory, layout=dataclasses.replace(kernel.memory.layout, pageblock_order=8))
     assert Walker(kernel.prog, memory)._huge_order(pages.count + more, lists) == order
+
+
+def test_all_pages_of_a_block_are_looked_at() -> None:
+    """Blocks of order 2 at 8 and 20: the last page of one has a reference, the second of the other another zone."""
+    memory = Memory([8, 20])
+    memory.put(11, 0x34, "<i", 1)
+    memory.put(12, 0x34, "<i", 1)
+    memory.put(21, 0, "<Q", 2 << 57)
+    faults = [ListFault("references", 11, 1, True), ListFault("zone", 21, LAYOUT.link(0, 2), True)]
+    assert memory.follow(order=2) == ([8, 20], faults, True)
+    assert memory.follow() == ([8, 20], [], True)

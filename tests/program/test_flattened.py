@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from mminspect.errors import TargetError
 from mminspect.program import open as target
 from mminspect.program import unpack
+from mminspect.program.flattened import FlattenedRecords, read_records
+from tests.kit.dumps import LZO, ZLIB, make_kdump
 
 
 def flattened(records: list[tuple[int, bytes]]) -> bytes:
@@ -37,6 +39,11 @@ def test_records_land_at_their_offsets(records: list[tuple[int, bytes]], piece: 
         fd = unpack.rearrange(file.fileno(), "dump")
         try:
             assert os.pread(fd, 1000, 0) == expected
+            in_order = FlattenedRecords(read_records(file.fileno(), "dump"))
+            assert in_order.end == len(expected)
+            for offset in (0, 1, 40, 140, len(expected)):
+                for size in (1, 30, 1000):
+                    assert in_order.pread(file.fileno(), size, offset) == expected[offset:][:size]
         finally:
             os.close(fd)
 
@@ -44,23 +51,28 @@ def test_records_land_at_their_offsets(records: list[tuple[int, bytes]], piece: 
 def opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Get what drgn is given of a dump."""
     given_to_drgn = []
-    monkeypatch.setattr(target, "_open_core", lambda fd, path, core: given_to_drgn.append(os.pread(fd, 1 << 20, 0)))
+    monkeypatch.setattr(target, "_open_core", lambda files, core: given_to_drgn.append(files[0].fd_content()))
+    monkeypatch.setattr(target._Input, "fd_content", lambda self: os.pread(self.fd, 1 << 20, 0), raising=False)
     target.open_vmcore(str(path))
     (data,) = given_to_drgn
-    return data
+    return bytes(data)
+
+
+# Its pages are left to libkdumpfile.
+INSIDE = make_kdump({3: (b"x" * 4096, ZLIB)}, 8, LZO).data
 
 
 @pytest.fixture
 def dump(tmp_path: Path) -> Path:
     """Make a flattened dump of three records."""
     path = tmp_path / "dump"
-    path.write_bytes(flattened([(4, b"5678"), (0, b"1234"), (8, b"9")]))
+    path.write_bytes(flattened([(4, INSIDE[4:90]), (0, INSIDE[:4]), (90, INSIDE[90:])]))
     return path
 
 
 def test_dump_of_many_records_is_put_in_order(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "MANY_RECORDS", 2)
-    assert opened(dump, monkeypatch) == b"123456789"
+    assert opened(dump, monkeypatch) == INSIDE
 
 
 def test_dump_of_few_records_is_read_as_it_is(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +88,8 @@ def test_dump_is_read_as_it_is_where_there_is_no_room(dump: Path, monkeypatch: p
 
 def test_damage_is_told_before_anything_is_written(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "MANY_RECORDS", 0)
-    dump.write_bytes(dump.read_bytes()[:-16])
-    with pytest.raises(TargetError, match="no end mark"):
+    dump.write_bytes(
+        dump.read_bytes()[:-16].replace(struct.pack(">qq", 90, len(INSIDE) - 90), struct.pack(">qq", -5, 9))
+    )
+    with pytest.raises(TargetError, match="damaged"):
         target.open_vmcore(str(dump))

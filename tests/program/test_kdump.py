@@ -7,14 +7,12 @@ import contextlib
 import os
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import pytest
-import zstandard
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -23,80 +21,11 @@ from mminspect.errors import TargetError
 from mminspect.program import corefile, kdump, kdump_header
 from mminspect.program import open as target
 from mminspect.program.pagetable import LARGE_PAGE
+from tests.kit.dumps import BLOCK, LZO, RAW, ZLIB, ZSTD, flatten
+from tests.kit.dumps import make_kdump as make
 from tests.kit.support import VIRTUAL, FakeTables
 
-BLOCK = 4096
-VMCOREINFO = b"""OSRELEASE=6.12.0
-PAGESIZE=4096
-SYMBOL(init_top_pgt)=ffffffff82000000
-SYMBOL(swapper_pg_dir)=ffffffff82000000
-SYMBOL(_stext)=ffffffff81000000
-NUMBER(phys_base)=0
-"""
 PLATFORM = Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
-
-RAW, ZLIB, ZSTD, LZO = 0, kdump.COMPRESSED_ZLIB, kdump.COMPRESSED_ZSTD, kdump.COMPRESSED_LZO
-PACK: dict[int, Callable[[bytes], bytes]] = {
-    RAW: bytes,
-    ZLIB: zlib.compress,
-    ZSTD: lambda data: zstandard.ZstdCompressor().compress(data),
-    LZO: lambda data: b"of no use here",
-}
-
-
-class Dump(NamedTuple):
-    """
-    A dump as it is written.
-
-    :ivar data: The file.
-    :ivar descriptors: Where the page descriptors are.
-    """
-
-    data: bytes
-    descriptors: int
-
-
-def make(pages: dict[int, tuple[bytes, int]], max_pfn: int, status: int = 0, split: int = 0) -> Dump:
-    """
-    Write a dump as makedumpfile does.
-
-    :param pages: Contents by pfn, and how they are compressed. Pages of zeros share their data.
-    """
-    blocks = 2 * -(-max_pfn // (8 * BLOCK))
-    header = struct.pack("<8si", b"KDUMP   ", 5) + bytes(6 * 65 + 22)
-    header += struct.pack("<IiiiI", status, BLOCK, 1, blocks, max_pfn)
-    # VMCOREINFO is in an ELF note.
-    note = struct.pack("<3I12s", 11, len(VMCOREINFO), 0, b"VMCOREINFO") + VMCOREINFO
-    notes = (BLOCK + 512 + 24, len(VMCOREINFO), BLOCK + 512, len(note))
-    sub = struct.pack("<Qii6Q", 0, 0, split, 0, 0, *notes).ljust(512, b"\0") + note
-    bitmap = bytearray(blocks * BLOCK // 2)
-    for pfn in pages:
-        bitmap[pfn // 8] |= 1 << pfn % 8
-    start = len(bitmap) * 2 + 2 * BLOCK
-    at = start + 24 * len(pages)
-    descriptors, data = bytearray(), bytearray()
-    zeros: tuple[int, int, int] | None = None
-    for pfn in sorted(pages):
-        content, kind = pages[pfn]
-        packed = PACK[kind](content)
-        if kind != LZO and len(packed) >= BLOCK:
-            packed, kind = content, RAW
-        where = (at + len(data), len(packed), kind)
-        if content == bytes(BLOCK) and kind != LZO:
-            where = zeros = zeros or where
-        if where[0] == at + len(data):
-            data += packed
-        descriptors += struct.pack("<QIIQ", *where, 0)
-    head = header.ljust(BLOCK, b"\0") + sub.ljust(BLOCK, b"\0") + bytes(bitmap) * 2
-    return Dump(bytes(head + descriptors + data), start)
-
-
-def flatten(data: bytes, cuts: list[int]) -> bytes:
-    """Write a dump in makedumpfile's flattened format, in pieces that come last to first."""
-    head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
-    ends = sorted({*(cut % len(data) for cut in cuts), 0, len(data)})
-    parts = [struct.pack(">qq", a, b - a) + data[a:b] for a, b in zip(ends, ends[1:])]
-    return head.ljust(BLOCK, b"\0") + b"".join(reversed(parts)) + struct.pack(">qq", -1, -1)
 
 
 def libkdumpfile(fd: int) -> Program:
@@ -117,7 +46,7 @@ def opened(data: bytes, fallback: kdump.Fallback = no_fallback) -> Iterator[tupl
         file.flush()
         core = corefile.parse(file.fileno(), "dump")
         assert kdump.can_read(core) and core.kdump is not None
-        yield kdump.DumpPages(file.fileno(), core.kdump, core.records, fallback), file.fileno()
+        yield kdump.DumpPages(file.fileno(), core, fallback), file.fileno()
 
 
 def outcome(read: Callable[[], bytes]) -> Any:
@@ -247,12 +176,7 @@ def test_damaged_descriptors_read_as_with_libkdumpfile_or_not_at_all(
     pages = some_pages()
     pfn = sorted(pages)[index]
     with contextlib.ExitStack() as stack:
-        try:
-            reader, fd = stack.enter_context(opened(file, libkdumpfile))
-        except TargetError as e:
-            # Such a small gap is one of a file that was cut short.
-            assert "truncated" in str(e) and not inside and not flat
-            return
+        reader, fd = stack.enter_context(opened(file, libkdumpfile))
         truth = libkdumpfile(fd)
         for first, count in ((2, 18), (21, 9), (pfn, 1)):
             ours = outcome(lambda a=first, n=count: reader.read(a * BLOCK, n * BLOCK, 0, True))  # type: ignore[misc]
@@ -289,14 +213,19 @@ def test_dump_that_is_cut_is_truncated_and_one_whose_descriptors_are_damaged_is_
     pages = {pfn: (bytes((pfn * n) % 251 for n in range(BLOCK)), RAW) for pfn in numbers}
     pages.update((pfn, (bytes(BLOCK), RAW)) for pfn in (0, *range(100, 100 + zeros)))
     dump = make(pages, 120 + zeros)
-    with pytest.raises(TargetError, match="truncated"), opened(dump.data[:-cut]):
-        pass
+    with opened(dump.data[:-cut]) as (reader, fd):
+        incomplete = corefile.parse(fd, "dump").incomplete
+        assert incomplete is not None and "truncated" in incomplete.why
+        assert reader.read(2 * BLOCK, BLOCK, 0, True) == pages[2][0]
+        with pytest.raises(FaultError, match="missing from a dump that is not whole"):
+            reader.read((119 + zeros) * BLOCK, 8, 0, True)
     data = bytearray(dump.data)
     for index, (offset, size) in enumerate(((1 << 62, 50), (len(data), 1 << 30), (-1, 50), (2 << 20, BLOCK))):
         struct.pack_into("<qI", data, dump.descriptors + 24 * (40 + 5 * index), offset, size)
     for index, size in ((30, BLOCK + 1), (31, 1 << 31)):
         struct.pack_into("<I", data, dump.descriptors + 24 * index + 8, size)
-    with opened(bytes(data)) as (reader, _):
+    with opened(bytes(data)) as (reader, fd):
+        assert corefile.parse(fd, "dump").incomplete is None
         assert reader.read(2 * BLOCK, BLOCK, 0, True) == pages[2][0]
         for pfn in (30, 31, 40, 45, 50):
             # One that is not compressed has no checksum.
@@ -326,12 +255,28 @@ def test_other_compressions_are_left_to_libkdumpfile(kind: int) -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("changes", [{"status": LZO}, {"status": kdump.COMPRESSED_SNAPPY}, {"split": 1}])
-def test_kinds_of_dump_that_are_not_read_here(changes: dict[str, int]) -> None:
+@pytest.mark.parametrize("status", [LZO, kdump.COMPRESSED_SNAPPY])
+def test_compressions_that_are_not_read_here(status: int) -> None:
     with tempfile.TemporaryFile() as file:
-        file.write(make(some_pages(), 64, **changes).data)
+        file.write(make(some_pages(), 64, status).data)
         file.flush()
-        assert not kdump.can_read(corefile.parse(file.fileno(), "dump"))
+        assert not kdump.is_read_here(corefile.parse(file.fileno(), "dump"))
+
+
+def test_piece_of_a_split_dump_has_the_descriptors_of_its_own_pages() -> None:
+    pages = some_pages()
+    with opened(make(pages, 64, split=1, piece=(9, 23)).data) as (reader, _):
+        assert reader.read(9 * BLOCK, 11 * BLOCK, 0, True) == b"".join(pages[pfn][0] for pfn in range(9, 20))
+        assert reader.read(22 * BLOCK, BLOCK, 0, True) == pages[22][0]
+        for pfn, why in ((8, "missing"), (23, "missing"), (20, "excluded"), (40, "excluded")):
+            with pytest.raises(FaultError, match=why):
+                reader.read(pfn * BLOCK, 8, 0, True)
+
+
+@pytest.mark.parametrize("piece", [(9, 3), (0, 1 << 20), (1 << 62, (1 << 62) + 1)])
+def test_piece_that_can_not_be(piece: tuple[int, int]) -> None:
+    with pytest.raises(TargetError, match="make no sense"), opened(make(some_pages(), 64, split=1, piece=piece).data):
+        pass
 
 
 def test_records_that_overlap_are_not_read_here() -> None:

@@ -40,13 +40,15 @@ def test_header(order: str, place: int, is_64_bit: bool) -> None:
 def test_sub_header(order: str) -> None:
     # phys_base, dump_level, split, start_pfn, end_pfn, offset and size of VMCOREINFO, offset_note and size_note.
     for split in (0, 1):
-        wide = struct.pack(order + "Qii6Q", 0, 31, split, 0, 0, 0x100, 0x200, 0x300, 0x400)
-        narrow = struct.pack(order + "Iii", 0, 31, split).ljust(72, b"\1")
+        # Since version 6, start_pfn_64 and end_pfn_64 behind offset_eraseinfo and size_eraseinfo.
+        fields = (0, 31, split, 9, 9, 0x100, 0x200, 0x300, 0x400, 0, 0, 0x10, 0x20, 0x30)
+        wide = struct.pack(order + "Qii11Q", *fields)
+        narrow = struct.pack(order + "IiiII", 0, 31, split, 0x11, 0x22).ljust(72, b"\1")
         made = decode(header(order, 424), "dump")
-        assert (made.notes(wide), made.is_split(wide)) == ((0x300, 0x400), bool(split))
+        assert (made.notes(wide), made.piece(wide)) == ((0x300, 0x400), (0x10, 0x20) if split else None)
         # The notes of a 32-bit machine are not looked for.
         made = decode(header(order, 412), "dump")
-        assert (made.notes(narrow), made.is_split(narrow)) == ((0, 0), bool(split))
+        assert (made.notes(narrow), made.piece(narrow)) == ((0, 0), (0x11, 0x22) if split else None)
 
 
 @pytest.mark.parametrize("block_size", [0, 4095, 1 << 20])

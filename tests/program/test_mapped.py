@@ -175,7 +175,7 @@ def test_page_tables_lead_to_physical_segments(alone: tuple[Path, Target]) -> No
 CUT = """
 import os, sys
 from mminspect.cli import run as cli
-from mminspect.cli.session import Session
+from mminspect.cli import scan
 from mminspect.kernel import kernel
 from mminspect.memmap.reader import Memmap
 from mminspect.program import open as targets
@@ -184,14 +184,16 @@ from mminspect.walk import report
 when, size, *arguments = sys.argv[1:]
 owner, name = {
     "opening": (targets, "_open_core"),
-    "opened": (Session, "scan"),
+    "opened": (scan, "scan_with_progress"),
     "mapped": (Memmap, "_words"),
     "walked": (report, "summarize"),
 }[when]
 original = getattr(owner, name)
+# The sandbox opens nothing for writing.
+writable = os.open(sys.argv[4], os.O_RDWR)
 
 def cut(*arguments):
-    os.truncate(sys.argv[4], int(size))
+    os.truncate(writable, int(size))
     return original(*arguments)
 
 def arm(*arguments):

@@ -218,3 +218,44 @@ def test_what_can_not_be_had_is_one_line_and_status_2_where_it_is_required(unpac
 
 def test_user_is_nobody_by_default() -> None:
     assert USER.default == "nobody"
+
+
+def test_installation_in_a_private_directory_is_noticed(tmp_path: Path) -> None:
+    directory = tmp_path / "home"
+    directory.mkdir(mode=0o755)
+    file = directory / "module.py"
+    file.touch(mode=0o644)
+    closed = not sandbox.everybody_reads([str(tmp_path)])
+    assert sandbox.everybody_reads([str(file)]) != closed
+    directory.chmod(0o700)
+    assert not sandbox.everybody_reads([str(file)])
+    assert sandbox.everybody_reads(["/usr/bin"])
+
+
+def test_end_of_cpu_time_is_one_line_even_in_c_code() -> None:
+    script = (
+        "import resource\n"
+        "from mminspect import signals\n"
+        "signals.quit_on_cpu_limit()\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (1, 20))\n"
+        "sum(range(10**12))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "mminspect: the limit of CPU time is reached; --sandbox off lifts mminspect's own\n"
+
+
+def test_debuginfod_is_never_asked(unpacked: Unpacked, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import os, sys\n"
+        "from mminspect.cli.run import run\n"
+        "try:\n"
+        "    run()\n"
+        "except SystemExit:\n"
+        "    print('DEBUGINFOD_URLS' in os.environ, file=sys.stderr)\n"
+    )
+    monkeypatch.setenv("DEBUGINFOD_URLS", "http://localhost:1/")
+    command = [sys.executable, "-c", script, "-c", str(unpacked(AMD64_HEALTHY)), "zones"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert done.stderr == "False\n"

@@ -192,3 +192,31 @@ def test_block_is_judged_by_its_first_page_that_its_zone_does_not_span() -> None
     (early,) = scan(TWO, chunk(TWO, 8, Part(2, zone=1), Part(6, zone=2)), rule=RULE)
     (nowhere,) = scan(TWO, chunk(TWO, 8, Part(2, zone=1), Part(6, zone=7)), rule=RULE)
     assert [f.judged_by for f in (legal, late, early, nowhere)] == [None, 12, 10, 10]
+
+
+def message(memory: Any, *parts: Part) -> str:
+    (finding,) = scan(memory, chunk(memory, 0, *parts), rule=RULE)
+    return finding.message.partition(": ")[2]
+
+
+def test_message_says_of_the_pages_what_they_are() -> None:
+    """Each reason is that of the pages at hand: their state, flag, memory model and zones."""
+    flat = memory_map(zone(1, 0, 6), layout=FLAT)
+    behind = message(flat, Part(6, zone=1), Part(2, zone=0, state=ZEROED))
+    assert behind == "some are not initialized (zeroed), outside every zone"
+    sparse = memory_map(zone(1, 0, 8), zone(2, 16, 8))
+    hole = message(sparse, Part(6, zone=1), Part(2, zone=2, reserved=True))
+    assert hole.startswith("some are outside node 0 zone Normal, which they link to: PG_reserved")
+    assert "SPARSEMEM" in hole
+    free = message(sparse, Part(6, zone=1), Part(2, zone=2))
+    assert "PG_reserved" not in free.replace("not all are PG_reserved", "")
+    assert message(TWO, Part(6, zone=1), Part(2, zone=5)) == "some link to node 0 zone id 5, which doesn't exist"
+    legal = memory_map(zone(1, 0, 6), zone(2, 6, 18))
+    assert message(legal, Part(6, zone=1), Part(2, zone=2)) == "each page is spanned by its own zone"
+
+
+@pytest.mark.parametrize(("reserved", "told"), [((True, True), True), ((True, False), False)])
+def test_detail_says_whether_all_wrong_pages_are_reserved(reserved: tuple[bool, bool], told: bool) -> None:
+    parts = [Part(6, zone=1), *(Part(1, zone=5, reserved=flag) for flag in reserved)]
+    (finding,) = scan(TWO, chunk(TWO, 0, *parts), rule=RULE)
+    assert finding.detail["reserved"] is told

@@ -87,3 +87,11 @@ def test_runs_in_chunks_that_do_not_touch_are_two_findings() -> None:
     part = Part(8, zone=1, reserved=True)
     findings = scan(APART, chunk(APART, 40, part), chunk(APART, 56, part), rule=RULE)
     assert [(f.start_pfn, f.end_pfn) for f in findings] == [(40, 48), (56, 64)]
+
+
+def test_message_says_whether_a_zone_spans_all_of_the_pages() -> None:
+    memory = memory_map(zone(1, 0, 10), zone(2, 32, 8))
+    whole = scan(memory, chunk(memory, 0, Part(4, zone=1), Part(4, zone=2, reserved=True), Part(2, zone=1)), rule=RULE)
+    part = scan(memory, chunk(memory, 0, Part(8, zone=1), Part(8, zone=2, reserved=True)), rule=RULE)
+    assert "they are inside node 0 zone DMA32" in whole[0].message
+    assert "they are in part inside node 0 zone DMA32" in part[0].message

@@ -103,6 +103,13 @@ def test_kernel_that_lacks_a_needed_flag_is_refused(name: str) -> None:
         section_flags(made.prog)
 
 
+def test_last_bit_alone_is_no_kernel_without_flags() -> None:
+    made = old_kernel()
+    made.enum(None, {"SECTION_MAP_LAST_BIT": 4})
+    with pytest.raises(LayoutError, match="name section flags, but not SECTION_HAS_MEM_MAP_BIT"):
+        section_flags(made.prog)
+
+
 def test_taint_flag_is_needed_where_there_is_zone_device() -> None:
     enumerators = without(LINUX_7_4, "SECTION_TAINT_ZONE_DEVICE_BIT")
     made = MadeKernel()
@@ -141,7 +148,9 @@ def sparse_kernel(enumerators: Mapping[str, int], size: int, sections: Mapping[i
     tables: dict[int, list[int]] = {}
     for nr, flags in sections.items():
         table = tables.setdefault(nr // per_root, [0] * 512)
-        value = VMEMMAP | sum(1 << enumerators[f"{flag}_BIT"] for flag in flags)
+        # What is there without a memmap is no address of one.
+        value = VMEMMAP if MEM_MAP in flags else VMEMMAP + 0x1000
+        value |= sum(1 << enumerators[f"{flag}_BIT"] for flag in flags)
         table[nr % per_root * (size // 8)] = value
         table[nr % per_root * (size // 8) + 1] = USAGE
     addresses = {root: ROOT + index * 4096 for index, root in enumerate(tables)}
@@ -195,3 +204,14 @@ def test_vmemmap_without_subsection_map_is_refused() -> None:
     made.struct("mem_section_usage", {"subsections": "unsigned long", "pageblock_flags": "unsigned long"})
     with pytest.raises(LayoutError, match="no subsection_map"):
         sparse_sections(made.prog, 8)
+
+
+@pytest.mark.parametrize(("checks", "absent"), [(True, ((512, SECTION_PAGES),)), (False, ())])
+def test_absent_subsections_of_an_early_section(checks: bool, absent: tuple[tuple[int, int], ...]) -> None:
+    """The section is valid as a whole; pfn_section_valid() sees its first subsection only."""
+    made = sparse_kernel(LINUX_7_3, 16, {0: (MEM_MAP, ONLINE, EARLY), 1: (MEM_MAP, ONLINE)})
+    online, _ = sparse_sections(made.prog, 8, checks)
+    assert [(section.ranges, section.absent) for section in online] == [
+        (((0, SECTION_PAGES),), absent),
+        (((SECTION_PAGES, SECTION_PAGES + 512),), ()),
+    ]

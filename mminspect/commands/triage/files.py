@@ -15,6 +15,8 @@ from mminspect.kernel.kernel import Kernel
 
 # Exit statuses by verdict; all others have 0.
 STATUS = {"explained": 1, "possible": 1, "unknown": 2}
+# Verdicts that say of a vmcore that nothing was found, which says little if not all of it is there.
+NOTHING_FOUND = ("unexplained", "no crash")
 
 
 class Files(NamedTuple):
@@ -64,5 +66,18 @@ def _triage_file(path: str, files: Files) -> dict[str, Any]:
 
 
 def status_of(results: Sequence[dict[str, Any]]) -> int:
-    """Return the exit status: 2 if one failed or is unknown, else 1 if one is explained or may be, else 0."""
-    return max((2 if "error" in result else STATUS.get(result["verdict"], 0) for result in results), default=0)
+    """
+    Return the exit status.
+
+    It is 2 if one failed, is unknown, or is a vmcore that is not whole and in which nothing was found; else 1 if one is
+    explained or may be, else 0.
+    """
+    return max((_status(result) for result in results), default=0)
+
+
+def _status(result: dict[str, Any]) -> int:
+    if "error" in result:
+        return 2
+    if result["verdict"] in NOTHING_FOUND and "incomplete" in (result["target"] or {}):
+        return 2
+    return STATUS.get(result["verdict"], 0)

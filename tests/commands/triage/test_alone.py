@@ -39,6 +39,17 @@ def test_verdict(text: str, verdict: str, status: int) -> None:
     assert (found.verdict, status_of([as_dict("log", found)])) == (verdict, status)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "whole", "cut"),
+    [("unexplained", 0, 2), ("no crash", 0, 2), ("other", 0, 0), ("possible", 1, 1), ("explained", 1, 1)],
+)
+def test_nothing_found_in_a_vmcore_that_is_not_whole(verdict: str, whole: int, cut: int) -> None:
+    result = {"verdict": verdict, "target": {"release": "6.12"}}
+    assert status_of([result]) == whole
+    assert status_of([{**result, "target": {"incomplete": "truncated"}}]) == cut
+    assert status_of([{**result, "target": None}]) == whole
+
+
 def test_log_that_was_cut_is_not_whole() -> None:
     log = read_text((BOOT + BUSINESS + "reboot: Power down\n").encode())._replace(cut="too long")
     assert judge_log(log).verdict == "unknown"

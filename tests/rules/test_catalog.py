@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The catalogue of rules, and what the command rules prints of it."""
+"""The catalog of rules, and what the command rules prints of it."""
 
 from __future__ import annotations
 

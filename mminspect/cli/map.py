@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``mminspect map``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import IO, Any
+
+import click
+
+from mminspect.cli.output import check_writable, open_output
+from mminspect.cli.session import Session, picture_with_progress
+from mminspect.commands import map as maps
+from mminspect.commands.saved import as_map, load
+from mminspect.errors import MminspectError
+from mminspect.kernel.inputs import Inputs
+from mminspect.render import json_
+from mminspect.render.map import write_map
+from mminspect.render.style import Style, style_of
+from mminspect.rules.registry import select_rules
+from mminspect.walk.limits import Limits
+
+# A screen has fewer cells than this; the terminal's picture needs no finer ones.
+SCREEN_CELLS = 1 << 13
+
+
+def run(
+    inputs: Inputs,
+    pages: str | None,
+    format_: str,
+    by: str | None,
+    width: int | None,
+    from_: str | None,
+    output: str | None,
+    max_rate: int | None,
+    user: str,
+    jobs: int | None,
+) -> None:
+    """Draw the memory map of a kernel, or one that was saved."""
+    span = None if pages is None else maps.parse_range(pages)
+    if from_ is not None:
+        if inputs.core is not None:
+            raise click.UsageError("--from draws what was saved; -c goes without it")
+        check_writable(output, [from_])
+        saved = load(from_)
+        data = as_map(saved)
+        if span is not None:
+            there = [(m["start_pfn"], m["end_pfn"]) for m in data["memory"] if m["state"] in ("online", "spanned")]
+            start, end = maps.clip_range(there, span)
+            # Nothing tells what is where in a cell.
+            cell = data["cell_pages"]
+            start, end = max(start // cell * cell, data["start_pfn"]), min(-(-end // cell) * cell, data["end_pfn"])
+            data = {**data, "start_pfn": start, "end_pfn": end}
+        by = by or ("state" if data["classes"] else "zone")
+        if by != "zone" and not data["classes"]:
+            raise MminspectError(f"{from_}: a report; it has zones and findings only: use --by zone")
+        with open_output(output) as out:
+            _write(data, format_, by, out, width)
+        return
+    with Session(inputs, output, user) as session, session.kernel() as kernel:
+        memory = kernel.memory
+        if span is not None:
+            span = maps.clip_range(memory.online_ranges(), span)
+        finest = None if format_ == "json" else _finest(memory.layout.pageblock_order, memory.online_ranges(), span)
+        order = maps.cell_order(memory, span, finest)
+        with_picture = picture_with_progress(kernel, select_rules(), Limits(max_rate, None, jobs), order, span)
+        data = maps.make_map(*with_picture)
+        with session.output() as out:
+            _write(data, format_, by or "state", out, width)
+
+
+def _finest(pageblock_order: int, online: Iterable[tuple[int, int]], span: tuple[int, int] | None) -> int:
+    """Get the order of the smallest cells that a screen can show."""
+    low, high = span or (0, 1 << 64)
+    pages = sum(max(0, min(end, high) - max(start, low)) for start, end in online)
+    return min(max(0, (pages // SCREEN_CELLS).bit_length()), pageblock_order)
+
+
+def _write(data: dict[str, Any], format_: str, by: str, out: IO[str], width: int | None) -> None:
+    if format_ == "json":
+        json_.write_compact(data, "cells", out)
+        return
+    style = style_of(out)
+    write_map(data, by, out, Style(width or style.width, style.color))
