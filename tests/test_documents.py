@@ -99,7 +99,7 @@ def section(command: str) -> str:
 
 def test_every_command_is_documented(cli: Cli) -> None:
     found = commands(cli)
-    assert len(found) == 8
+    assert len(found) == 10
     for command in found:
         assert section(command)
         assert f"| `{command}" in read(README)
@@ -112,7 +112,7 @@ def options(text: str) -> set[str]:
 
 
 def test_every_option_is_documented(cli: Cli) -> None:
-    assert len(options(cli("--help").out)) == 10
+    assert len(options(cli("--help").out)) == 11
     for option in options(cli("--help").out):
         assert f"`{option}" in USAGE.split("\n## scan\n")[0], option
     for command in commands(cli):
