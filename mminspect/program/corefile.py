@@ -9,25 +9,37 @@ file, whose utsname is empty. Those need the headers that are decoded here.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Callable
 
 import numpy as np
 
 from mminspect.errors import TargetError, TruncatedError
-from mminspect.program import elf, files, flattened, kdump_header
+from mminspect.program import elf, files, flattened, kdump_header, vmcoreinfo
 from mminspect.program.elf import Elf, Segment
 from mminspect.program.flattened import FlattenedRecords
 from mminspect.program.kdump_header import KdumpHeader
+from mminspect.program.segments import Segments
 
 # As much of a flattened dump's inside as can hold its headers.
 FLATTENED_HEADERS_SIZE = 1 << 20
-# A program header table larger than this is not a core that anything writes.
-MAX_PROGRAM_HEADERS = 1 << 20
-MAX_NOTES_SIZE = 64 << 20
+# As much of it as is written before the dump is refused: headers are written twice at most.
+FLATTENED_HEADERS_READ = 64 << 20
+# More than anything writes: a filtered dump of 1 TiB has a hundred thousand program headers, and each of the 8192 CPUs
+# that a kernel can have has a few notes.
+MAX_PROGRAM_HEADERS = 1 << 18
+MAX_NOTE_SEGMENTS = 1 << 14
+MAX_NOTES_SIZE = 16 << 20
+MAX_NOTES = 1 << 16
+# The largest saved registers of a CPU.
+MAX_PRSTATUS_SIZE = 1 << 14
+# A bit for each page of 128 TiB.
+MAX_BITMAP_SIZE = 1 << 32
 # Descriptors at the end of a kdump file's table that are looked at for the end of the file.
 LAST_DESCRIPTORS = 1 << 16
 PIECE = 1 << 20
@@ -53,7 +65,7 @@ class CoreFile:
     machine: int = 0
     is_64_bit: bool = True
     order: str = "<"
-    segments: tuple[Segment, ...] = ()
+    segments: Sequence[Segment] = ()
     notes: dict[str, bytes] = field(default_factory=dict)
     prstatus: tuple[bytes, ...] = ()
     kdump: KdumpHeader | None = None
@@ -137,17 +149,16 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
     if len(table) < codec.segment_size * phnum:
         raise TruncatedError(path, size, header.phoff + codec.segment_size * phnum)
 
-    loads: list[Segment] = []
-    notes: list[elf.Note] = []
-    for segment in codec.segments(table):
-        if segment.type not in (elf.PT_LOAD, elf.PT_NOTE):
-            continue
-        if segment.offset + segment.filesz > size:
-            raise TruncatedError(path, size, segment.offset + segment.filesz)
-        if segment.type == elf.PT_LOAD:
-            loads.append(segment)
-        elif segment.filesz <= MAX_NOTES_SIZE:
-            notes += codec.notes(os.pread(fd, segment.filesz, segment.offset))
+    segments = Segments.decode(codec, table)
+    types = segments.column("type")
+    segments = segments.chosen((types == elf.PT_LOAD) | (types == elf.PT_NOTE))
+    behind = segments.ends_behind(size)
+    if behind.any():
+        cut = segments[int(behind.argmax())]
+        raise TruncatedError(path, size, cut.offset + cut.filesz)
+    types = segments.column("type")
+    loads = segments.chosen(types == elf.PT_LOAD)
+    notes = _read_notes(fd, path, codec, segments.chosen(types == elf.PT_NOTE))
     first = _first_of_each(notes)
     if "VMCOREINFO" not in first:
         if "QEMU" in first:
@@ -157,7 +168,32 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
         raise TargetError(f"{path}: no VMCOREINFO note: {why}")
     if not loads:
         raise TargetError(f"{path}: the ELF core holds no memory (no PT_LOAD); the dump was not finished")
-    return CoreFile("elf", header.machine, codec.is_64_bit, codec.order, tuple(loads), first, prstatus=_prstatus(notes))
+    return CoreFile("elf", header.machine, codec.is_64_bit, codec.order, loads, first, prstatus=_prstatus(notes))
+
+
+def _read_notes(fd: int, path: str, codec: Elf, segments: Segments) -> list[elf.Note]:
+    """Read the notes of all program headers."""
+    total = sum(segments.column("filesz").tolist())
+    if len(segments) > MAX_NOTE_SEGMENTS or total > MAX_NOTES_SIZE:
+        raise TargetError(
+            f"{path}: {len(segments)} program headers have {total} bytes of notes, more than any dump; it is damaged"
+        )
+    pieces = (os.pread(fd, segment.filesz, segment.offset) for segment in segments)
+    return _bounded_notes(path, chain.from_iterable(map(codec.notes, pieces)))
+
+
+def _bounded_notes(path: str, notes: Iterable[elf.Note]) -> list[elf.Note]:
+    """
+    Get all notes.
+
+    :raises TargetError: if there are more, or a larger VMCOREINFO, than any dump has.
+    """
+    found = list(islice(notes, MAX_NOTES + 1))
+    if len(found) > MAX_NOTES:
+        raise TargetError(f"{path}: more than {MAX_NOTES} notes, more than any dump has; it is damaged")
+    if any(note.name == "VMCOREINFO" and len(note.desc) > vmcoreinfo.MAX_SIZE for note in found):
+        raise TargetError(f"{path}: its VMCOREINFO is larger than a page, so no kernel wrote it; the dump is damaged")
+    return found
 
 
 def _first_of_each(notes: Iterable[elf.Note]) -> dict[str, bytes]:
@@ -169,10 +205,16 @@ def _first_of_each(notes: Iterable[elf.Note]) -> dict[str, bytes]:
 
 
 def _prstatus(notes: Iterable[elf.Note]) -> tuple[bytes, ...]:
-    return tuple(note.desc for note in notes if note.name == "CORE" and note.type == elf.NT_PRSTATUS)
+    return tuple(
+        note.desc
+        for note in notes
+        if note.name == "CORE" and note.type == elf.NT_PRSTATUS and len(note.desc) <= MAX_PRSTATUS_SIZE
+    )
 
 
-def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes, read: Callable[[int, int], bytes]) -> CoreFile:
+def _kdump_core(
+    path: str, format: str, header: KdumpHeader, sub_header: bytes, read: Callable[[int, int], bytes]
+) -> CoreFile:
     """
     Decode the sub header.
 
@@ -180,12 +222,12 @@ def _kdump_core(format: str, header: KdumpHeader, sub_header: bytes, read: Calla
     """
     offset, size = header.notes(sub_header)
     data = read(offset, size) if size <= MAX_NOTES_SIZE and offset < 1 << 62 else b""
-    notes = list(Elf(True, header.order).notes(data))
+    notes = _bounded_notes(path, Elf(True, header.order).notes(data))
     first = _first_of_each(notes)
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     start = sub_header.find(b"OSRELEASE=")
     if start >= 0:
-        first["VMCOREINFO"] = sub_header[start:].split(b"\0")[0]
+        first["VMCOREINFO"] = sub_header[start : start + vmcoreinfo.MAX_SIZE].split(b"\0")[0]
     split = header.is_split(sub_header)
     return CoreFile(format, order=header.order, notes=first, prstatus=_prstatus(notes), kdump=None if split else header)
 
@@ -198,10 +240,11 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     header = kdump_header.decode(start, path)
     if size < header.data_start:
         raise TruncatedError(path, size, header.data_start)
-    dumped = 0
-    for offset in range(0, header.bitmap_size, PIECE):
-        piece = os.pread(fd, min(PIECE, header.bitmap_size - offset), header.bitmap_start + offset)
-        dumped += int(kdump_header.count_bits(piece).sum())
+    if header.bitmap_size > MAX_BITMAP_SIZE:
+        raise TargetError(f"{path}: a bitmap of {header.bitmap_size} bytes, more than any memory needs; it is damaged")
+    dumped = sum(
+        int(kdump_header.count_bits(piece).sum()) for piece in _data_of(fd, header.bitmap_start, header.bitmap_size)
+    )
     descriptor = header.descriptor
     descriptors_end = header.data_start + dumped * descriptor.itemsize
     if size < descriptors_end:
@@ -213,22 +256,45 @@ def _parse_kdump(fd: int, path: str) -> CoreFile:
     if needed > size:
         raise TruncatedError(path, size, needed)
     sub_header = os.pread(fd, header.sub_hdr_size * header.block_size, header.block_size)
-    return _kdump_core("kdump", header, sub_header, lambda offset, size: os.pread(fd, size, offset))
+    return _kdump_core(path, "kdump", header, sub_header, lambda offset, size: os.pread(fd, size, offset))
+
+
+def _data_of(fd: int, start: int, size: int) -> Iterator[bytes]:
+    """Read a part of a file in pieces, without its holes: a small file can claim a large bitmap."""
+    pos, end = start, start + size
+    while pos < end:
+        try:
+            pos = os.lseek(fd, pos, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:
+                return
+        piece = os.pread(fd, max(0, min(PIECE, end - pos)), pos)
+        if not piece:
+            return
+        yield piece
+        pos += len(piece)
 
 
 def _parse_flattened(fd: int, path: str) -> CoreFile:
     inner = bytearray(FLATTENED_HEADERS_SIZE)
-    found = []
-    for offset, pos, length in flattened.read_records(fd, path):
-        found.append((offset, pos, length))
-        if offset < len(inner):
-            data = os.pread(fd, min(length, len(inner) - offset), pos)
-            inner[offset : offset + len(data)] = data
-    records = FlattenedRecords(found)
+    left = FLATTENED_HEADERS_READ
+
+    def records_read() -> Iterator[tuple[int, int, int]]:
+        nonlocal left
+        for offset, pos, length in flattened.read_records(fd, path):
+            if offset < len(inner):
+                data = os.pread(fd, min(length, len(inner) - offset), pos)
+                inner[offset : offset + len(data)] = data
+                left -= len(data)
+                if left < 0:
+                    raise TargetError(f"{path}: the flattened dump writes its headers again and again; it is damaged")
+            yield offset, pos, length
+
+    records = FlattenedRecords(records_read())
     if inner[:8] not in kdump_header.SIGNATURES:
         return CoreFile("flattened", records=records)
     header = kdump_header.decode(bytes(inner[: kdump_header.HEADER_SIZE]), path)
     end = (1 + header.sub_hdr_size) * header.block_size
     sub_header = bytes(inner[header.block_size : end])
-    core = _kdump_core("flattened", header, sub_header, lambda offset, size: bytes(inner[offset : offset + size]))
+    core = _kdump_core(path, "flattened", header, sub_header, lambda offset, size: bytes(inner[offset : offset + size]))
     return replace(core, records=records)

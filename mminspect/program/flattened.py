@@ -8,12 +8,18 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import chain, count
+
+import numpy as np
 
 from mminspect.errors import TargetError, TruncatedError
 
 SIGNATURE = b"makedumpfile\0\0\0\0"
 # Size of the header (MAX_SIZE_MDF_HEADER).
 HEADER_SIZE = 4096
+# Records that any dump can have, and the bytes of the file for each more. makedumpfile writes 32 KB, on average.
+FEW_RECORDS = 1 << 16
+RECORD_BYTES = 1024
 # Offset and length of a record. Both are signed, and big-endian on every machine.
 _RECORD = struct.Struct(">qq")
 
@@ -27,7 +33,9 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
     """
     size = os.lseek(fd, 0, os.SEEK_END)
     pos = HEADER_SIZE
-    while True:
+    for number in count():
+        if number > FEW_RECORDS + pos // RECORD_BYTES:
+            raise TargetError(f"{path}: more than {number} records in the first {pos} bytes; the dump is damaged")
         record = os.pread(fd, _RECORD.size, pos)
         if len(record) < _RECORD.size:
             raise TargetError(f"{path}: truncated: the flattened dump has no end mark; copy the dump again")
@@ -35,7 +43,7 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
         # The end mark.
         if offset == -1:
             return
-        if offset < 0 or length <= 0:
+        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
             raise TargetError(f"{path}: the flattened dump is damaged at byte {pos}; copy the dump again")
         pos += _RECORD.size
         if pos + length > size:
@@ -53,15 +61,10 @@ class FlattenedRecords:
     """
 
     def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
-        self.offsets, self.positions, self.lengths = array("q"), array("q"), array("q")
-        self.overlap = False
-        end = 0
-        for offset, pos, length in sorted(found):
-            self.offsets.append(offset)
-            self.positions.append(pos)
-            self.lengths.append(length)
-            self.overlap = self.overlap or offset < end
-            end = max(end, offset + length)
+        rows = np.fromiter(chain.from_iterable(found), np.int64).reshape(-1, 3)
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        self.offsets, self.positions, self.lengths = (array("q", column.tobytes()) for column in rows.T)
+        self.overlap = bool((rows[1:, 0] < np.maximum.accumulate(rows[:, 0] + rows[:, 2])[:-1]).any())
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from drgn import FaultError, Program
 
 from mminspect.program.elf import Segment
+from mminspect.program.segments import Segments
 
 EXCLUDED = "excluded from the dump"
 DAMAGED = "damaged in the dump"
@@ -29,14 +30,13 @@ def fault_on_excluded(prog: Program, segments: Iterable[Segment]) -> bool:
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise FaultError(EXCLUDED, address)
 
-    found = False
-    for segment in segments:
-        left_out = segment.memsz - segment.filesz
-        if left_out <= 0:
-            continue
-        found = True
-        if segment.paddr not in NO_PADDR:
-            prog.add_memory_segment(segment.paddr + segment.filesz, left_out, read, physical=True)
-        if segment.vaddr and segment.vaddr != segment.paddr:
-            prog.add_memory_segment(segment.vaddr + segment.filesz, left_out, read)
-    return found
+    segments = Segments.of(segments)
+    segments = segments.chosen(segments.column("memsz") > segments.column("filesz"))
+    columns = [segments.column(name).tolist() for name in ("vaddr", "paddr", "filesz", "memsz")]
+    add = prog.add_memory_segment
+    for vaddr, paddr, filesz, memsz in zip(*columns):
+        if paddr not in NO_PADDR:
+            add(paddr + filesz, memsz - filesz, read, physical=True)
+        if vaddr and vaddr != paddr:
+            add(vaddr + filesz, memsz - filesz, read)
+    return bool(segments)
