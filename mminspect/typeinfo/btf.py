@@ -28,11 +28,16 @@ from drgn import (
 )
 
 from mminspect.errors import TypeInfoError
+from mminspect.program.arch import elf_of
 
 BTF_MAGIC = 0xEB9F
 HEADER_SIZE = 24
-# More than ten times what the largest kernels have.
-MAX_SIZE = 256 << 20
+# More than four times what the largest kernels have.
+MAX_SIZE = 32 << 20
+# No structure is larger; struct pglist_data, with a zonelist of 1024 nodes, has 170 KB.
+MAX_STRUCT_SIZE = 16 << 20
+# Elements of an array that takes no room, such as lock_class_key without lockdep.
+MAX_EMPTY_ELEMENTS = 1 << 16
 
 KIND_INT = 1
 KIND_PTR = 2
@@ -92,6 +97,8 @@ _TYPE_KINDS = {
 }
 
 _Words = npt.NDArray[np.uint32]
+# Words whose records' ends are computed at once.
+_PIECE = 1 << 18
 
 # Deeper chains of qualifiers and typedefs are a loop.
 _MAX_DEPTH = 64
@@ -158,6 +165,9 @@ class Btf:
         # Type ID 0 is void, which has no record.
         self._kinds[0] = 0
         self._types: dict[int, Type] = {}
+        self._word_size = elf_of(prog.platform).max_address.bit_length() // 8
+        # Structures whose members were compared with their size, with how deep they are nested.
+        self._checked: dict[int, int] = {}
         self._enumerators: tuple[_Words, _Words, _Words] | None = None
 
     def _find_types(self) -> array[int]:
@@ -170,9 +180,12 @@ class Btf:
         for kind, (extra, per_element) in _WORDS.items():
             fixed[kind] = 3 + extra
             each[kind] = per_element
-        info = words[1:]
-        kinds = (info >> 24) & 0x1F
-        ends = memoryview(np.arange(total - 1, dtype=np.uint32) + fixed[kinds] + each[kinds] * (info & 0xFFFF))
+        ends_of = np.arange(max(total - 1, 0), dtype=np.uint32)
+        for at in range(0, len(ends_of), _PIECE):
+            info = words[at + 1 : at + 1 + _PIECE]
+            kinds = (info >> 24) & 0x1F
+            ends_of[at : at + _PIECE] += fixed[kinds] + each[kinds] * (info & 0xFFFF)
+        ends = memoryview(ends_of.data)
         starts = array("I", [0])
         append = starts.append
         pos = 0
@@ -183,7 +196,8 @@ class Btf:
         except IndexError:
             pos = 0
         if pos >= MAX_SIZE:
-            raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kinds[starts[-1]]})")
+            kind = int(words[starts[-1] + 1] >> 24) & 0x1F
+            raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kind})")
         if pos != total or total == 0:
             raise TypeInfoError("corrupt BTF: the type records don't fit their section")
         return starts
@@ -264,6 +278,7 @@ class Btf:
             # A flexible array member has no length, here and in BTF's "[0]".
             return prog.array_type(self.type(element, depth), count if count else None)
         if kind in (KIND_STRUCT, KIND_UNION):
+            self._check_members(type_id, frozenset())
             make = prog.struct_type if kind == KIND_STRUCT else prog.union_type
             return make(name or None, value, list(self._members(pos, vlen, flag)))
         if kind == KIND_FWD:
@@ -285,15 +300,73 @@ class Btf:
         # Old pahole doesn't mark char as signed.
         return self._prog.int_type(name, size, bool(bits & 1) or name == "char")
 
-    def _members(self, pos: int, vlen: int, flag: bool) -> Iterator[TypeMember]:
+    def _raw_members(self, pos: int, vlen: int, flag: bool) -> Iterator[tuple[int, int, int, int | None]]:
+        """Get the name, the type ID, the offset in bits and the bits of a bit field of each member."""
         words = self._words
         for at in range(pos, pos + 3 * vlen, 3):
             name_off, type_id, offset = words[at : at + 3]
-            bit_size: int | None = None
             if flag:
-                bit_size = (offset >> 24) or None
-                offset &= 0xFFFFFF
-            yield TypeMember(self._lazy_object(type_id, bit_size), self._string(name_off) if name_off else None, offset)
+                yield name_off, type_id, offset & 0xFFFFFF, offset >> 24 or None
+            else:
+                yield name_off, type_id, offset, None
+
+    def _members(self, pos: int, vlen: int, flag: bool) -> Iterator[TypeMember]:
+        for name_off, type_id, offset, bits in self._raw_members(pos, vlen, flag):
+            yield TypeMember(self._lazy_object(type_id, bits), self._string(name_off) if name_off else None, offset)
+
+    def _check_members(self, struct_id: int, outer: frozenset[int]) -> int:
+        """
+        Check that the members of a structure, and of those in it, lie inside it.
+
+        :param outer: The structures that it is in.
+        :return: How many are nested in it.
+        :raises TypeInfoError: if they don't; drgn would follow a structure in itself without end.
+        """
+        if struct_id in self._checked:
+            return self._checked[struct_id]
+        _, name, size, pos, vlen, flag = self._record(struct_id)
+        if size > MAX_STRUCT_SIZE:
+            raise TypeInfoError(f"corrupt BTF: struct {name} has {size} bytes")
+        outer |= {struct_id}
+        depth = 0
+        for name_off, type_id, offset, bits in self._raw_members(pos, vlen, flag):
+            base, count, member_size = self._value_type(type_id)
+            if self._kinds[base] in (KIND_STRUCT, KIND_UNION) and count:
+                if base in outer:
+                    raise TypeInfoError(f"corrupt BTF: struct {name} is a member of itself")
+                depth = max(depth, self._check_members(base, outer) + 1)
+            # Old pahole wrote bit fields as integers of odd widths.
+            odd = self._kinds[base] == KIND_INT and self._words[self._starts[base] + 3] & 0xFF != 8 * member_size
+            width = 8 * member_size if bits is None and not odd else bits or 0
+            if depth > _MAX_DEPTH or offset + width > 8 * size or (bits is None and not odd and offset % 8):
+                member = self._string(name_off) if name_off else "(anonymous)"
+                raise TypeInfoError(f"corrupt BTF: the member {member} of struct {name} can't be where it is")
+        self._checked[struct_id] = depth
+        return depth
+
+    def _value_type(self, type_id: int) -> tuple[int, int, int]:
+        """
+        Look through typedefs, qualifiers and arrays.
+
+        :return: ID of the type behind them, how many there are, and the bytes that all of them take.
+        :raises TypeInfoError: if no variable can have the type.
+        """
+        count = 1
+        for _ in range(_MAX_DEPTH):
+            kind, name, value, pos, _, _ = self._record(type_id)
+            if kind == KIND_ARRAY:
+                type_id, _, elements = self._words[pos : pos + 3]
+                count *= elements
+            elif kind in (KIND_TYPEDEF, KIND_TYPE_TAG, *_QUALIFIERS):
+                type_id = value
+            elif kind in (KIND_INT, KIND_FLOAT, KIND_ENUM, KIND_ENUM64, KIND_STRUCT, KIND_UNION, KIND_PTR):
+                size = self._word_size if kind == KIND_PTR else value
+                if not size and count > MAX_EMPTY_ELEMENTS:
+                    raise TypeInfoError(f"corrupt BTF: an array of {count} elements")
+                return type_id, count, count * size
+            else:
+                raise TypeInfoError(f"corrupt BTF: type {type_id} ({name or kind}) has no values")
+        raise TypeInfoError("corrupt BTF: types refer to each other in a loop")
 
     def _lazy_object(self, type_id: int, bit_size: int | None) -> Callable[[], Object]:
         def make() -> Object:

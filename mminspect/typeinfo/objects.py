@@ -28,11 +28,20 @@ class ObjectFinder:
     def __init__(self, types: Btf, table: SymbolTable) -> None:
         self._types = types
         self._table = table
+        self._sought: set[str] = set()
 
     def find(self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None) -> Object | None:
         """Find an object for drgn; see ``drgn.Program.register_object_finder()``."""
-        if filename:
+        # Where VMCOREINFO lacks a number, drgn derives it from a variable whose type depends on that number.
+        if filename or name in self._sought:
             return None
+        self._sought.add(name)
+        try:
+            return self._find(prog, name, flags)
+        finally:
+            self._sought.discard(name)
+
+    def _find(self, prog: Program, name: str, flags: FindObjectFlags) -> Object | None:
         if flags & FindObjectFlags.CONSTANT:
             constant = self._types.enumerator(name)
             if constant is not None:

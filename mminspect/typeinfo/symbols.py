@@ -39,7 +39,10 @@ def parse_system_map(text: str, path: str) -> list[tuple[int, str, str]]:
             if len(fields) == 2 and len(fields[0]) == 1:
                 continue
             address, letter, name = fields[:3]
-            result.append((int(address, 16), letter, name))
+            number = int(address, 16)
+            if not 0 <= number < 1 << 64:
+                raise ValueError("no address")
+            result.append((number, letter, name))
     except ValueError:
         raise TypeInfoError(f"{path}: not a System.map (lines of address, type and name)") from None
     if not result:
@@ -129,7 +132,7 @@ def parse_note(note: bytes) -> list[Symbol]:
                     kind,
                 )
             )
-    except ValueError:
+    except (ValueError, OverflowError):
         raise TypeInfoError("the capture's note of symbols is damaged; make the capture again") from None
     return result
 

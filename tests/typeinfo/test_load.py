@@ -71,7 +71,8 @@ def test_struct_page_of_an_impossible_size(size: int, cli: Cli, unpacked: Unpack
     assert struct.unpack_from("<I", data, at + 8) == (64,)
     struct.pack_into("<I", data, at + 8, size)
     message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "--btf", small(bytes(data)), "scan"))
-    assert f"SIZE(page) is {size} there" in message
+    assert "corrupt BTF: " in message
+    assert "struct page " in message
 
 
 def vmlinux(build_id: bytes) -> bytes:
