@@ -41,7 +41,7 @@ class Match(NamedTuple):
     :ivar end: Pfn behind the last.
     :ivar key: Matches that touch and have equal keys are one; without a key, those with equal links.
     :ivar link: Link of the pages, ``None`` for rules that follow no link.
-    :ivar value: The ``page->flags`` of the first page, where a rule wants it.
+    :ivar value: A number of the first page that its rule wants, such as ``page->flags``; not part of the key.
     :ivar reserved: Whether all the pages are PG_reserved.
     """
 

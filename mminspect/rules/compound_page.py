@@ -52,6 +52,8 @@ MESSAGES = {
 
 Indexes = npt.NDArray[np.int64]
 
+# How often heads can claim each page, on average, before they are cut short. Where nothing is wrong it is once.
+MAX_CLAIMS = 4
 # An index that no page has.
 NOWHERE = np.int64(1) << np.int64(62)
 
@@ -143,6 +145,9 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
         yield _match(chunk, head, "order", head, layout)
     heads, orders = heads[possible], orders[possible]
     sizes = np.minimum(heads + (np.int64(1) << orders), count) - heads - 1
+    if sizes.sum() > MAX_CLAIMS * count:
+        # Heads lie within heads: each is left the pages up to the next one, which it still claims.
+        sizes = np.minimum(sizes, np.diff(np.append(heads, count - 1)))
     owner = np.repeat(heads, sizes)
     members = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + owner + 1
     if not (np.array_equal(members, found.tails) and np.array_equal(owner, found.leads)):
@@ -196,13 +201,19 @@ def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Lay
         if head + 1 < len(chunk.link):
             order = int(chunk.bytes_at(layout.page.order_offset)[head + 1])
     link = int(chunk.link[index])
+    start = chunk.start_pfn + index
+    if problem == "order":
+        # Where the memmap is garbage, each of many adjacent pages has another one. The first stands for all.
+        return Match(start, start + 1, (problem, None, None, referenced, link), link, order)
     key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, link)
-    return Match(chunk.start_pfn + index, chunk.start_pfn + index + 1, key, link)
+    return Match(start, start + 1, key, link)
 
 
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the head."""
     problem, head, order, referenced, link = match.key
+    if problem == "order":
+        head, order = match.start, match.value
     whose = f" ({head:#x}, order {order})" if head is not None else ""
     making = "" if referenced else "; the head isn't referenced, so it may be in the making or being freed"
     return Violation(

@@ -48,6 +48,9 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     outer = np.ones(len(starts), np.bool_)
     outer[1:] = starts[1:] >= np.maximum.accumulate(ends)[:-1]
     starts, ends = starts[outer], ends[outer]
+    if not len(starts):
+        # Not one of the blocks is whole.
+        return
     refcount = chunk.uints(layout.page.refcount_offset)
     if _all_clean(chunk, starts, ends, layout.page, refcount):
         return
