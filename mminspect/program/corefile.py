@@ -121,6 +121,11 @@ def _file_size(fd: int) -> int:
     return os.lseek(fd, 0, os.SEEK_END)
 
 
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """Read at an offset that the file names, which can be one that no file has."""
+    return os.pread(fd, size, offset) if offset < 1 << 63 else b""
+
+
 def _parse_elf(fd: int, path: str) -> CoreFile:
     size = _file_size(fd)
     start = os.pread(fd, 64, 0)
@@ -139,13 +144,13 @@ def _parse_elf(fd: int, path: str) -> CoreFile:
     phnum = header.phnum
     if phnum == elf.PN_XNUM and header.shoff:
         # With that many program headers, their number is in sh_info of the first section header.
-        section = os.pread(fd, codec.section_size, header.shoff)
+        section = _pread(fd, codec.section_size, header.shoff)
         if len(section) < codec.section_size:
             raise TruncatedError(path, size, header.shoff + codec.section_size)
         phnum = next(codec.sections(section)).info
     if header.phentsize != codec.segment_size or phnum > MAX_PROGRAM_HEADERS:
         raise TargetError(f"{path}: the program header table of the ELF core makes no sense; copy the dump again")
-    table = os.pread(fd, codec.segment_size * phnum, header.phoff)
+    table = _pread(fd, codec.segment_size * phnum, header.phoff)
     if len(table) < codec.segment_size * phnum:
         raise TruncatedError(path, size, header.phoff + codec.segment_size * phnum)
 

@@ -63,6 +63,15 @@ def test_more_program_headers_than_any_dump_has() -> None:
         parse(many_headers([Segment(0, 0, 0, 0, 0)] * (corefile.MAX_PROGRAM_HEADERS + 1), b"x"))
 
 
+@pytest.mark.parametrize("where", [1 << 63, (1 << 64) - 1, 1 << 40])
+def test_headers_at_an_offset_that_no_file_has(where: int) -> None:
+    head = Header(4, 62, phoff=where, phnum=2, shentsize=ELF.section_size)
+    with pytest.raises(TargetError, match="truncated"):
+        parse(ELF.pack_header(head) + bytes(100))
+    with pytest.raises(TargetError, match="truncated"):
+        parse(ELF.pack_header(head._replace(shoff=where, phnum=PN_XNUM)) + bytes(100))
+
+
 def test_notes_are_bounded_together() -> None:
     body = bytes(corefile.MAX_NOTES_SIZE // 4)
     with pytest.raises(TargetError, match="5 program headers have 20971520 bytes of notes"):
