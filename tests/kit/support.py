@@ -190,7 +190,7 @@ class CoreEditor:
             notes = file.read(segment.filesz)
             assert notes.count(old) >= 1, old
             file.seek(segment.offset)
-            file.write(notes.old._replace(new))
+            file.write(notes.replace(old, new))
 
     def exclude(self, start: int, end: int) -> None:
         """
