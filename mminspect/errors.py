@@ -51,11 +51,19 @@ class CutShortError(TargetError):
         super().__init__("the vmcore was cut short while it was read")
 
 
+class DamagedError(TargetError):
+    """What a vmcore says of its kernel contradicts itself, so that drgn fails over it."""
+
+    def __init__(self, error: Exception) -> None:
+        said = " ".join(str(error).split()) or type(error).__name__
+        super().__init__(f"what the target says of its kernel can't be ({said}); the dump or its types are damaged")
+
+
 class LostError(TargetError):
-    """Part of a vmcore's file that is mapped can't be read any more; nobody says why."""
+    """Part of a vmcore's file can't be read, though the file is as long as ever."""
 
     def __init__(self) -> None:
-        super().__init__("the vmcore can't be read: it was cut short meanwhile, or its disk has an error")
+        super().__init__("the vmcore is damaged: a part that is read lies behind its end; or its disk has an error")
 
 
 class TypeInfoError(MminspectError):

@@ -7,9 +7,9 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn
 
-from mminspect.errors import LostError, Stopped
+from mminspect.errors import CutShortError, LostError, Stopped
 
 # How a signal ends the program, and the exit status that a shell would give.
 SIGNALS = {
@@ -62,8 +62,23 @@ def raise_stopped() -> None:
     _handle(stop)
 
 
+# The size that each open vmcore had at first, by descriptor.
+_sizes: dict[int, int] = {}
+
+
+def note_size(fd: int, size: int) -> Callable[[], object]:
+    """
+    Remember what size a file has that is read while :func:`quit_on_bus_error` is in force.
+
+    :return: Forgets it.
+    """
+    _sizes[fd] = size
+    return lambda: _sizes.pop(fd, None)
+
+
 def _say_lost(signum: int) -> None:
-    os.write(2, f"mminspect: {LostError()}\n".encode())
+    was_cut = any(os.fstat(fd).st_size < size for fd, size in _sizes.items())
+    os.write(2, f"mminspect: {CutShortError() if was_cut else LostError()}\n".encode())
     os._exit(2)
 
 

@@ -9,23 +9,33 @@ file, whose utsname is empty. Those need the headers that are decoded here.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Callable
 
 import numpy as np
 
 from mminspect.errors import TargetError, TruncatedError, truncated
-from mminspect.program import elf, files, flattened, kdump_header, lime, magic
+from mminspect.program import elf, files, flattened, kdump_header, lime, magic, vmcoreinfo
 from mminspect.program.elf import Elf, Segment
 from mminspect.program.flattened import FlattenedRecords
 from mminspect.program.kdump_header import KdumpHeader
+from mminspect.program.segments import Segments
 
-# A program header table larger than this is not a core that anything writes.
-MAX_PROGRAM_HEADERS = 1 << 20
-MAX_NOTES_SIZE = 64 << 20
+# More than anything writes: a filtered dump of 1 TiB has a hundred thousand program headers, and each of the 8192 CPUs
+# that a kernel can have has a few notes.
+MAX_PROGRAM_HEADERS = 1 << 18
+MAX_NOTE_SEGMENTS = 1 << 14
+MAX_NOTES_SIZE = 16 << 20
+MAX_NOTES = 1 << 16
+# The largest saved registers of a CPU.
+MAX_PRSTATUS_SIZE = 1 << 14
+# A bit for each page of 128 TiB.
+MAX_BITMAP_SIZE = 1 << 32
 # Descriptors at the end of a kdump file's table that are looked at for the end of the file.
 LAST_DESCRIPTORS = 1 << 16
 PIECE = 1 << 20
@@ -40,6 +50,8 @@ COPY_AGAIN = "copy the dump again"
 PIECE_ADVICE = "give all its pieces, each with -c, or join them with 'makedumpfile --reassemble'"
 # Reads so many bytes of a dump at an offset.
 Read = Callable[[int, int], bytes]
+# Gets the first offset from another on that is in no hole: a small file can claim a large bitmap.
+NextData = Callable[[int], "int | None"]
 
 
 class UnknownFormatError(TargetError):
@@ -90,7 +102,7 @@ class CoreFile:
     machine: int = 0
     is_64_bit: bool = True
     order: str = "<"
-    segments: tuple[Segment, ...] = ()
+    segments: Sequence[Segment] = ()
     notes: dict[str, bytes] = field(default_factory=dict)
     prstatus: tuple[bytes, ...] = ()
     kdump: KdumpHeader | None = None
@@ -141,15 +153,27 @@ def parse(fd: int, path: str) -> CoreFile:
     start = os.pread(fd, magic.SIZE, 0)
     if start[:16] == flattened.SIGNATURE:
         return _parse_flattened(fd, path)
-    return _parse_plain(lambda size, offset: os.pread(fd, size, offset), size, path)
+
+    def read(size: int, offset: int) -> bytes:
+        # The file names offsets that no file has.
+        return os.pread(fd, size, offset) if offset < 1 << 63 else b""
+
+    def next_data(offset: int) -> int | None:
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as e:
+            # A device and some file systems don't know their holes.
+            return None if e.errno == errno.ENXIO else offset
+
+    return _parse_plain(read, next_data, size, path)
 
 
-def _parse_plain(read: Read, size: int, path: str) -> CoreFile:
+def _parse_plain(read: Read, next_data: NextData, size: int, path: str) -> CoreFile:
     start = read(magic.SIZE, 0)
     if start[:4] == elf.MAGIC:
         return _parse_elf(read, size, path)
     if start[:8] in kdump_header.SIGNATURES:
-        return _parse_kdump(read, size, path)
+        return _parse_kdump(read, next_data, size, path)
     if start[:4] in lime.MAGICS:
         segments, whole = lime.read_ranges(read, size)
         incomplete = (
@@ -197,21 +221,15 @@ def _parse_elf(read: Read, size: int, path: str) -> CoreFile:
     if len(table) < codec.segment_size * phnum:
         raise _cut(path, size, header.phoff + codec.segment_size * phnum, marked)
 
-    loads: list[Segment] = []
-    notes: list[elf.Note] = []
-    needed = 0
-    for segment in codec.segments(table):
-        if segment.type not in (elf.PT_LOAD, elf.PT_NOTE):
-            continue
-        end = segment.offset + segment.filesz
-        needed = max(needed, end)
-        if segment.type == elf.PT_LOAD:
-            lost = min(segment.filesz, max(0, end - size))
-            loads.append(segment._replace(filesz=segment.filesz - lost, lost=lost))
-        elif end > size:
-            raise _cut(path, size, end, marked)
-        elif segment.filesz <= MAX_NOTES_SIZE:
-            notes += codec.notes(read(segment.filesz, segment.offset))
+    segments = Segments.decode(codec, table)
+    types = segments.column("type")
+    loads = segments.chosen(types == elf.PT_LOAD)
+    with_notes = segments.chosen(types == elf.PT_NOTE)
+    if with_notes.end > size:
+        raise _cut(path, size, with_notes.end, marked)
+    notes = _read_notes(read, path, codec, with_notes)
+    needed = max(loads.end, with_notes.end)
+    loads = loads.cut_at(size)
     first = _first_of_each(notes)
     if "VMCOREINFO_XEN" in first:
         raise TargetError(f"{path}: {magic.XEN_HOST}")
@@ -221,7 +239,7 @@ def _parse_elf(read: Read, size: int, path: str) -> CoreFile:
     if INCOMPLETE_NOTE in first:
         why = magic.plain(first[INCOMPLETE_NOTE], MAX_WHY)
         incomplete = Incomplete(f"captured from a dump that is not whole: {why}", "capture the whole dump")
-    if not loads or not any(segment.filesz for segment in loads):
+    if not loads or not loads.column("filesz").any():
         if incomplete is not None:
             raise TargetError(f"{path}: {incomplete}")
         raise TargetError(f"{path}: the ELF core holds no memory (no PT_LOAD); the dump was not finished")
@@ -230,7 +248,7 @@ def _parse_elf(read: Read, size: int, path: str) -> CoreFile:
         header.machine,
         codec.is_64_bit,
         codec.order,
-        tuple(loads),
+        loads,
         first,
         prstatus=_prstatus(notes),
         incomplete=incomplete,
@@ -239,6 +257,31 @@ def _parse_elf(read: Read, size: int, path: str) -> CoreFile:
 
 def _cut(path: str, size: int, needed: int, marked: Incomplete | None) -> TargetError:
     return TruncatedError(path, size, needed) if marked is None else TargetError(f"{path}: {marked}")
+
+
+def _read_notes(read: Read, path: str, codec: Elf, segments: Segments) -> list[elf.Note]:
+    """Read the notes of all program headers."""
+    total = sum(segments.column("filesz").tolist())
+    if len(segments) > MAX_NOTE_SEGMENTS or total > MAX_NOTES_SIZE:
+        raise TargetError(
+            f"{path}: {len(segments)} program headers have {total} bytes of notes, more than any dump; it is damaged"
+        )
+    pieces = (read(segment.filesz, segment.offset) for segment in segments)
+    return _bounded_notes(path, chain.from_iterable(map(codec.notes, pieces)))
+
+
+def _bounded_notes(path: str, notes: Iterable[elf.Note]) -> list[elf.Note]:
+    """
+    Get all notes.
+
+    :raises TargetError: if there are more, or a larger VMCOREINFO, than any dump has.
+    """
+    found = list(islice(notes, MAX_NOTES + 1))
+    if len(found) > MAX_NOTES:
+        raise TargetError(f"{path}: more than {MAX_NOTES} notes, more than any dump has; it is damaged")
+    if any(note.name == "VMCOREINFO" and len(note.desc) > vmcoreinfo.MAX_SIZE for note in found):
+        raise TargetError(f"{path}: its VMCOREINFO is larger than a page, so no kernel wrote it; the dump is damaged")
+    return found
 
 
 def _section_names(codec: Elf, header: elf.Header, read: Read) -> bytes:
@@ -257,10 +300,14 @@ def _first_of_each(notes: Iterable[elf.Note]) -> dict[str, bytes]:
 
 
 def _prstatus(notes: Iterable[elf.Note]) -> tuple[bytes, ...]:
-    return tuple(note.desc for note in notes if note.name == "CORE" and note.type == elf.NT_PRSTATUS)
+    return tuple(
+        note.desc
+        for note in notes
+        if note.name == "CORE" and note.type == elf.NT_PRSTATUS and len(note.desc) <= MAX_PRSTATUS_SIZE
+    )
 
 
-def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
+def _parse_kdump(read: Read, next_data: NextData, size: int, path: str) -> CoreFile:
     start = read(kdump_header.HEADER_SIZE, 0)
     if len(start) < kdump_header.HEADER_SIZE:
         raise TruncatedError(path, size, 4096)
@@ -268,6 +315,8 @@ def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
     marked = None
     if header.status & DUMP_DH_COMPRESSED_INCOMPLETE:
         marked = Incomplete("incomplete: makedumpfile ran out of space and marked the dump so", NEW_DUMP)
+    if header.bitmap_size > MAX_BITMAP_SIZE:
+        raise TargetError(f"{path}: a bitmap of {header.bitmap_size} bytes, more than any memory needs; it is damaged")
     bitmaps_at = (1 + header.sub_hdr_size) * header.block_size
     if size < bitmaps_at:
         raise _cut(path, size, bitmaps_at, marked)
@@ -278,7 +327,7 @@ def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
     # makedumpfile leaves the end of a piece without pages unwritten.
     if size < header.data_start and (piece is None or piece[0] < piece[1]):
         raise _cut(path, size, header.data_start, marked)
-    incomplete = marked or _cut_kdump(read, size, path, header, piece)
+    incomplete = marked or _cut_kdump(read, next_data, size, path, header, piece)
     if piece is not None and incomplete is None:
         first, end = piece
         incomplete = Incomplete(
@@ -287,14 +336,14 @@ def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
         )
     offset, length = header.notes(sub_header)
     data = read(length, offset) if length <= MAX_NOTES_SIZE and offset < 1 << 62 else b""
-    notes = list(Elf(True, header.order).notes(data))
+    notes = _bounded_notes(path, Elf(True, header.order).notes(data))
     found = _first_of_each(notes)
     if "VMCOREINFO_XEN" in found:
         raise TargetError(f"{path}: {magic.XEN_HOST}")
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     at = sub_header.find(b"OSRELEASE=")
     if at >= 0:
-        found["VMCOREINFO"] = sub_header[at:].split(b"\0")[0]
+        found["VMCOREINFO"] = sub_header[at : at + vmcoreinfo.MAX_SIZE].split(b"\0")[0]
     return CoreFile(
         "kdump",
         order=header.order,
@@ -307,7 +356,7 @@ def _parse_kdump(read: Read, size: int, path: str) -> CoreFile:
 
 
 def _cut_kdump(
-    read: Read, size: int, path: str, header: KdumpHeader, piece: tuple[int, int] | None
+    read: Read, next_data: NextData, size: int, path: str, header: KdumpHeader, piece: tuple[int, int] | None
 ) -> Incomplete | None:
     """
     Check that the file is as long as its descriptors say.
@@ -318,10 +367,14 @@ def _cut_kdump(
     if low == high:
         return None
     dumped = 0
-    for offset in range(low // 8, min(-(-high // 8), header.bitmap_size), PIECE):
-        bits = bytearray(
-            read(min(PIECE, -(-high // 8) - offset, header.bitmap_size - offset), header.bitmap_start + offset)
-        )
+    start, end = low // 8, min(-(-high // 8), header.bitmap_size)
+    while start < end:
+        at = next_data(header.bitmap_start + start)
+        if at is None:
+            break
+        offset = max(start, at - header.bitmap_start)
+        bits = bytearray(read(max(0, min(PIECE, end - offset)), header.bitmap_start + offset))
+        start = offset + PIECE
         # Bits of other pieces of the dump in the first byte and in the last.
         if bits and offset == low // 8:
             bits[0] &= 0xFF << low % 8 & 0xFF
@@ -343,7 +396,7 @@ def _parse_flattened(fd: int, path: str) -> CoreFile:
     found, cut = flattened.read_records_there_are(fd, path)
     records = FlattenedRecords(found)
     try:
-        core = _parse_plain(lambda size, offset: records.pread(fd, size, offset), records.end, path)
+        core = _parse_plain(lambda size, offset: records.pread(fd, size, offset), records.next_data, records.end, path)
     except TargetError:
         # Of an ELF core, the program headers are written last.
         if cut is not None:

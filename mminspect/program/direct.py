@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import abc
 import os
+import weakref
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from drgn import FaultError, Program
+
+from mminspect import signals
 
 # Bytes at each end that are compared with what drgn reads.
 _COMPARED = 64
@@ -36,6 +39,7 @@ class DirectMemory(abc.ABC):
         self._prog = prog
         self._file = open(os.dup(fd), "rb", buffering=0)  # noqa: SIM115
         self._size = os.fstat(fd).st_size
+        weakref.finalize(self, signals.note_size(self._file.fileno(), self._size))
 
     def is_whole(self) -> bool:
         """Tell whether the file is still as long as it was when it was opened."""

@@ -8,6 +8,10 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
+
+import numpy as np
+import numpy.typing as npt
 
 from mminspect.errors import TargetError
 
@@ -15,6 +19,9 @@ SIGNATURE = b"makedumpfile\0\0\0\0"
 # Size of the header (MAX_SIZE_MDF_HEADER).
 HEADER_SIZE = 4096
 NO_END = "truncated: the flattened dump has no end mark"
+# Records that any dump can have, and the bytes of the file for each more. makedumpfile writes 32 KB, on average.
+FEW_RECORDS = 1 << 16
+RECORD_BYTES = 1024
 # Offset and length of a record. Both are signed, and big-endian on every machine.
 _RECORD = struct.Struct(">qq")
 
@@ -40,7 +47,9 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
     """
     size = os.lseek(fd, 0, os.SEEK_END)
     pos = HEADER_SIZE
-    while True:
+    for number in count():
+        if number > FEW_RECORDS + pos // RECORD_BYTES:
+            raise TargetError(f"{path}: more than {number} records in the first {pos} bytes; the dump is damaged")
         record = os.pread(fd, _RECORD.size, pos)
         if len(record) < _RECORD.size:
             raise CutError(path)
@@ -48,7 +57,7 @@ def read_records(fd: int, path: str) -> Iterator[tuple[int, int, int]]:
         # The end mark.
         if offset == -1:
             return
-        if offset < 0 or length <= 0:
+        if offset < 0 or length <= 0 or offset + length >= 1 << 63:
             raise TargetError(f"{path}: the flattened dump is damaged at byte {pos}; copy the dump again")
         pos += _RECORD.size
         if pos + length > size:
@@ -85,18 +94,13 @@ class FlattenedRecords:
     """
 
     def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
-        self.offsets, self.positions, self.lengths = array("q"), array("q"), array("q")
-        self.overlap = False
-        written = list(found)
-        end = 0
-        for offset, pos, length in sorted(written):
-            self.offsets.append(offset)
-            self.positions.append(pos)
-            self.lengths.append(length)
-            self.overlap = self.overlap or offset < end
-            end = max(end, offset + length)
-        self._end = end
-        self._written = written if self.overlap else []
+        rows = np.fromiter(chain.from_iterable(found), np.int64).reshape(-1, 3)
+        ends = rows[:, 0] + rows[:, 2]
+        self._end = int(ends.max()) if len(rows) else 0
+        order = np.lexsort((rows[:, 1], rows[:, 0]))
+        self.overlap = bool((rows[order, 0][1:] < np.maximum.accumulate(ends[order])[:-1]).any())
+        self._written: npt.NDArray[np.int64] = rows if self.overlap else rows[:0]
+        self.offsets, self.positions, self.lengths = (array("q", column.tobytes()) for column in rows[order].T)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -105,6 +109,15 @@ class FlattenedRecords:
     def end(self) -> int:
         """Where the dump ends."""
         return self._end
+
+    def next_data(self, offset: int) -> int | None:
+        """Get the first offset from another on that a record may have, ``None`` if there is none."""
+        if self.overlap:
+            return offset if offset < self._end else None
+        index = bisect_right(self.offsets, offset)
+        if index and offset < self.offsets[index - 1] + self.lengths[index - 1]:
+            return offset
+        return self.offsets[index] if index < len(self.offsets) else None
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """
@@ -134,8 +147,9 @@ class FlattenedRecords:
     def _pread_written(self, fd: int, size: int, offset: int) -> bytes:
         """Read what was written last at each place."""
         data = bytearray(max(0, min(size, self._end - offset)))
-        for start, pos, length in self._written:
+        starts, lengths = self._written[:, 0], self._written[:, 2]
+        inside = (starts < offset + len(data)) & (starts + lengths > offset)
+        for start, pos, length in self._written[inside].tolist():
             low, high = max(start, offset), min(start + length, offset + len(data))
-            if low < high:
-                data[low - offset : high - offset] = os.pread(fd, high - low, pos + low - start)
+            data[low - offset : high - offset] = os.pread(fd, high - low, pos + low - start)
         return bytes(data)

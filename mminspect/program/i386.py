@@ -10,6 +10,7 @@ from __future__ import annotations
 from drgn import Program
 
 from mminspect.program.corefile import CoreFile
+from mminspect.program.segments import Segments
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 # Values of PAGE_OFFSET that arch/x86/Kconfig offers for 32 bits, highest first.
@@ -28,7 +29,9 @@ def lay_over(prog: Program, vmcoreinfo: Vmcoreinfo, core: CoreFile) -> None:
     """Map the lowmem of a dump that has physical addresses only."""
     start = page_offset(vmcoreinfo)
     # Without virtual addresses, QEMU writes zero or the physical address, which can be a high one (firmware).
-    if any(s.vaddr >= start and s.vaddr != s.paddr for s in core.segments):
+    segments = Segments.of(core.segments)
+    vaddr = segments.column("vaddr")
+    if ((vaddr >= start) & (vaddr != segments.column("paddr"))).any():
         return
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:

@@ -18,7 +18,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Callable, Protocol
 
 import numpy as np
@@ -58,6 +58,10 @@ class _Unusual(Exception):
     """Something that is left to libkdumpfile."""
 
 
+class _DamagedError(Exception):
+    """A page that isn't what its descriptor says."""
+
+
 class DumpPages:
     """
     The pages of a dump.
@@ -83,7 +87,7 @@ class DumpPages:
         self._size = header.block_size
         self._page = lru_cache(max(16, CACHED_BYTES // self._size))(self._read_page)
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
-        self._before: list[int] | None = None
+        self._before: npt.NDArray[np.int64] | None = None
         # Where the dump ends. It may be cut short later.
         self._end = self._file_size if core.records is None else core.records.end
 
@@ -180,15 +184,15 @@ class DumpPages:
         header = self._header
         if self._before is None:
             step = 256 * BITMAP_BLOCK
-            counts: list[int] = [0]
+            counts = [np.zeros(1, np.int64)]
             for offset in range(0, header.bitmap_size, step):
                 data = self._pread(min(step, header.bitmap_size - offset), header.bitmap_start + offset)
-                counts.extend(count_bits(data).tolist())
-            self._before = list(accumulate(counts))
+                counts.append(count_bits(data))
+            self._before = np.cumsum(np.concatenate(counts))
         offset = block * BITMAP_BLOCK
         data = self._pread(min(BITMAP_BLOCK, header.bitmap_size - offset), header.bitmap_start + offset)
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-        return self._before[block], np.concatenate(([0], np.cumsum(bits, dtype=np.intp)))
+        return int(self._before[block]), np.concatenate(([0], np.cumsum(bits, dtype=np.intp)))
 
     def _descriptors(self, start: int, end: int) -> npt.NDArray[np.void]:
         """Read the descriptors of the pages from ``start`` to ``end``."""
@@ -245,29 +249,36 @@ class DumpPages:
         last = np.append(first[1:], len(table)) - 1
         runs = zip(first.tolist(), (last + 1).tolist(), offsets[first].tolist(), ends[last].tolist())
         pages: list[bytes] = []
-        decompress = zlib.decompress
+        inflate = self._inflate
         for low, high, begin, stop in runs:
             data = self._pread(stop - begin, begin)
             parts = zip((offsets[low:high] - begin).tolist(), (ends[low:high] - begin).tolist())
             try:
                 if flags == {COMPRESSED_ZLIB}:
-                    pages.extend([decompress(data[a:b], zlib.MAX_WBITS, self._size) for a, b in parts])
+                    pages.extend([inflate(data[a:b]) for a, b in parts])
                 else:
                     kinds = table["flags"][low:high].tolist()
                     pages.extend(self._unpack(data[a:b], kind) for (a, b), kind in zip(parts, kinds))
             # Its type information says that the first is an object.
-            except (zlib.error, zstandard.ZstdError):  # type: ignore[misc]
+            except (_DamagedError, zlib.error, zstandard.ZstdError):  # type: ignore[misc]
                 raise FaultError(cut, (start + low) * self._size) from None
         if set(map(len, pages)) != {self._size}:
             raise FaultError(cut, start * self._size)
         return pages
+
+    def _inflate(self, data: bytes) -> bytes:
+        page: bytes = zlib.decompress(data, zlib.MAX_WBITS, self._size)
+        # What a page's data can become is a thousand times as much, and many pages are kept at once.
+        if len(page) != self._size:
+            raise _DamagedError
+        return page
 
     def _unpack(self, data: bytes, flags: int) -> bytes:
         """Decompress one page."""
         if flags == 0:
             return data
         if flags == COMPRESSED_ZLIB:
-            return zlib.decompress(data, zlib.MAX_WBITS, self._size)
+            return self._inflate(data)
         # Else it would be decompressed, however large it is.
         if zstandard.frame_content_size(data) != self._size:
             raise zstandard.ZstdError("a frame of another size")

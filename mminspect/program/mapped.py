@@ -9,8 +9,9 @@ tables do.
 from __future__ import annotations
 
 import mmap
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from drgn import Program
@@ -19,47 +20,56 @@ from mminspect.program.direct import Bytes, DirectMemory
 from mminspect.program.elf import Segment
 from mminspect.program.overlay import NO_PADDR
 from mminspect.program.pagetable import PageTables
+from mminspect.program.segments import Segments
 
 
 class _Index:
     """
     Finds segments by address.
 
-    :param ranges: (first address, segment) that don't overlap.
+    :param segments: They don't overlap, and are sorted by their addresses.
+    :param name: Which address: ``vaddr`` or ``paddr``.
     """
 
-    def __init__(self, ranges: Iterable[tuple[int, Segment]]) -> None:
-        self._ranges = sorted(ranges, key=lambda pair: pair[0])
-        self._starts = [start for start, _ in self._ranges]
+    def __init__(self, segments: Segments, name: str) -> None:
+        self._segments = segments
+        self._starts = array("Q", segments.column(name).tobytes())
 
     def find(self, address: int, size: int) -> int | None:
         """Get where in the file a range is, ``None`` if not all of it is in one segment."""
         index = bisect_right(self._starts, address) - 1
         if index < 0:
             return None
-        start, segment = self._ranges[index]
+        start, segment = self._starts[index], self._segments[index]
         return segment.offset + address - start if address + size <= start + segment.filesz else None
 
 
-def _separate(segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
+def _separate(segments: Segments) -> Segments:
     """Get the segments at virtual addresses that overlap no other. If some overlap, drgn decides which one it reads."""
     # Without virtual addresses, QEMU writes zero or the physical address.
-    known = sorted((s for s in segments if s.vaddr and s.vaddr != s.paddr), key=lambda s: s.vaddr)
-    end = 0
-    for index, segment in enumerate(known):
-        last = segment.vaddr + max(segment.memsz, segment.filesz)
-        if segment.vaddr >= end and (index + 1 == len(known) or last <= known[index + 1].vaddr):
-            yield segment.vaddr, segment
-        end = max(end, last)
+    vaddr = segments.column("vaddr")
+    known = segments.chosen((vaddr != 0) & (vaddr != segments.column("paddr")))
+    known = known.chosen(np.argsort(known.column("vaddr"), kind="stable"))
+    start = known.column("vaddr")
+    size = np.maximum(known.column("memsz"), known.column("filesz"))
+    end = start + np.minimum(size, ~start)
+    separate = np.ones(len(known), np.bool_)
+    separate[1:] = start[1:] >= np.maximum.accumulate(end)[:-1]
+    separate[:-1] &= end[:-1] <= start[1:]
+    return known.chosen(separate)
 
 
-def _largest(segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
+def _largest(segments: Segments) -> Segments:
     """Get the segments at physical addresses without those inside others: the kernel's image is in its RAM again."""
+    known = segments.chosen(~np.isin(segments.column("paddr"), np.array(NO_PADDR, np.uint64)))
+    known = known.chosen(np.lexsort((~known.column("filesz"), known.column("paddr"))))
+    kept = []
     end = 0
-    for segment in sorted((s for s in segments if s.paddr not in NO_PADDR), key=lambda s: (s.paddr, -s.filesz)):
-        if segment.paddr >= end:
-            yield segment.paddr, segment
-            end = segment.paddr + segment.filesz
+    for index, (start, size) in enumerate(zip(known.column("paddr").tolist(), known.column("filesz").tolist())):
+        if start >= end:
+            kept.append(index)
+            end = start + size
+    return known.chosen(np.array(kept, np.intp))
 
 
 class MappedFile(DirectMemory):
@@ -78,8 +88,9 @@ class MappedFile(DirectMemory):
 
     def __init__(self, prog: Program, fd: int, segments: Sequence[Segment], tables: PageTables | None = None) -> None:
         super().__init__(prog, fd)
-        self._virtual = _Index(_separate(segments))
-        self._physical = _Index(_largest(segments))
+        known = Segments.of(segments)
+        self._virtual = _Index(_separate(known), "vaddr")
+        self._physical = _Index(_largest(known), "paddr")
         self._tables = tables
 
     def holds(self, address: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from drgn import FaultError, Program
 
 from mminspect.program.elf import Segment
+from mminspect.program.segments import Column, Segments
 
 EXCLUDED = "excluded from the dump"
 DAMAGED = "damaged in the dump"
@@ -25,21 +26,25 @@ def fault_on_excluded(prog: Program, segments: Iterable[Segment]) -> None:
 
     :param segments: The segments of the dump.
     """
-    for segment in segments:
-        held, known = segment.filesz, segment.filesz + segment.lost
-        _fault(prog, segment, held, known, MISSING)
-        _fault(prog, segment, known, segment.memsz, EXCLUDED)
+    segments = Segments.of(segments)
+    held = segments.column("filesz")
+    known = held + segments.column("lost")
+    _fault(prog, segments, held, known, MISSING)
+    _fault(prog, segments, known, segments.column("memsz"), EXCLUDED)
 
 
-def _fault(prog: Program, segment: Segment, start: int, end: int, why: str) -> None:
-    """Make reads of a part of a segment fail."""
-    if start >= end:
-        return
+def _fault(prog: Program, segments: Segments, starts: Column, ends: Column, why: str) -> None:
+    """Make reads of a part of each segment fail."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise FaultError(why, address)
 
-    if segment.paddr not in NO_PADDR:
-        prog.add_memory_segment(segment.paddr + start, end - start, read, physical=True)
-    if segment.vaddr and segment.vaddr != segment.paddr:
-        prog.add_memory_segment(segment.vaddr + start, end - start, read)
+    there = starts < ends
+    chosen = segments.chosen(there)
+    columns = (chosen.column("vaddr"), chosen.column("paddr"), starts[there], ends[there] - starts[there])
+    add = prog.add_memory_segment
+    for vaddr, paddr, start, size in zip(*(column.tolist() for column in columns)):
+        if paddr not in NO_PADDR:
+            add(paddr + start, size, read, physical=True)
+        if vaddr and vaddr != paddr:
+            add(vaddr + start, size, read)

@@ -8,12 +8,14 @@ space is walked here and laid over the dump as one segment, read by physical add
 
 from __future__ import annotations
 
+import numpy as np
 from drgn import Program
 
 from mminspect.errors import TargetError
 from mminspect.program.corefile import CoreFile
 from mminspect.program.overlay import NO_PADDR
 from mminspect.program.pagetable import LEVEL_BITS, PAGE_SHIFT, PageTables
+from mminspect.program.segments import Segments
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 PTE_VALID = 1 << 0
@@ -76,7 +78,7 @@ def lay_over(prog: Program, vmcoreinfo: Vmcoreinfo, core: CoreFile) -> None:
 
     :raises TargetError: if the page tables can't be found.
     """
-    if any(segment.paddr in NO_PADDR for segment in core.segments):
+    if np.isin(Segments.of(core.segments).column("paddr"), np.array(NO_PADDR, np.uint64)).any():
         return
     tables, va_bits = kernel_page_tables(prog, vmcoreinfo), _va_bits(vmcoreinfo)
     if tables is None or va_bits is None:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
+import drgn
 from drgn import Program
 
-from mminspect.errors import CutShortError, LayoutError, TargetError, TypeInfoError
+from mminspect.errors import CutShortError, DamagedError, LayoutError, TargetError, TypeInfoError
 from mminspect.program import corefile
 from mminspect.program.direct import DirectMemory
 from mminspect.program.vmcoreinfo import Vmcoreinfo
@@ -18,16 +20,38 @@ from mminspect.program.vmcoreinfo import Vmcoreinfo
 KCORE = "/proc/kcore"
 # Key in the program's cache of what tells whether BTF has a function. drgn would look for its address, too.
 FUNCTIONS = "mminspect_functions"
+_DRGN_FOLDER = os.path.dirname(drgn.__file__) + os.sep
+
+
+def _is_of_drgn(error: Exception) -> bool:
+    """Tell whether drgn, or a helper of it, raised an error over what a kernel's memory or types say."""
+    # Over many things it raises a plain Exception or LookupError, which nobody else does.
+    kind = type(error)
+    if kind in (Exception, LookupError) or kind.__module__ in ("_drgn", "drgn"):
+        return True
+    if kind is AttributeError and "has no member" in str(error):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(_DRGN_FOLDER)
 
 
 @contextlib.contextmanager
 def _or_cut_short(is_whole: Callable[[], bool]) -> Iterator[None]:
-    """Raise :class:`CutShortError` at the end, also instead of any error, if a file is no longer whole."""
+    """
+    Turn drgn's errors into ours.
+
+    :raises CutShortError: at the end, also instead of any error, if a file is no longer whole.
+    :raises DamagedError: instead of an error of drgn.
+    """
     try:
         yield
-    except Exception:
+    except Exception as e:
         if not is_whole():
             raise CutShortError() from None
+        if _is_of_drgn(e):
+            raise DamagedError(e) from e
         raise
     if not is_whole():
         raise CutShortError()

@@ -10,6 +10,19 @@ from mminspect.text import MAX_UTS_NAME, kernel_name
 # Messages have these. utsname has 64 characters for a release; a build ID is 20 bytes, in hexadecimal digits.
 MAX_BUILD_ID = 128
 _SYMBOL = re.compile(r"SYMBOL\(([^)]+)\)")
+# The kernel has a page for it (VMCOREINFO_BYTES), and no larger pages than these.
+MAX_SIZE = 1 << 16
+# More digits than any number of 64 bits has.
+_MAX_DIGITS = 24
+
+
+def _number(text: str, base: int) -> int | None:
+    """Get a number; ``None`` if it is none, or one that no variable of the kernel can have."""
+    try:
+        value = int(text, base) if len(text) <= _MAX_DIGITS else None
+    except ValueError:
+        return None
+    return value if value is not None and -(1 << 63) <= value < 1 << 64 else None
 
 
 def release_version(release: str) -> tuple[int, int]:
@@ -40,22 +53,18 @@ class Vmcoreinfo:
             self.lines[key] = value
             match = _SYMBOL.fullmatch(key)
             if match:
-                try:
-                    self.symbols[match.group(1)] = int(value, 16)
-                except ValueError:
-                    continue
+                address = _number(value, 16)
+                if address is not None and address >= 0:
+                    self.symbols[match.group(1)] = address
 
     def number(self, key: str) -> int | None:
         """
         Get a number.
 
         :param key: Whole key, e.g. ``NUMBER(phys_base)`` or ``LENGTH(node_data)``.
-        :return: The number, or ``None`` if it is missing or no number.
+        :return: The number, or ``None`` if it is missing, or no number that a kernel can have.
         """
-        try:
-            return int(self.lines[key], 0)
-        except (KeyError, ValueError):
-            return None
+        return _number(self.lines.get(key, ""), 0)
 
     @property
     def release(self) -> str:
@@ -75,10 +84,7 @@ class Vmcoreinfo:
     @property
     def kaslr_offset(self) -> int:
         """Bytes by which KASLR moved the kernel image."""
-        try:
-            return int(self.lines.get("KERNELOFFSET", "0"), 16)
-        except ValueError:
-            return 0
+        return _number(self.lines.get("KERNELOFFSET", "0"), 16) or 0
 
     @property
     def buddy_mapcount(self) -> int | None:

@@ -225,9 +225,34 @@ def test_file_that_is_cut_short_while_it_is_read_is_one_clear_line(
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    # The signal itself doesn't tell what became of the file; the parent of the process that got it can look.
-    why = LostError() if (when, jobs) == ("mapped", "1") else CutShortError()
-    assert done.stderr == f"mminspect: {why}\n"
+    assert done.stderr == f"mminspect: {CutShortError()}\n"
+
+
+LOST = """
+import os, signal, sys
+from mminspect.cli import run as cli
+from mminspect.memmap.reader import Memmap
+
+def lose(*arguments):
+    os.kill(os.getpid(), signal.SIGBUS)
+    return None
+
+Memmap._words = lose
+cli.run(tuple(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_bus_error_in_a_file_that_is_whole_is_not_called_cut_short(jobs: str, unpacked: Unpacked) -> None:
+    """libkdumpfile maps files too, and follows a damaged descriptor behind their end."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, "-c", str(unpacked(AMD64_400M)), "scan", "--jobs", jobs],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mminspect: {LostError()}\n")
 
 
 def read_at(path: Path, segment: Segment, address: int, size: int) -> bytes:
