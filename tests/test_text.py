@@ -133,7 +133,8 @@ def test_names_of_a_damaged_dump_are_shown_and_said_to_be_damaged(unpacked: Unpa
     assert r"D\x1b[2J (damaged)" in {z["name"] for z in data["zones"]}
     for command in ("scan", "zones", "triage"):
         done = python("-c", str(path), command)
-        assert done.status == 0, done.err
+        # Without a log, triage can't say why the kernel died.
+        assert done.status == (2 if command == "triage" else 0), done.err
         assert is_harmless(done.out) and "(damaged)" in done.out
 
 
@@ -143,7 +144,7 @@ def test_message_is_one_line_whatever_the_name_of_the_file(name: bytes, tmp_path
     os.mkdir(directory)
     path = directory + b"/" + name
     Path(os.fsdecode(path)).write_bytes(b"no vmcore at all")
-    for words in ([b"-c", path, b"scan"], [b"triage", path], [b"-c", path + b"x", b"zones"]):
+    for words in ([b"-c", path, b"scan"], [b"triage", path + b"x"], [b"-c", path + b"x", b"zones"]):
         command = [sys.executable.encode(), b"-m", b"mminspect", *words]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60, cwd=ROOT)
         assert done.returncode == 2
@@ -161,4 +162,4 @@ def test_report_of_a_file_with_a_hostile_name_is_valid(unpacked: Unpacked, tmp_p
     assert data["target"]["path"].endswith("/a\nb\\xff\x1b[2J\x7f")
     assert b"\x7f" not in done.stdout and b"\\ud" not in done.stdout
     done = subprocess.run([*command, b"triage"], capture_output=True, check=False, timeout=60)
-    assert done.returncode == 0 and is_harmless(done.stdout.decode())
+    assert done.returncode == 2 and is_harmless(done.stdout.decode())

@@ -125,7 +125,7 @@ def test_two_kernels_differ_and_the_status_says_so(cli: Cli, unpacked: Unpacked)
     assert "bits_per_pageblock  4" in done.out
     assert cli("diff", one, two, "--fail-on", "never").status == 0
     data = of(cli, "diff", one, two, "--format", "json")
-    assert {(f["rule"], f["start_pfn"]) for f in data["new"]} >= {("zone-id", 0x3FFE0)}
+    assert {(f["rule"], f["start_pfn"]) for f in data["new"]} >= {("mixed-zone", 0x3FE00)}
     assert data["zones"]["new"][0]["node"] == 1
 
 
