@@ -13,6 +13,7 @@ from mminspect.program.segments import Column, Segments
 EXCLUDED = "excluded from the dump"
 DAMAGED = "damaged in the dump"
 MISSING = "missing from a dump that is not whole"
+ADDRESSES = 1 << 64
 # p_paddr of segments that have no physical address, in 32-bit and 64-bit ELF files.
 NO_PADDR = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
@@ -44,7 +45,8 @@ def _fault(prog: Program, segments: Segments, starts: Column, ends: Column, why:
     columns = (chosen.column("vaddr"), chosen.column("paddr"), starts[there], ends[there] - starts[there])
     add = prog.add_memory_segment
     for vaddr, paddr, start, size in zip(*(column.tolist() for column in columns)):
-        if paddr not in NO_PADDR:
-            add(paddr + start, size, read, physical=True)
-        if vaddr and vaddr != paddr:
-            add(vaddr + start, size, read)
+        # A damaged header can speak of memory behind the last address.
+        if paddr not in NO_PADDR and paddr + start < ADDRESSES:
+            add(paddr + start, min(size, ADDRESSES - paddr - start), read, physical=True)
+        if vaddr and vaddr != paddr and vaddr + start < ADDRESSES:
+            add(vaddr + start, min(size, ADDRESSES - vaddr - start), read)

@@ -2,7 +2,7 @@
 """
 What stock kernels do to their memory map on many machines: quirks that explain a finding.
 
-Each is recognized by what it leaves in memory. Known bugs that crashes are explained by are those of ``triage``.
+Each is recognized by what it leaves in memory, and has the ID of a known bug (``mminspect bugs``).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ QUIRKS = (
         _hole_of_zone_above,
     ),
     Quirk(
-        "zone-id-behind-the-last",
+        "reserved-page-in-no-zone",
         False,
         "init_reserved_page() found no zone that spans the page; no walk of a zone comes there",
         ("zone-id", *MIXED),
@@ -188,14 +188,14 @@ QUIRKS = (
         lambda finding, memory: _zone_id_behind(finding, memory) == (True, True),
     ),
     Quirk(
-        "holes-to-zone-0",
+        "holes-in-zone-0",
         True,
         "holes link to zone 0 of node 0, inside another zone (fixed by 0740a50b9baa)",
         (*SPAN, *MIXED),
         _hole_to_zone_0,
     ),
     Quirk(
-        "zeroed-holes-on-flatmem",
+        "unwritten-holes",
         True,
         "kernels such as 5.10 don't initialize holes of FLATMEM; they read as pages of zone 0",
         ("uninitialized",),
@@ -216,14 +216,14 @@ QUIRKS = (
         _interleaved,
     ),
     Quirk(
-        "interleaved-nodes-refused",
+        "interleaved-nodes",
         False,
         "a zone spans a pageblock in which another has pages; the functions that would take them ask and refuse it",
         MIXED,
         lambda finding, memory: finding.severity == WARNING and finding.detail.get("severity_by_rule") == NOTE,
     ),
     Quirk(
-        "late-pageblock",
+        "node-edge-in-movable-block",
         False,
         "the pageblock begins in another node, which set its type after these pages were freed",
         ("free-list",),

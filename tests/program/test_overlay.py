@@ -6,7 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from drgn import Architecture, FaultError, Platform, Program
 
+from mminspect.program import overlay
+from mminspect.program.elf import Segment
 from tests.conftest import Edited, Opened, Scanned
 from tests.kit.support import AMD64_HEALTHY, I386_HOLE, S390X, scan_file, summary
 
@@ -75,3 +78,14 @@ def test_left_out_pages_at_a_mixed_boundary_hide_nothing_else(edited: Edited, op
     assert [f for f in summary(report.findings) if f[2] >= 0xA400] == [
         f for f in summary(scanned(I386_HOLE).findings) if f[2] >= 0xA400
     ]
+
+
+def test_segment_that_ends_behind_the_last_address() -> None:
+    prog = Program(Platform(Architecture.X86_64))
+    top = (1 << 64) - 1
+    overlay.fault_on_excluded(
+        prog, [Segment(0, top - 10, 1 << 63, 5, top), Segment(0, top, top - 1, 9, top), Segment(0, 1, 1, 0, top)]
+    )
+    for address, physical in ((top - 4, False), (top - 20, True), (3, True)):
+        with pytest.raises(FaultError, match="excluded from the dump"):
+            prog.read(address, 1, physical=physical)

@@ -86,7 +86,7 @@ def test_rule_names_the_kernel_functions_it_endangers(rule: str) -> None:
 
 
 # What explains findings, by what they are.
-TRIAGE = ("bugs_of_boot.py", "bugs_at_run_time.py", "in_memory.py")
+TRIAGE = ("bugs_of_boot.py", "bugs_at_run_time.py", "bugs_of_layout.py", "in_memory.py")
 KNOWN = (*(Path("commands", "triage", name) for name in TRIAGE), Path("rules", "quirks.py"))
 
 

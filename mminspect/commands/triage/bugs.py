@@ -10,11 +10,12 @@ from typing import Any
 from mminspect.commands.triage.bug import Bug
 from mminspect.commands.triage.bugs_at_run_time import RUN_TIME
 from mminspect.commands.triage.bugs_of_boot import BOOT
+from mminspect.commands.triage.bugs_of_layout import LAYOUT
 from mminspect.commands.triage.releases import parse_release
 from mminspect.commands.triage.report import Report
 from mminspect.errors import MminspectError
 
-BUGS: tuple[Bug, ...] = (*BOOT, *RUN_TIME)
+BUGS: tuple[Bug, ...] = (*BOOT, *RUN_TIME, *LAYOUT)
 
 # Whether a kernel has a bug, as far as its release tells. Vendors fix bugs without changing the number.
 HAS = "has it"

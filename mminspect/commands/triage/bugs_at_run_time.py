@@ -218,7 +218,7 @@ RUN_TIME: tuple[Bug, ...] = (
         id="interleaved-nodes",
         title="nodes interleave and one begins inside a pageblock: a zone takes another's free pages",
         evidence="free pages of one zone on another's list, nr_free below 0",
-        rules=("mixed-zone", "free-list", "per-cpu-list"),
+        rules=("mixed-zone", "free-list", "per-cpu-list", "zone-pages"),
         proof='the "node N: [mem ...]" lines alternate between nodes, and an edge isn\'t a multiple of 2 MiB',
         functions=("move_freepages", "prep_move_freepages", "steal_suitable_fallback", "rmqueue", "try_to_claim_block"),
     ),

@@ -11,6 +11,7 @@ from mminspect.commands.triage.bugs import BUGS, bug_of, bugs_for, bugs_of_repor
 from mminspect.commands.triage.lines import read_text
 from mminspect.commands.triage.releases import parse_release
 from mminspect.commands.triage.reports import read_reports
+from mminspect.rules.quirks import QUIRKS, Quirk
 from tests.commands.triage.test_checks import VM_BUG_ON_PAGE
 
 
@@ -26,6 +27,14 @@ def test_every_row_is_complete() -> None:
         for commit in bug.commits:
             assert re.fullmatch(r"[0-9a-f]{12}", commit.hash)
             assert commit.title and commit.what
+
+
+@pytest.mark.parametrize("quirk", QUIRKS, ids=lambda quirk: quirk.id)
+def test_quirk_that_explains_a_finding_is_a_known_bug(quirk: Quirk) -> None:
+    bug = bug_of(quirk.id)
+    assert bug is not None
+    assert set(quirk.rules) <= set(bug.rules)
+    assert bug.harmful or not quirk.harmful
 
 
 @pytest.mark.parametrize(
