@@ -219,7 +219,7 @@ class Walker:
         for index in np.flatnonzero(refcounts).tolist():
             yield ListFault("references", pfn + 1 + index, int(refcounts[index]), True)
         # Most blocks have the same node and zone in all of their pages.
-        for value in np.unique(flags).tolist():
+        for value in (flags[:1] if (flags == flags[:1]).all() else np.unique(flags)).tolist():
             link = flags_link(layout, value, zone.node)
             if link != layout.link(zone.node, zone.index):
                 for index in np.flatnonzero(flags == value).tolist():

@@ -115,8 +115,11 @@ class Lists:
             self._parts.clear()
 
     def _count(self, link: npt.NDArray[np.uint32], order: Words) -> None:
-        keys, counts = np.unique(link.astype(np.uint64) << np.uint64(8) | order, return_counts=True)
-        for key, count in zip(keys.tolist(), counts.tolist()):
+        # numpy.unique() would load numpy.ma, which takes longer.
+        keys = np.sort(link.astype(np.uint64) << np.uint64(8) | order)
+        first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+        counts = np.diff(np.append(first, len(keys)))
+        for key, count in zip(keys[first].tolist(), counts.tolist()):
             pair = (key >> 8, key & 0xFF)
             self._counts[pair] = self._counts.get(pair, 0) + count
 
