@@ -165,6 +165,8 @@ class Btf:
         # Type ID 0 is void, which has no record.
         self._kinds[0] = 0
         self._types: dict[int, Type] = {}
+        # Names that were looked for: some dozens, each a few times, and many times by "page" of many pages.
+        self._found: dict[tuple[str, tuple[int, ...]], int | None] = {}
         self._word_size = elf_of(prog.platform).max_address.bit_length() // 8
         # Structures whose members were compared with their size, with how deep they are nested.
         self._checked: dict[int, int] = {}
@@ -226,6 +228,12 @@ class Btf:
         :param kinds: BTF kinds to look for.
         :return: Type ID of the first one, or ``None``.
         """
+        key = name, kinds
+        if key not in self._found:
+            self._found[key] = self._find(name, kinds)
+        return self._found[key]
+
+    def _find(self, name: str, kinds: tuple[int, ...]) -> int | None:
         # Strings are unique in BTF, so a name has one offset. The search is over bytes, far cheaper
         # than a dictionary of all names.
         needle = b"\0" + name.encode() + b"\0"
