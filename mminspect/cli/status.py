@@ -5,3 +5,5 @@ from __future__ import annotations
 
 FINDINGS = 1
 FAILED = 2
+# Whoever read the output went away: as a program that SIGPIPE ends, in a shell.
+BROKEN_PIPE = 141

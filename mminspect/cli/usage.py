@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from mminspect import __version__
+from mminspect.cli import status
 from mminspect.cli.options import (
     ALLOW_INCOMPLETE,
     FAIL_ON,
@@ -76,6 +77,14 @@ class Commands(click.Group):
         except click.UsageError as e:
             raise misplaced(e, "COMMAND") from None
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the options, of which some print and end."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            discard(1)
+            raise click.exceptions.Exit(status.BROKEN_PIPE) from None
+
     def invoke(self, context: click.Context) -> Any:
         """Run a command, and write all of its output."""
         try:
@@ -85,7 +94,7 @@ class Commands(click.Group):
             return result
         except BrokenPipeError:
             discard(1)
-            raise MminspectError("the output was closed before all of it was written") from None
+            raise click.exceptions.Exit(status.BROKEN_PIPE) from None
         except OSError as e:
             discard(1)
             raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None

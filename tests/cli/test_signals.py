@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interrupts and closed pipes: the right status, one line, nothing left behind."""
+"""Interrupts and closed pipes: the right status, one line or none, nothing left behind."""
 
 from __future__ import annotations
 
@@ -152,17 +152,18 @@ def write_to(file: Any, *arguments: str) -> Done:
         ("zones",),
         ("rules",),
         ("rules", "mixed-zone"),
+        ("--help",),
+        ("scan", "--help"),
     ],
 )
-def test_closed_pipe_is_one_line(arguments: Any, unpacked: Unpacked) -> None:
+def test_closed_pipe_ends_it_silently(arguments: Any, unpacked: Unpacked) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
         done = write_to(write, "-c", str(unpacked(AMD64_HEALTHY)), *arguments)
     finally:
         os.close(write)
-    assert done.status == 2
-    assert done.err == "mminspect: the output was closed before all of it was written\n"
+    assert (done.status, done.err) == (141, "")
 
 
 @pytest.mark.parametrize("arguments", [("scan",), ("rules", "--format", "json")])
