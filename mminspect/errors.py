@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 
+def message_of(error: Exception) -> str:
+    """Return the message of an error that isn't ours in one line."""
+    return " ".join(str(error).split())
+
+
 class MminspectError(Exception):
     """
     The job can't be done.
@@ -55,7 +60,7 @@ class DamagedError(TargetError):
     """What a vmcore says of its kernel contradicts itself, so that drgn fails over it."""
 
     def __init__(self, error: Exception) -> None:
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = message_of(error) or type(error).__name__
         super().__init__(f"what the target says of its kernel can't be ({said}); the dump or its types are damaged")
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable
 
 import click
 
@@ -24,28 +24,12 @@ from contrib.explore.qemu import command
 from contrib.explore.shrink import MAX_BOOTS
 from contrib.explore.store import Store
 from contrib.explore.workers import Spec, Task, explorer, make_pool, perform
+from contrib.kernels.__main__ import Group, leave
 from contrib.kernels.errors import HarnessError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 Pokes = tuple[tuple[str, bytes], ...]
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-class Group(click.Group):
-    """A group whose commands report a HarnessError as one line."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except HarnessError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
-
-
-def leave(number: int, _: object) -> NoReturn:
-    """End in order on a signal."""
-    sys.exit(128 + number)
 
 
 def duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:

@@ -19,8 +19,6 @@ LOG_SIZE = 256 << 10
 BIOS_AREAS = ((0, PAGE), (640 * KIB, MIB))
 # Words after which the kernel has less memory, or other, than the table says.
 CHANGES_MEMORY = re.compile(r"(mem|memmap|highmem|vmalloc|e820|efi_fake_mem|crash_kexec|memtest)=")
-# numa_meminfo_cover_memory() and memblock_validate_numa_coverage() allow that much RAM outside of the SRAT.
-SRAT_SLACK = MIB
 I386_MAX_MEMORY = 64 * GIB
 PAGE_BITS = 12
 

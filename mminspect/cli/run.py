@@ -12,7 +12,7 @@ import click
 from mminspect import signals
 from mminspect.cli import startup, status, usage
 from mminspect.cli.output import discard, say
-from mminspect.errors import MminspectError, Stopped
+from mminspect.errors import MminspectError, Stopped, message_of
 from mminspect.text import lines
 
 
@@ -56,7 +56,7 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
     except Exception as e:
         if debug:
             _show_traceback()
-        message = " ".join(str(e).split()) or type(e).__name__
+        message = message_of(e) or type(e).__name__
         _die(f"{type(e).__name__}: {message} (--debug shows where; please report it)")
 
 

@@ -88,7 +88,7 @@ def read_entry(kernel: Kernel, pfn: int, section: Section) -> Entry:
         slab = PageSlab(pointer)
     except READ_ERRORS:
         slab = None
-    return Entry(pointer, page, page_type(kernel.target, page.mapcount), slab)
+    return Entry(pointer, page, page_type(layout.page.types, page.mapcount), slab)
 
 
 def is_hugetlb(kernel: Kernel, entry: Entry) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drgn import PlatformFlags, Program, sizeof
 
 from mminspect.program import since
@@ -10,15 +12,15 @@ from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator
 
 
-def page_type(target: Target, mapcount: int) -> str | None:
+def page_type(types: Sequence[tuple[str, int, int]], mapcount: int) -> str | None:
     """
     Get the type of a page whose ``_mapcount`` is none: ``buddy``, ``table``, ``offline``...
 
+    :param types: The page types of the kernel, from :func:`page_types`.
     :param mapcount: ``_mapcount``, signed.
     :return: ``None`` if the page has no type.
     """
     value = mapcount & 0xFFFFFFFF
-    types = page_types(target)
     if not types and mapcount < -1:
         return f"unknown ({value:#010x})"
     return " ".join(name for name, mask, expected in types if value & mask == expected) or None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from drgn import FaultError, Program
 
-from mminspect.errors import LayoutError
+from mminspect.errors import LayoutError, message_of
 from mminspect.layout import sections
 from mminspect.layout.layout import read_layout
 from mminspect.layout.zones import read_bitmaps, read_nodes, read_phantom_zones
@@ -58,10 +58,10 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
     except FaultError as e:
         raise LayoutError(f"the kernel's zones and sections can't be read: {e}; the dump doesn't hold them") from None
     except (LookupError, AttributeError, TypeError) as e:
-        raise LayoutError(f"the type information lacks what describes memory: {_one_line(e)}") from None
+        raise LayoutError(f"the type information lacks what describes memory: {message_of(e)}") from None
     except (ValueError, OverflowError, ZeroDivisionError) as e:
         raise LayoutError(
-            f"the kernel's sizes can't be true ({_one_line(e)}); the dump, its VMCOREINFO or the types are damaged"
+            f"the kernel's sizes can't be true ({message_of(e)}); the dump, its VMCOREINFO or the types are damaged"
         ) from None
     if not any(section.ranges for section in found):
         raise LayoutError("no section of memory is valid and online; the dump was taken too early or is damaged")
@@ -82,10 +82,6 @@ def _read_memory_map(target: Target, pageblock_order: int | None, layout: Layout
         booted=booted,
         section_to_node_table=sections.section_to_node_table(prog, layout),
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _pfn_limit(prog: Program, layout: Layout, memmap_end: int) -> int:

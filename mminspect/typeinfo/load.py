@@ -23,7 +23,7 @@ from drgn import (
     Program,
 )
 
-from mminspect.errors import TypeInfoError
+from mminspect.errors import TypeInfoError, message_of
 from mminspect.program import files
 from mminspect.program.target import FUNCTIONS, Target
 from mminspect.typeinfo import agreement, buildid
@@ -146,16 +146,12 @@ def _load_dwarf(target: Target, paths: Sequence[str]) -> None:
                 # drgn closes the descriptor.
                 module.try_file(path, fd=fd, force=wanted is None)
             except Exception as e:
-                raise TypeInfoError(f"{path}: drgn can't load it: {_one_line(e)}") from None
+                raise TypeInfoError(f"{path}: drgn can't load it: {message_of(e)}") from None
     if not has_types(target.prog):
         raise TypeInfoError(
             f"{paths[0]}: no DWARF of this kernel in it; "
             f"give the vmlinux of the debug package of {target.vmcoreinfo.release} with -s"
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _find_dwarf(prog: Program) -> bool:

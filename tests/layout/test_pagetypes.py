@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mminspect.layout.pagetypes import page_type
+from mminspect.layout.pagetypes import page_type, page_types
 from tests.conftest import Kernels
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY
 
@@ -26,7 +26,7 @@ from tests.kit.support import AMD64_400M, AMD64_HEALTHY
     ],
 )
 def test_page_types(name: str, mapcount: int, kind: str, kernels: Kernels) -> None:
-    assert page_type(kernels(name).target, mapcount) == kind
+    assert page_type(page_types(kernels(name).target), mapcount) == kind
 
 
 class OtherKernel:
@@ -88,12 +88,12 @@ PAGETYPE_6_11 = [
     ],
 )
 def test_page_types_of_other_kernels(kernel: Any, value: int, kind: str | None) -> None:
-    assert page_type(kernel, value) == page_type(kernel, value - (1 << 32)) == kind
+    assert page_type(page_types(kernel), value) == page_type(page_types(kernel), value - (1 << 32)) == kind
 
 
 def test_type_of_a_kernel_that_is_not_known_is_not_read_by_old_rules() -> None:
     """Without PG_slab it is no kernel before 6.10, and from then on there is enum pagetype."""
     target: Any = OtherKernel("5.10.0", "mem_cgroup", slab=False)
-    assert page_type(target, 0xFFFFFBFF - (1 << 32)) == "unknown (0xfffffbff)"
-    assert page_type(target, -1) is None
-    assert page_type(target, 3) is None
+    assert page_type(page_types(target), 0xFFFFFBFF - (1 << 32)) == "unknown (0xfffffbff)"
+    assert page_type(page_types(target), -1) is None
+    assert page_type(page_types(target), 3) is None
