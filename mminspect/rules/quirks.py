@@ -78,10 +78,17 @@ def _hole_of_zone_above(finding: Finding, memory: MemoryMap) -> bool:
     return all(zone is not None and end <= zone.start_pfn for _, end, zone, _ in _outside(finding, memory))
 
 
+def links_hole_to_zone_0(finding: Finding) -> bool:
+    """Tell whether a finding is about reserved pages inside another zone that link to zone 0 of node 0."""
+    detail = finding.detail
+    linked = finding.rule == "zone-span" and detail.get("linked") == [0, 0]
+    return linked and bool(detail.get("spanned_by")) and bool(detail.get("reserved"))
+
+
 def _hole_to_zone_0(finding: Finding, memory: MemoryMap) -> bool:
     detail = finding.detail
     if finding.rule == "zone-span":
-        return detail.get("linked") == [0, 0] and bool(detail["spanned_by"]) and detail["reserved"]
+        return links_hole_to_zone_0(finding)
     if finding.severity == NOTE or not detail.get("reserved"):
         return False
     outside = _outside(finding, memory)
@@ -91,7 +98,7 @@ def _hole_to_zone_0(finding: Finding, memory: MemoryMap) -> bool:
     )
 
 
-def _zone_id_behind(finding: Finding, memory: MemoryMap) -> tuple[bool, bool]:
+def zone_id_behind(finding: Finding, memory: MemoryMap) -> tuple[bool, bool]:
     """Tell whether reserved pages have the zone ID behind the last, and whether a zone spans any of them."""
     detail, last = finding.detail, memory.layout.max_nr_zones
     if finding.rule == "zone-id" and "zone_id" in detail:
@@ -178,14 +185,14 @@ QUIRKS = (
         False,
         "init_reserved_page() found no zone that spans the page; no walk of a zone comes there",
         ("zone-id", *MIXED),
-        lambda finding, memory: _zone_id_behind(finding, memory) == (True, False),
+        lambda finding, memory: zone_id_behind(finding, memory) == (True, False),
     ),
     Quirk(
         "zone-id-inside-a-zone",
         True,
         "init_reserved_page() asked another node for the zone; the walks of the zone that spans the page come there",
         ("zone-id", *MIXED),
-        lambda finding, memory: _zone_id_behind(finding, memory) == (True, True),
+        lambda finding, memory: zone_id_behind(finding, memory) == (True, True),
     ),
     Quirk(
         "holes-in-zone-0",

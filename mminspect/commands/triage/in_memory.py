@@ -13,6 +13,7 @@ from typing import Any, Callable
 from mminspect.commands.triage.bugs import as_dict, bug_of
 from mminspect.findings import Finding
 from mminspect.memorymap.map import MemoryMap
+from mminspect.rules.quirks import links_hole_to_zone_0, zone_id_behind
 
 # What says that a kernel has a bug, where its memory does.
 SHOWN = "memory shows it"
@@ -20,10 +21,7 @@ COMPACTION = ("compaction", "compact_zone", "kcompactd", "isolate_freepages", "f
 
 
 def _hole_to_zone_0(finding: Finding, memory: MemoryMap) -> str:
-    detail = finding.detail
-    if finding.rule != "zone-span" or detail.get("linked") != [0, 0] or not detail.get("spanned_by"):
-        return ""
-    if not detail.get("reserved"):
+    if not links_hole_to_zone_0(finding):
         return ""
     return "reserved pages inside another zone link to zone 0 of node 0, as a hole that nobody gave a zone"
 
@@ -78,12 +76,7 @@ def _mixed_hidden(finding: Finding, memory: MemoryMap) -> str:
 
 
 def _behind_the_last_zone(finding: Finding, memory: MemoryMap) -> str:
-    detail, layout = finding.detail, memory.layout
-    if finding.rule != "zone-id" or detail.get("stale") or detail.get("zone_struct") is None:
-        return ""
-    if detail.get("zone_id") != layout.max_nr_zones or not detail.get("flags", 0) & layout.page.reserved:
-        return ""
-    if memory.zones_spanning(finding.start_pfn, finding.end_pfn):
+    if finding.rule != "zone-id" or zone_id_behind(finding, memory) != (True, False):
         return ""
     return (
         "reserved pages outside of every zone have the zone ID one behind the last: init_reserved_page() found no zone "
