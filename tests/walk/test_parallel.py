@@ -120,7 +120,8 @@ SCRIPT = """
 import sys, time
 from mminspect.cli import run as cli
 from mminspect.walk import engine
-engine.Scan.check = lambda self, chunk: time.sleep(1000)
+assert hasattr(engine.Scan, "_check")
+engine.Scan._check = staticmethod(lambda chunk, collectors: time.sleep(1000))
 cli.run(tuple(sys.argv[1:]))
 """
 
