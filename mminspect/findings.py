@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA = "mminspect.report/1"
 
@@ -111,8 +111,7 @@ def sort_key(finding: Finding) -> tuple[int, int, str, int, str]:
     return finding.start_pfn, finding.end_pfn, finding.rule, node, finding.zone or ""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """
     What a scan found.
 

@@ -89,7 +89,7 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory, unpacked: Unpacked)
     report = scan_file(unpacked(AMD64_HEALTHY))
     findings = [replace(f, zone="=cmd\x1b[2J", message="@SUM(1)" + HOSTILE) for f in report.findings]
     target = {**report.target, "path": HOSTILE, "release": HOSTILE}
-    return replace(report, findings=findings, target=target)
+    return report._replace(findings=findings, target=target)
 
 
 @pytest.mark.parametrize("module", [csv_, json_, ndjson, prometheus, table])

@@ -56,7 +56,7 @@ def little_endian(headers: Headers) -> Headers:
     QEMU takes the byte order of a ppc64 guest from the hypervisor's register, which a pseries guest
     does not set. Memory is a plain copy and needs nothing.
     """
-    return replace(headers, elf=replace(headers.elf, order="<"))
+    return replace(headers, elf=headers.elf._replace(order="<"))
 
 
 def linear_map(headers: Headers, physical: int, virtual: int) -> Headers:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -58,7 +57,7 @@ def _saved(path: str) -> dict[str, Any]:
 def _scanned(session: Session, inputs: Inputs, path: str) -> dict[str, Any]:
     """Scan a vmcore, or the running kernel."""
     core = None if path == LIVE else path
-    own = dataclasses.replace(inputs, core=core, symbols=_symbols_of(inputs, core))
+    own = inputs._replace(core=core, symbols=_symbols_of(inputs, core))
     with session.kernel(own) as kernel:
         report = scan_with_progress(kernel, select_rules(), Limits(jobs=None))
         return {**report.as_dict(), "memory": memory_states(kernel.memory), "path": path}

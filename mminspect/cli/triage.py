@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import IO, Any
 
 import click
@@ -37,7 +36,7 @@ def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, o
     with Session(inputs, output, user, vmcores=named) as session:
         pieces = () if files else inputs.pieces
         wanted = Files(
-            paths, log, cores, streams, lambda path: session.kernel(replace(inputs, core=path, pieces=pieces))
+            paths, log, cores, streams, lambda path: session.kernel(inputs._replace(core=path, pieces=pieces))
         )
         for result in triage_files(wanted):
             if "error" in result:

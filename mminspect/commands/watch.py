@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mminspect.commands.diff import identity
 from mminspect.findings import Finding
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """
     A finding that came or went.
 

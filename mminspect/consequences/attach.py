@@ -158,7 +158,7 @@ class Outcomes:
             return place
         block = self.block(pfn)
         free, doubt = bool(block.free[pfn - start]), self._doubt(page)
-        return replace(place, can_be_free=free, doubt=doubt, enters=block.enters(zone, pfn, self.guards))
+        return place._replace(can_be_free=free, doubt=doubt, enters=block.enters(zone, pfn, self.guards))
 
     def _doubt(self, page: Page) -> str:
         if not page.reserved:
@@ -229,7 +229,7 @@ class Outcomes:
             if len(self._cases) >= MAX_CASES:
                 self._cases.clear()
             outcomes = consequences(*places)
-            harm = [replace(item, address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
+            harm = [item._replace(address=None).as_dict() for item in outcomes if item.outcome not in (SAFE, REFUSES)]
             for item in harm:
                 del item["why"]
             page = places[0].page
@@ -278,7 +278,7 @@ class Outcomes:
         if item.address is None:
             return item
         there = self._identify(item.address).get("text", "unknown memory")
-        return replace(item, why=f"{item.why}, {there}")
+        return item._replace(why=f"{item.why}, {there}")
 
     def strangers(self, finding: Finding) -> list[int]:
         """Find the pages of a pageblock that zones other than their own span, one for each such zone."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ from mminspect.memorymap.zones import Zone
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """
     A pageblock.
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from mminspect.program import since
 
 
-@dataclass(frozen=True)
-class Guards:
+class Guards(NamedTuple):
     """
     Facts of a kernel, told by its functions where these tell, since stable kernels have much of what came later.
 

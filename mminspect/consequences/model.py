@@ -8,8 +8,6 @@ follow are those of 5.10, 6.1, 6.12 and 7.2; where these differ, :class:`mminspe
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mminspect.consequences.place import (
     BUG,
     FAULTS,
@@ -59,7 +57,7 @@ def consequences(place: Place, *others: Place) -> list[Outcome]:
 
 def _named(place: Place, outcomes: list[Outcome], several: bool) -> list[Outcome]:
     """Say whose walk it is, where there are several."""
-    return [replace(item, zone=str(place.zone)) for item in outcomes] if several else outcomes
+    return [item._replace(zone=str(place.zone)) for item in outcomes] if several else outcomes
 
 
 def _walks(place: Place) -> list[Outcome]:
@@ -211,13 +209,13 @@ def pageblock_pfn_to_page(place: Place) -> Outcome:
     if place.zone is None:
         return Outcome(name, SAFE, "no zone spans the pfn, so no walk of a zone asks for it")
     if not place.zone.contiguous:
-        return replace(__pageblock_pfn_to_page(place), function=name)
+        return __pageblock_pfn_to_page(place)._replace(function=name)
     refusal = _refusal(place)
     if place.first.state == OFFLINE:
         return Outcome(name, FAULTS, "zone->contiguous skips the check, and there is no struct page")
     if refusal:
         return Outcome(name, READS_WRONG, f"zone->contiguous skips the check: {refusal}")
-    return replace(__pageblock_pfn_to_page(place), function=name)
+    return __pageblock_pfn_to_page(place)._replace(function=name)
 
 
 def _not_reached(place: Place) -> str | None:
@@ -274,7 +272,7 @@ def isolate_migratepages_block(place: Place) -> Outcome:
     if place.guards.lruvec_has_lock or same_node:
         why = f"isolates a page of another zone, under the right lock, and migrates it into {place.zone}"
         return Outcome(name, READS_WRONG, why, guard=RUN_TIME)
-    return replace(outcome, why=f"takes a page of another node under the lru_lock of node {place.zone.node}")
+    return outcome._replace(why=f"takes a page of another node under the lru_lock of node {place.zone.node}")
 
 
 def isolate_freepages_block(place: Place) -> Outcome:
@@ -331,7 +329,7 @@ def fast_isolate_around(place: Place) -> Outcome:
             why = f"without {STAYS_IN_ZONE['hash']}, {outcome.why}; with it, {guard}"
             return Outcome(name, READS_WRONG, why, commit=STAYS_IN_ZONE)
         return _refused(place, name, guard)
-    return replace(isolate_freepages_block(place), function=name)
+    return isolate_freepages_block(place)._replace(function=name)
 
 
 def set_pageblock_skip(place: Place) -> Outcome:
@@ -345,7 +343,7 @@ def set_pageblock_skip(place: Place) -> Outcome:
     guard = _not_reached(place)
     if guard:
         return Outcome(name, SAFE, guard)
-    return replace(set_pfnblock_flags_mask(place, place.first), function=name)
+    return set_pfnblock_flags_mask(place, place.first)._replace(function=name)
 
 
 def reset_isolation_suitable(place: Place) -> Outcome:
@@ -356,7 +354,7 @@ def reset_isolation_suitable(place: Place) -> Outcome:
         return Outcome(name, SAFE, "pfn_to_online_page() returns NULL")
     if not (page.lru or page.buddy or page.state == POISONED):
         return Outcome(name, SAFE, "passes over the page: it is neither PageLRU nor PageBuddy")
-    return replace(set_pfnblock_flags_mask(place, page), function=name)
+    return set_pfnblock_flags_mask(place, page)._replace(function=name)
 
 
 def _block_refusal(place: Place) -> str | None:
@@ -427,7 +425,7 @@ def set_migratetype_isolate(place: Place) -> Outcome:
     name = "set_migratetype_isolate"
     if place.start.link != place.zone_link:
         return Outcome(name, SAFE, f"the block's first page isn't of {place.zone}", guard=RUN_TIME)
-    return replace(move_freepages_block(place), function=name)
+    return move_freepages_block(place)._replace(function=name)
 
 
 def __free_one_page(place: Place) -> Outcome:

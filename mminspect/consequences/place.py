@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mminspect.consequences.guards import Guards
 from mminspect.memmap.chunk import INITIALIZED
@@ -36,8 +35,7 @@ STAYS_IN_ZONE = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """
     What one kernel function would do.
 
@@ -79,8 +77,7 @@ class Outcome:
         return result
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """
     A page and what lies around it, as the walkers of one zone meet it.
 

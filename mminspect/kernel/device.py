@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from drgn import Object, Program
 
@@ -13,8 +13,7 @@ from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
+class DeviceMemory(NamedTuple):
     """
     Pages of one ``struct dev_pagemap``.
 

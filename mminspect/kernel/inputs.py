@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """
     What a user names to open a kernel.
 

@@ -194,7 +194,7 @@ class Walker:
     def _of_order(self, zone: Zone, item: PerCpuList, order: int) -> PerCpuList:
         """Give a list of huge pages its order, and look at all of their pages."""
         faults = [*item.faults, *(fault for pfn in item.pfns.tolist() for fault in self._rest(zone, pfn, order))]
-        return replace(item, order=order, faults=tuple(faults[:MAX_FAULTS]))
+        return item._replace(order=order, faults=tuple(faults[:MAX_FAULTS]))
 
     def _rest(self, zone: Zone, pfn: int, order: int) -> Iterator[ListFault]:
         """Find out which pages behind a block's first can't be in it. That none is PageBuddy, the walk tells."""

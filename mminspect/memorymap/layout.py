@@ -39,8 +39,7 @@ class Field(NamedTuple):
         return (1 << self.width) - 1
 
 
-@dataclass(frozen=True)
-class PageFlagsLayout:
+class PageFlagsLayout(NamedTuple):
     """
     Where ``page->flags`` has section, node and zone (``include/linux/page-flags-layout.h``).
 

@@ -27,8 +27,7 @@ class ListFault(NamedTuple):
     linked: bool = False
 
 
-@dataclass(frozen=True)
-class PerCpuList:
+class PerCpuList(NamedTuple):
     """
     One list of a ``struct per_cpu_pages``: blocks of one order and migratetype.
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class FreeArea:
+class FreeArea(NamedTuple):
     """
     A ``struct free_area``: the free pages of one order.
 
@@ -23,8 +23,7 @@ class FreeArea:
     last: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class ZoneState:
+class ZoneState(NamedTuple):
     """
     What a ``struct zone`` has besides its size.
 
@@ -82,8 +81,7 @@ class Zone:
         return f"node {self.node} zone {self.name}"
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """
     A ``struct pglist_data``.
 

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -58,8 +58,7 @@ class UnknownFormatError(TargetError):
     """The file begins with nothing that is known."""
 
 
-@dataclass(frozen=True)
-class Incomplete:
+class Incomplete(NamedTuple):
     """
     Why a dump is not whole.
 

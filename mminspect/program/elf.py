@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -89,8 +88,7 @@ class Note(NamedTuple):
     desc: bytes
 
 
-@dataclass(frozen=True)
-class Elf:
+class Elf(NamedTuple):
     """
     Decodes and encodes the structures of an ELF file.
 

@@ -8,7 +8,7 @@ Behind them come two bitmaps and a descriptor for each page that the dump holds.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,7 @@ BITMAP_BLOCK = 4096
 _BITS = bytes(bin(byte).count("1") for byte in range(256))
 
 
-@dataclass(frozen=True)
-class KdumpHeader:
+class KdumpHeader(NamedTuple):
     """
     The fields of ``struct disk_dump_header`` that are needed here.
 

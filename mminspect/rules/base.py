@@ -17,7 +17,6 @@ A rule yields :class:`Violation` objects; its ID, range, node and zone are fille
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
@@ -147,8 +146,7 @@ class ProcCheck(NamedTuple):
 Check = Union[PageCheck, KeyCheck, MapCheck, TallyCheck, ProcCheck]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """
     A rule of the catalog.
 
@@ -219,7 +217,7 @@ def applicable(rules: Iterable[Rule], memory: MemoryMap) -> list[Rule]:
     for rule in rules:
         why = memory.layout.why_unknown(*rule.needs)
         if why is not None:
-            rule = replace(rule, checks=(MapCheck(partial(_refusal, why)),), about=TARGET, per_cpu=False)
+            rule = rule._replace(checks=(MapCheck(partial(_refusal, why)),), about=TARGET, per_cpu=False)
         result.append(rule)
     return result
 

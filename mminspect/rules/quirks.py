@@ -7,16 +7,14 @@ Each is recognized by what it leaves in memory, and has the ID of a known bug (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
 
 
-@dataclass(frozen=True)
-class Quirk:
+class Quirk(NamedTuple):
     """
     A quirk of stock kernels.
 

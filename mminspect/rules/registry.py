@@ -8,7 +8,6 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -31,7 +30,7 @@ def all_rules() -> Mapping[str, Rule]:
         if isinstance(rule, Rule):
             name = info.name.replace("_", "-")
             # python -OO takes the docstrings away.
-            rules[name] = replace(rule, id=name, documentation=module.__doc__ or "")
+            rules[name] = rule._replace(id=name, documentation=module.__doc__ or "")
     return dict(sorted(rules.items()))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from drgn import (
     MainModule,
@@ -33,8 +33,7 @@ from mminspect.typeinfo.objects import ObjectFinder
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, SymbolTable
 
 
-@dataclass(frozen=True)
-class TypeSource:
+class TypeSource(NamedTuple):
     """
     Where types and symbols are from.
 

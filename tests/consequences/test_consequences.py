@@ -73,7 +73,7 @@ def flat_link(index: int) -> int:
 
 @pytest.mark.parametrize("kernel", [OLD, NEW])
 def test_right_page_is_safe_everywhere(kernel: Guards) -> None:
-    kernel = dataclasses.replace(kernel, around_checks_block=True)
+    kernel = kernel._replace(around_checks_block=True)
     for flags in ({}, {"lru": True}, {"buddy": True}, {"reserved": True}):
         page = Page(20, SPARSE.link(0, 2), INITIALIZED, **flags)
         assert outcome(judged(SPARSE_MAP, page, kernel)) == {}
@@ -161,8 +161,8 @@ def test_contiguous_zone_over_a_hole_faults() -> None:
 @pytest.mark.parametrize(
     ("kernel", "expected"),
     [
-        (dataclasses.replace(NEW, debug_vm=True), "BUG with CONFIG_DEBUG_VM"),
-        (dataclasses.replace(NEW, debug_vm=None), "BUG with CONFIG_DEBUG_VM"),
+        (NEW._replace(debug_vm=True), "BUG with CONFIG_DEBUG_VM"),
+        (NEW._replace(debug_vm=None), "BUG with CONFIG_DEBUG_VM"),
         (NEW, "safe"),
     ],
 )
@@ -172,7 +172,7 @@ def test_zone_check_of_setting_bits(kernel: Guards, expected: str) -> None:
     assert result["set_pfnblock_flags_mask"][0] == expected
     assert result["get_pfnblock_flags_mask"][0] == "safe"
     # Since Linux 6.17 reading has the check too.
-    result = judged(SPARSE_MAP, page, dataclasses.replace(kernel, get_checks_span=True))
+    result = judged(SPARSE_MAP, page, kernel._replace(get_checks_span=True))
     assert result["get_pfnblock_flags_mask"][0] == expected
 
 
@@ -220,9 +220,9 @@ def test_fast_isolate_around_depends_on_a_commit_that_only_the_source_shows() ->
     assert (around.outcome, around.address) == ("writes outside", 0x1004)
     assert around.commit is not None
     assert around.commit["hash"] == "6e2b7044c199"
-    before = dataclasses.replace(place, guards=dataclasses.replace(OLD, fast_search=False))
+    before = place._replace(guards=OLD._replace(fast_search=False))
     assert {item.outcome for item in consequences(before) if "fast_isolate" in item.function} == {"safe"}
-    place = dataclasses.replace(place, guards=NEW)
+    place = place._replace(guards=NEW)
     around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
     assert (around.outcome, around.commit) == ("safe", None)
 

@@ -241,7 +241,7 @@ def test_count_tells_the_order_of_huge_pages_where_there_are_two(
     kernel = kernels(AMD64_NUMA)
     pages = next(p for p in kernel.memory_with_lists.per_cpu if (p.node, p.zone, p.cpu) == (0, 1, 0))
     assert {item.order for item in pages.lists if item.migratetype == "huge pages"} == {9}
-    lists = [dataclasses.replace(item, order=None) if item.order == 9 else item for item in pages.lists]
+    lists = [item._replace(order=None) if item.order == 9 else item for item in pages.lists]
     memory = dataclasses.replace(kernel.memory, layout=dataclasses.replace(kernel.memory.layout, pageblock_order=8))
     assert Walker(kernel.prog, memory)._huge_order(pages.count + more, lists) == order
 

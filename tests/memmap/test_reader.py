@@ -145,7 +145,7 @@ def stretch_ranges(*sections: Section, width: int = 0) -> list[tuple[int, tuple[
     """Get (number of the first section, ranges) of stretches."""
     memory = dataclasses.replace(memory_map(zone(1, 0, 64)), sections=sections)
     field = memory.layout.flags.section._replace(width=width)
-    flags = dataclasses.replace(memory.layout.flags, section=field)
+    flags = memory.layout.flags._replace(section=field)
     memory = dataclasses.replace(memory, layout=dataclasses.replace(memory.layout, flags=flags))
     return [(section.nr, section.ranges) for section in stretches(memory)]
 

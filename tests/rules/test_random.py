@@ -195,7 +195,7 @@ class Maker:
             start = min(z.start_pfn for z in mine)
             node = Node(nid, handmade.PGDAT, start, total, total)
             deferred = self.number(max(start, 1), total + 1) if not self.number(0, 5) else None
-            made.append(dataclasses.replace(node, first_deferred_pfn=deferred))
+            made.append(node._replace(first_deferred_pfn=deferred))
         return made
 
     def entries(self, layout: Layout, zones: Sequence[Zone], total: int) -> dict[int, bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mminspect.commands.triage import kinds
 from mminspect.commands.triage.functions import is_helper, is_of_memory_map, is_of_struct_pages, is_reporter
@@ -83,8 +83,7 @@ _FIXED_STACKS = range(0xFFFF880000000000, 0xFFFFC90000000000)
 _FIXED_VMALLOC = range(0xFFFFC90000000000, 0xFFFFEA0000000000)
 
 
-@dataclass(frozen=True)
-class About:
+class About(NamedTuple):
     """
     Whether a report is about struct pages.
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mminspect.commands.triage import kinds
 from mminspect.commands.triage.about import About, about_pages
@@ -43,8 +42,7 @@ _BARE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class LogVerdict:
+class LogVerdict(NamedTuple):
     """
     What a log alone tells.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mminspect.commands.triage.lines import Line
 
@@ -69,8 +68,7 @@ _SUFFIXES = (
 )
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """
     A range of physical memory.
 
@@ -87,8 +85,7 @@ class Range:
     node: int | None = None
 
 
-@dataclass(frozen=True)
-class BootZone:
+class BootZone(NamedTuple):
     """A zone's limits, of all nodes together, in bytes. An empty zone has none."""
 
     name: str
@@ -96,8 +93,7 @@ class BootZone:
     end: int
 
 
-@dataclass(frozen=True)
-class Unavailable:
+class Unavailable(NamedTuple):
     """How many pages of a zone's span in a node have no memory behind them."""
 
     node: int
@@ -105,8 +101,7 @@ class Unavailable:
     pages: int
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(NamedTuple):
     """
     What the lines of a boot tell.
 

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mminspect.rules.commits import Commit
 
 FIX, CAUSE, STEP, REVERT = "its fix", "introduced it", "part of its fix", "reverted"
 
 
-@dataclass(frozen=True)
-class Bug:
+class Bug(NamedTuple):
     """
     A known bug, or a known quirk of stock kernels.
 

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mminspect.commands.triage.bug import Bug
 from mminspect.commands.triage.bugs_at_run_time import RUN_TIME
@@ -22,8 +21,7 @@ HAS = "has it"
 MAY = "may have it"
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """
     A known bug that a kernel may have.
 

@@ -12,8 +12,7 @@ marks.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import FaultError, Program
 
@@ -31,8 +30,7 @@ LOG_NOTE = "MMINSPECT_LOG"
 LEFT_OUT = "..."
 
 
-@dataclass(frozen=True)
-class DumpLog:
+class DumpLog(NamedTuple):
     """
     What a dump tells of its kernel's death.
 
@@ -65,7 +63,7 @@ def read_dump_log(target: Target) -> DumpLog:
 def with_log(found: DumpLog, log: Log) -> DumpLog:
     """Return the marks of a dump with another log."""
     times = [line.time for line in log.lines if line.time is not None]
-    return replace(found, log=log, read=bool(log.lines), end=times[-1] if times else None)
+    return found._replace(log=log, read=bool(log.lines), end=times[-1] if times else None)
 
 
 def _marks(target: Target, cpu: int | None) -> list[str]:

@@ -9,7 +9,7 @@ lib/list_debug.c, mm/kasan/report.c and its siblings, kernel/watchdog.c, kernel/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 VM_BUG_ON = "vm-bug-on"
 BAD_PAGE = "bad-page"
@@ -34,8 +34,7 @@ UNKNOWN = "unknown"
 PRELUDE, CAUSE, DEATH = range(3)
 
 
-@dataclass(frozen=True)
-class Sign:
+class Sign(NamedTuple):
     """
     How a line begins a report, or goes on with it.
 

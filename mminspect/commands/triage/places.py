@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mminspect.commands.triage.boot import EFI, FIRMWARE, IOMEM, NODE, Boot, Range, usual_page_size
 
@@ -12,8 +12,7 @@ USUAL_PAGEBLOCK = 2 << 20
 _RAM = ("usable", "System RAM", "memory", "Conventional Memory", "Conventional")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """
     Where a pfn lies.
 

@@ -98,7 +98,7 @@ def _of_target(boot: Boot, scanned: ScanReport) -> Boot | None:
     """Give a boot the machine and page size of its dump."""
     if not (boot.release or boot.zones or boot.ranges):
         return None
-    return replace(boot, machine=str(scanned.target["machine"]), page_size=int(scanned.target["page_size"]))
+    return boot._replace(machine=str(scanned.target["machine"]), page_size=int(scanned.target["page_size"]))
 
 
 def _with_resources(report: ScanReport, resources: Sequence[Resource]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The name of the stack that shows how the kernel got where it died; all others are named after their heading.
 CALL_TRACE = "call trace"
@@ -53,8 +53,7 @@ _HEADINGS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """
     A line of a stack.
 
@@ -66,8 +65,7 @@ class Frame:
     sure: bool = True
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(NamedTuple):
     """
     A stack.
 

@@ -107,7 +107,7 @@ def test_a_capture_keeps_what_a_triage_uses_and_nothing_else(name: str, lived_on
     whole = read_text(text.encode())
     told = DumpLog(whole, True, 5.0, ("mark",), 1)
     kept = parse_note(format_note(told) + b"\0")
-    assert kept == dataclasses.replace(told, log=kept.log)
+    assert kept == told._replace(log=kept.log)
     assert "secret" not in "".join(line.text for line in kept.log.lines)
     first, second = as_dict("", judge_log(whole)), as_dict("", judge_log(kept.log))
     assert first == second
