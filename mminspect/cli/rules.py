@@ -7,12 +7,12 @@ from mminspect.cli.output import stdout
 from mminspect.kernel.inputs import Inputs
 from mminspect.render import json_, table
 from mminspect.render.style import style_of
-from mminspect.rules.registry import catalog, select_rules
+from mminspect.rules.catalog import catalog_of, load_catalog
 
 
 def run(inputs: Inputs, rule: str | None, format_: str) -> None:
     """Write the catalog of rules, or all about one."""
-    data = catalog(select_rules([rule] if rule else []))
+    data = [catalog_of(rule)] if rule else load_catalog()
     if format_ == "json":
         json_.write(data, stdout())
     elif rule:

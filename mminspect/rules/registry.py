@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All rules: load, choose, list."""
+"""All rules: load and choose."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from typing import Any
 
 from mminspect import rules as rules_package
 from mminspect.errors import MminspectError
 from mminspect.rules.base import Rule
+from mminspect.rules.catalog import no_such_rule
 
 
 @functools.cache
@@ -45,36 +43,8 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
     rules = all_rules()
     for name in (*select, *ignore):
         if name not in rules:
-            raise MminspectError(f"there is no rule {name!r}; the rules are {', '.join(rules)}")
+            raise no_such_rule(name, rules)
     chosen = [r for r in rules.values() if (not select or r.id in select) and r.id not in ignore]
     if not chosen:
         raise MminspectError("no rule is left to apply: each one that is selected is ignored")
     return chosen
-
-
-def examples() -> dict[str, Any]:
-    """
-    Load the examples.
-
-    :return: By rule ID: the stored vmcore that it is from (``fixture``), what was changed there (``planted``, or
-        ``None``), and the ``finding``.
-    """
-    text = resources.files(rules_package).joinpath("examples.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
-def catalog(rules: Sequence[Rule]) -> list[dict[str, Any]]:
-    """Get the catalog entries of some rules as plain data."""
-    shown = examples()
-    return [
-        {
-            "id": rule.id,
-            "summary": rule.summary,
-            "documentation": rule.documentation.strip(),
-            "functions": list(rule.functions),
-            "commits": [commit._asdict() for commit in rule.commits],
-            "example": shown.get(rule.id),
-        }
-        for rule in rules
-    ]

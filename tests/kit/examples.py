@@ -2,7 +2,8 @@
 """
 The examples that ``mminspect rules RULE`` shows: findings of stored vmcores, as they are or with a fault planted.
 
-``python -m tests.kit.examples`` writes them to mminspect/rules/examples.json. A test compares that with the vmcores.
+``python -m tests.kit.examples`` writes them to the catalog of rules, mminspect/rules/catalog.json. A test compares that
+with the rules and the vmcores.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from drgn import Object
 from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect.findings import SEVERITIES, Finding
+from mminspect.rules.base import Rule
+from mminspect.rules.registry import all_rules
 from mminspect.walk.scan import scan
 from tests.kit.planted import Fault, a_free_block
 from tests.kit.support import (
@@ -32,7 +35,7 @@ from tests.kit.support import (
     scan_file,
 )
 
-FILE = ROOT / "mminspect" / "rules" / "examples.json"
+FILE = ROOT / "mminspect" / "rules" / "catalog.json"
 
 
 class Example(NamedTuple):
@@ -174,6 +177,18 @@ def make(rule: str, path: Path) -> dict[str, Any]:
     return result
 
 
+def entry(rule: Rule, example: dict[str, Any] | None) -> dict[str, Any]:
+    """Make a rule's entry in the catalog."""
+    return {
+        "id": rule.id,
+        "summary": rule.summary,
+        "documentation": rule.documentation.strip(),
+        "functions": list(rule.functions),
+        "commits": [commit._asdict() for commit in rule.commits],
+        "example": example,
+    }
+
+
 def main() -> None:
     """Write the file."""
     made = {}
@@ -183,7 +198,8 @@ def main() -> None:
             path.write_bytes(lzma.decompress((VMCORES / f"{example.fixture}.xz").read_bytes()))
             made[rule] = make(rule, path)
             print(rule, made[rule]["finding"]["message"])
-    FILE.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    entries = [entry(rule, made.get(rule.id)) for rule in all_rules().values()]
+    FILE.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from mminspect.commands.triage.bugs import BUGS
+from mminspect.rules.catalog import catalog_of, load_catalog
 from mminspect.rules.commits import COMMITS
-from mminspect.rules.registry import all_rules, examples
+from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Scanned, Unpacked
-from tests.kit.examples import EXAMPLES, make
+from tests.kit.examples import EXAMPLES, entry, make
 from tests.kit.support import NAMES, ROOT, without_consequences
 
 RULES = sorted(all_rules())
@@ -148,11 +150,28 @@ def test_rules_as_json(cli: Cli) -> None:
 def test_example_is_a_finding_of_its_vmcore(rule: str, unpacked: Unpacked, tmp_path: Path) -> None:
     copy = tmp_path / "core"
     copy.write_bytes(unpacked(EXAMPLES[rule].fixture).read_bytes())
-    assert examples()[rule] == make(rule, copy), "run python -m tests.kit.examples"
+    assert catalog_of(rule)["example"] == make(rule, copy), "run python -m tests.kit.examples"
 
 
 def test_every_rule_of_vmcores_has_an_example() -> None:
-    assert set(examples()) == set(EXAMPLES) == set(all_rules()) - {"proc-disagrees"}
+    shown = {data["id"] for data in load_catalog() if data["example"] is not None}
+    assert shown == set(EXAMPLES) == set(all_rules()) - {"proc-disagrees"}
+
+
+def test_catalog_says_what_the_rules_say() -> None:
+    stored = load_catalog()
+    made = [entry(rule, data["example"]) for rule, data in zip(all_rules().values(), stored)]
+    assert stored == json.loads(json.dumps(made)), "run python -m tests.kit.examples"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("rules",), ("rules", "mixed-zone"), ("bugs",), ("zones", "--help"), ("--version",)]
+)
+def test_what_reads_no_memory_map_loads_neither_numpy_nor_drgn(arguments: tuple[str, ...]) -> None:
+    code = "import sys; from mminspect.cli.run import run\ntry: run(tuple(sys.argv[1:]))\nexcept SystemExit: pass\n"
+    code += "sys.exit(', '.join({'numpy', '_drgn'} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_rules_of_one_shows_its_example(cli: Cli) -> None:
