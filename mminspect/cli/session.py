@@ -8,7 +8,7 @@ import importlib
 import os
 import pwd
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import drgn
@@ -17,19 +17,24 @@ from mminspect.cli.output import check_writable, open_output, own_descriptor, sa
 from mminspect.cli.progress import ProgressBar
 from mminspect.cli.publish import Publisher
 from mminspect.errors import MminspectError
-from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
-from mminspect.memorymap.map import MemoryMap
 from mminspect.program import files, privileges, sandbox
-from mminspect.rules.base import Rule
-from mminspect.walk.limits import Limits
-from mminspect.walk.picture import Picture
-from mminspect.walk.scan import scan
+
+if TYPE_CHECKING:
+    from mminspect.findings import Report
+    from mminspect.memorymap.map import MemoryMap
+    from mminspect.rules.base import Rule
+    from mminspect.walk.limits import Limits
+    from mminspect.walk.picture import Picture
 
 # Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
 LATE = (
+    "hashlib",
+    "mminspect.walk.scan",
+    "mminspect.walk.picture",
     "mminspect.kernel.identify",
+    "mminspect.program.unpack",
     "mminspect.memmap._digest",
     "drgn.helpers.linux.kallsyms",
     "drgn.helpers.linux.xarray",
@@ -168,6 +173,8 @@ class Session:
 
 def scan_with_progress(kernel: Kernel, rules: Sequence[Rule], limits: Limits) -> Report:
     """Scan once; see :func:`mminspect.walk.scan.scan`."""
+    from mminspect.walk.scan import scan
+
     with ProgressBar() as bar:
         return scan(kernel, rules, limits, bar.start)
 
@@ -180,6 +187,9 @@ def picture_with_progress(
 
     :param order: As :class:`mminspect.walk.picture.Picture` takes it; likewise ``span``.
     """
+    from mminspect.walk.picture import Picture
+    from mminspect.walk.scan import scan
+
     made: list[Picture] = []
 
     def observe(memory: MemoryMap) -> Picture:

@@ -19,7 +19,7 @@ from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, UNREADABLE_
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK, PB_COMPACT_SKIP, PB_MIGRATE_ISOLATE, page_zone, pfn_to_page
 from mminspect.memorymap.sections import Section
-from mminspect.walk.engine import Progress
+from mminspect.walk.limits import Progress
 
 
 def pages(kernel: Kernel, text: str, progress: Callable[[int], Progress] | None = None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from mminspect.findings import Finding, sort_key
 from mminspect.kernel.kernel import Kernel
 from mminspect.rules.base import KeyCheck, MapCheck, PageCheck, TallyCheck
 from mminspect.rules.registry import select_rules
-from mminspect.walk.engine import Progress, Scan, check_map
+from mminspect.walk.engine import Scan, check_map
+from mminspect.walk.limits import Progress
 from mminspect.walk.scan import helpful_jobs
 
 # Chunks on either side that are looked at to find out how far a finding reaches.

@@ -9,7 +9,6 @@ What tells a finding from others: in one kernel's memory map, and as a fault on 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from mminspect.consequences.place import Outcome
@@ -29,6 +28,9 @@ def finding_id(finding: Finding) -> str:
     """Make a finding's ID: its rule, and a hash of rule, node, zone and pfns."""
     apart = {key: finding.detail[key] for key in TELLS_APART if key in finding.detail}
     parts = [finding.rule, finding.node, finding.zone, finding.start_pfn, finding.end_pfn, apart]
+    # It loads OpenSSL, which whoever finds nothing doesn't need.
+    import hashlib
+
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return f"{finding.rule}-{digest[:12]}"
 

@@ -14,7 +14,6 @@ import io
 import os
 import resource
 import stat as modes
-import tempfile
 from typing import IO, cast
 
 # Temporary files that are made in advance: what a vmcore is unpacked to and put in order in, and findings.
@@ -121,8 +120,15 @@ def prepare(vmcores: int) -> None:
     # Without room for them, their first use says so.
     with contextlib.suppress(OSError):
         for _ in range(SPARE_FILES + FILES_PER_VMCORE * vmcores):
-            with tempfile.TemporaryFile(prefix="mminspect-") as file:
+            with _unnamed() as file:
                 _scratch.append(os.dup(file.fileno()))
+
+
+def _unnamed() -> IO[bytes]:
+    # It loads OpenSSL, for random names.
+    import tempfile
+
+    return tempfile.TemporaryFile(prefix="mminspect-")
 
 
 class _Recycled(io.BufferedRandom):
@@ -151,7 +157,7 @@ def scratch(is_kept: bool = False) -> IO[bytes]:
     :raises OSError: if there is no room for it.
     """
     if _null is None:
-        return tempfile.TemporaryFile(prefix="mminspect-")
+        return _unnamed()
     if not _scratch:
         raise OSError(errno.EMFILE, "no more temporary files can be made without rights")
     fd = _scratch.pop()

@@ -16,13 +16,14 @@ from pathlib import Path
 from drgn import FaultError, Platform, Program, ProgramFlags
 
 from mminspect.errors import TargetError
-from mminspect.program import corefile, files, findinfo, kdump, magic, overlay, split, unpack
+from mminspect.program import corefile, files, findinfo, kdump, magic, overlay, split
 from mminspect.program.arch import Arch, arch_of, arch_of_core
 from mminspect.program.direct import DirectMemory
 from mminspect.program.elf import Segment
 from mminspect.program.mapped import MappedFile
 from mminspect.program.target import KCORE, Target, _or_cut_short, read_vmcoreinfo
 from mminspect.program.vmcoreinfo import Vmcoreinfo
+from mminspect.program.wrapping import START, is_wrapped
 
 # libkdumpfile looks through the records of a flattened dump one by one for every page that it reads. With this many it
 # is faster to put them in order first, unless the pages are read here.
@@ -157,10 +158,12 @@ class _Input:
 
     def _unpack(self) -> None:
         for _ in range(MAX_WRAPPINGS):
-            unpacked = unpack.unpack(self.fd, self.path)
-            if unpacked is None:
+            if not is_wrapped(os.pread(self.fd, START, 0)):
                 return
-            self._replace(unpacked)
+            # What unpacks takes longer to be imported than most dumps' headers to be read.
+            from mminspect.program import unpack
+
+            self._replace(unpack.unpack(self.fd, self.path))
 
     def _parse(self, vmcoreinfo: bytes | None) -> corefile.CoreFile:
         try:
@@ -187,6 +190,8 @@ class _Input:
         return len(records) > MANY_RECORDS and not kdump.is_read_here(self.core)
 
     def _rearrange(self) -> None:
+        from mminspect.program import unpack
+
         # Without room for it the dump can still be read as it is.
         with contextlib.suppress(OSError):
             self._replace(unpack.rearrange(self.fd, self.path))

@@ -27,6 +27,7 @@ from mminspect.program.corefile import COPY_AGAIN
 from mminspect.program.elf import Elf
 from mminspect.program.flattened import read_records_there_are
 from mminspect.program.magic import plain
+from mminspect.program.wrapping import START, compression, is_tar
 
 PIECE = 1 << 20
 # What xz may take: its presets need 65 MiB at most. The window of zstd: "zstd --long" alone needs half of it.
@@ -42,8 +43,6 @@ MAX_SIZE = 1 << 46
 MAX_MEMBERS = 100_000
 MAX_NAMED = 5
 MAX_NAME = 100
-# Where a tar archive has its magic number.
-_TAR_MAGIC = (257, b"ustar")
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, tarfile.TarError)
 
 
@@ -99,34 +98,15 @@ def _open_bzip2(file: IO[bytes]) -> IO[bytes]:
     return cast(IO[bytes], bz2.BZ2File(file))
 
 
-_FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
-    "gzip": (b"\x1f\x8b", _open_gzip),
-    "xz": (b"\xfd7zXZ\0", _open_xz),
-    "zstd": (b"\x28\xb5\x2f\xfd", _open_zstd),
-    "bzip2": (b"BZh", _open_bzip2),
+_OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    "gzip": _open_gzip,
+    "xz": _open_xz,
+    "zstd": _open_zstd,
+    "bzip2": _open_bzip2,
 }
 
 
-def compression(magic: bytes) -> str | None:
-    """
-    Get the compression of a file.
-
-    :param magic: The first bytes of the file.
-    :return: ``gzip``, ``xz``, ``zstd``, ``bzip2`` or ``None``.
-    """
-    for name, (signature, _) in _FORMATS.items():
-        if magic.startswith(signature):
-            return name
-    return None
-
-
-def is_tar(start: bytes) -> bool:
-    """Tell whether a file is a tar archive, by its first 512 bytes."""
-    at, magic = _TAR_MAGIC
-    return start[at : at + len(magic)] == magic
-
-
-def unpack(fd: int, path: str) -> int | None:
+def unpack(fd: int, path: str) -> int:
     """
     Unpack a file that is compressed, a tar archive, or both.
 
@@ -135,20 +115,18 @@ def unpack(fd: int, path: str) -> int | None:
 
     :param fd: The file.
     :param path: Its name for messages.
-    :return: File descriptor of the vmcore; the caller closes it. ``None`` if the file is neither.
+    :return: File descriptor of the vmcore; the caller closes it.
     :raises TargetError: if the data is damaged, there is no room for it, or an archive has no vmcore or several.
     """
-    start = os.pread(fd, 512, 0)
+    start = os.pread(fd, START, 0)
     name = compression(start)
-    if name is None and not is_tar(start):
-        return None
     try:
         with os.fdopen(os.dup(fd), "rb") as packed:
             packed.seek(0)
             reader: IO[bytes] = packed
             if name is not None:
-                reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, _FORMATS[name][1](packed)), PIECE))
-            if is_tar(cast(io.BufferedReader, reader).peek(512)[:512]):
+                reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, _OPENERS[name](packed)), PIECE))
+            if is_tar(cast(io.BufferedReader, reader).peek(START)[:START]):
                 return _from_tar(reader, path)
             with _store(reader, path) as target:
                 if os.fstat(target.fileno()).st_size == 0:

@@ -16,9 +16,9 @@ from mminspect.memorymap.sections import Section
 from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, Rule, TallyCheck, applicable
 from mminspect.rules.collectors import COLLECTORS, Collector
 from mminspect.walk import parallel
+from mminspect.walk.limits import Progress
 from mminspect.walk.spill import Findings
 
-Progress = Callable[[int], None]
 # Makes a collector besides those of the rules.
 Observe = Callable[[MemoryMap], Collector]
 # The kinds of checks of a walk, and those of them that mean something where the kernel runs meanwhile.

@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from typing import Callable, NamedTuple
 
-from mminspect.walk.engine import Progress
+# Told how many pages, or bytes, were done.
+Progress = Callable[[int], None]
 
 
 class Limits(NamedTuple):

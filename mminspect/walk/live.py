@@ -21,8 +21,8 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.proc import ProcFiles
 from mminspect.rules.base import ProcCheck, Rule
-from mminspect.walk.engine import LIVE_KINDS, Observe, Progress, Scan, check_map
-from mminspect.walk.limits import Limits
+from mminspect.walk.engine import LIVE_KINDS, Observe, Scan, check_map
+from mminspect.walk.limits import Limits, Progress
 
 # How often a scan is begun again because memory was plugged or unplugged meanwhile.
 MAX_ATTEMPTS = 5

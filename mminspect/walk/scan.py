@@ -14,8 +14,8 @@ from mminspect.program.target import Target
 from mminspect.rules.base import Rule
 from mminspect.rules.registry import select_rules
 from mminspect.walk import live, parallel
-from mminspect.walk.engine import Observe, Progress, Scan
-from mminspect.walk.limits import Limits
+from mminspect.walk.engine import Observe, Scan
+from mminspect.walk.limits import Limits, Progress
 from mminspect.walk.report import make_report
 from mminspect.walk.spill import Findings
 

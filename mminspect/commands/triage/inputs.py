@@ -19,7 +19,7 @@ import zstandard
 from mminspect.commands.triage.lines import MAX_BYTES, Log, read_text
 from mminspect.errors import TargetError
 from mminspect.program import elf, files, flattened, kdump_header, lime, magic
-from mminspect.program.unpack import is_tar
+from mminspect.program.wrapping import is_tar
 
 PIECE = 1 << 20
 # A log that unpacks to more is not read: only its end would count, and that may be very far away.
