@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import click
 
+from contrib.explore import mutants as planted
 from contrib.explore import report
 from contrib.explore.campaign import Campaign
 from contrib.explore.compare import compare, mail, read_corpus
@@ -18,6 +19,7 @@ from contrib.explore.confirm import confirm
 from contrib.explore.describe import describe
 from contrib.explore.fromlog import rebuild
 from contrib.explore.judge import SEVERITIES, Sighting
+from contrib.explore.kernel import PLAIN
 from contrib.explore.layout import Layout, dumps, loads
 from contrib.explore.outcome import Outcome
 from contrib.explore.qemu import command
@@ -66,7 +68,7 @@ def kernel_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which kernel, and how to try it."""
     for option in (
         click.option(
-            "--poke", "pokes", multiple=True, callback=poke, metavar="SYMBOL=HEX", help="Bytes over a function."
+            "--poke", "pokes", multiple=True, callback=poke, metavar="SYMBOL[+0xOFFSET]=HEX", help="Bytes over code."
         ),
         click.option("--system-map", type=EXISTING, help="Where kallsyms lacks what is not code."),
         click.option("--vmlinux", type=EXISTING, help="With DWARF; where the kernel has no BTF."),
@@ -265,6 +267,45 @@ def compare_kernels(first: Path, second: Path, workers: int, scheduler: str | No
     if not result.tried:
         raise HarnessError(f"no layout could be tried: {(result.failures or ['the file has none'])[0]}")
     sys.exit(1 if result.new else 0)
+
+
+@main.command("mutants")
+@click.argument("kernel", type=EXISTING)
+@click.option("--vmlinux", type=EXISTING, help="With DWARF; where the kernel has no BTF.")
+@click.option("--system-map", type=EXISTING, help="Where kallsyms lacks what is not code.")
+@pool_options
+@click.option("--count", type=click.IntRange(1), default=25, show_default=True, help="How many mistakes.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which ones, and which layouts.")
+@click.option("--layouts", type=click.IntRange(1), default=60, show_default=True, help="How many each, at most.")
+def try_mutants(
+    kernel: Path,
+    vmlinux: Path | None,
+    system_map: Path | None,
+    workers: int,
+    scheduler: str | None,
+    count: int,
+    seed: int,
+    layouts: int,
+) -> None:
+    """Put mistakes into KERNEL, one at a time, and see how many layouts show it; the bug of 2021 is the first."""
+    spec = make_spec(kernel, vmlinux, system_map, ())
+    opened = spec.open()
+    pool = make_pool(workers, scheduler)
+    try:
+        (plain,) = pool.run(spec, iter([Task(dumps(PLAIN))]))
+        if plain.outcome is None:
+            raise HarnessError(plain.error)
+        every = planted.mutants(opened, plain.outcome.blocks)
+        trial = planted.Trial(pool, spec, planted.layouts(read_corpus(report.CORPUS), layouts, seed, opened.image.wide))
+        old = planted.bug_of_2021(opened)
+        shown = 0
+        for number, mutant in enumerate([*old, *planted.choose(every, count, seed)], 1):
+            result = trial.run(mutant)
+            shown += bool(result.keys)
+            click.echo(f"{number} {planted.line(result)}")
+    finally:
+        pool.close()
+    click.echo(f"{shown} of {number} mistakes shown; {len(every)} are possible")
 
 
 if __name__ == "__main__":

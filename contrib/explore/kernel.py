@@ -51,7 +51,7 @@ class Kernel:
     :ivar vmcoreinfo: Its VMCOREINFO. Of all values, only that of ``mem_section`` depends on the layout.
     :ivar btf: Raw BTF, where the kernel has none of its own.
     :ivar system_map: Goes with ``btf``.
-    :ivar pokes: Bytes to write over functions: by symbol.
+    :ivar pokes: Bytes to write over code: by symbol, or ``SYMBOL+0xOFFSET``.
     """
 
     name: str
@@ -82,7 +82,7 @@ def _plan(image: Image, symbols: Symbols, stop: str, pokes: tuple[tuple[str, byt
         symbols.need(stop),
         tuple(address for address in map(symbols.get, PANICS) if address is not None),
         symbols.get(EARLY),
-        tuple((image.physical(symbols.need(name)), data) for name, data in pokes),
+        tuple((image.physical(symbols.place(name)), data) for name, data in pokes),
     )
 
 

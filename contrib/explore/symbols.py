@@ -63,6 +63,18 @@ class Symbols:
             raise HarnessError(f"the kernel has no symbol {name}; give its System.map or its vmlinux")
         return self.addresses[name]
 
+    def place(self, text: str) -> int:
+        """
+        Return the address of a symbol, or of ``SYMBOL+0xOFFSET``.
+
+        :raises HarnessError: if there is no such symbol, or the offset is no number.
+        """
+        name, plus, offset = text.partition("+")
+        try:
+            return self.need(name) + (int(offset, 16) if plus else 0)
+        except ValueError:
+            raise HarnessError(f"{text}: need SYMBOL or SYMBOL+0xOFFSET") from None
+
     def name(self, address: int) -> str:
         """Return the symbol that an address belongs to, or the address."""
         index = bisect_right(self._sorted, address) - 1
