@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def message_of(error: Exception) -> str:
     """Return the message of an error that isn't ours in one line."""
     return " ".join(str(error).split())
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Say which word was probably meant, to go behind what is wrong; nothing if none is near."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word.replace("_", "-"), list(words), 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 class MminspectError(Exception):

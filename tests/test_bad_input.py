@@ -229,36 +229,6 @@ def test_module_that_cannot_be_loaded_is_one_line_and_no_bug(unpacked: Unpacked)
     assert "please report it" not in line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "command"),
-    [
-        (("scan", "-c", "vmcore"), "scan"),
-        (("zones", "--btf=vmlinux"), "zones"),
-        (("scan", "vmcore"), "scan"),
-        (("page", "vmcore", "1"), "page"),
-        (("vmcore",), "COMMAND"),
-    ],
-)
-def test_vmcore_in_the_wrong_place_is_told_the_right_one(arguments: Any, command: str, cli: Cli) -> None:
-    message = complaint(cli(*arguments))
-    assert message.endswith(f"; what to read goes before the command: mminspect -c VMCORE {command}")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("scan", "--banana"),
-        ("rules", "zone-id", "zone-span"),
-        ("page",),
-        ("scan", "--format", "banana"),
-        ("triage",),
-        ("watch", "-o", "out"),
-    ],
-)
-def test_other_mistakes_are_not_told_where_the_vmcore_goes(arguments: Any, cli: Cli) -> None:
-    assert "-c VMCORE" not in complaint(cli(*arguments))
-
-
 def test_pageblock_order_larger_than_a_section(cli: Cli, unpacked: Unpacked) -> None:
     message = complaint(cli("-c", unpacked(AMD64_HEALTHY), "--pageblock-order", "20", "scan"))
     assert "larger than a section" in message

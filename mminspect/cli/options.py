@@ -82,3 +82,42 @@ JOBS = click.Option(
     type=click.IntRange(1, 256),
     help="Processes that read a vmcore. Default: one, or as many as there are CPUs from 32 GiB of memory on.",
 )
+# What a kernel is read from, and how: before a command or after it.
+READ_FROM = (
+    click.Option(
+        ["-c", "--core"],
+        metavar="VMCORE",
+        multiple=True,
+        help="Core dump to read. Default: the running kernel, as root. May be given more than once, for the pieces of "
+        "a split dump.",
+    ),
+    click.Option(
+        ["-s", "--symbols"],
+        metavar="VMLINUX",
+        multiple=True,
+        help="File with the kernel's DWARF. May be given more than once. Not needed if the kernel has BTF.",
+    ),
+    click.Option(
+        ["--btf"],
+        metavar="FILE",
+        help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given.",
+    ),
+    click.Option(
+        ["--system-map"], metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF."
+    ),
+    click.Option(["--vmcoreinfo"], metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none."),
+    click.Option(
+        ["--pageblock-order"],
+        metavar="N",
+        type=click.IntRange(1, 30),
+        help="Override the order of a pageblock. A capture can lack the bitmap of a smaller one.",
+    ),
+    click.Option(
+        ["--sandbox"],
+        type=click.Choice(["auto", "require", "off"]),
+        default="auto",
+        show_default=True,
+        help="Give up all rights that reading isn't in need of: as far as it can be done, or else don't go on, or not.",
+    ),
+    click.Option(["--debug"], is_flag=True, help="Show a traceback when something goes wrong."),
+)

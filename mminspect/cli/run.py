@@ -35,7 +35,7 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
         if type(e).__name__ == "NoArgsIsHelpError":
             e.show()
             sys.exit(e.exit_code)
-        _die(" ".join(e.format_message().split()), e.exit_code)
+        _die(_in_one_line(e), e.exit_code)
     except Stopped as e:
         signals.stopped()
         _die(str(e), e.status)
@@ -58,6 +58,17 @@ def run(argv: tuple[str, ...] | None = None) -> NoReturn:
             _show_traceback()
         message = message_of(e) or type(e).__name__
         _die(f"{type(e).__name__}: {message} (--debug shows where; please report it)")
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    """Say what is wrong and, of wrong usage, what helps."""
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        # click ends its guesses with "?.".
+        text = text.rstrip(".")
+        text += "" if text.endswith("?") else "."
+        text += f" Try '{error.ctx.command_path} --help' for help."
+    return text
 
 
 def _show_traceback() -> None:

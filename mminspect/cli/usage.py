@@ -7,11 +7,16 @@ The file of a command is imported when the command is called: help and errors of
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mminspect import __version__
 from mminspect.cli import status
@@ -21,6 +26,7 @@ from mminspect.cli.options import (
     IGNORE,
     JOBS,
     MAX_RATE,
+    READ_FROM,
     SELECT,
     USER,
     format_option,
@@ -28,41 +34,78 @@ from mminspect.cli.options import (
     output_option,
 )
 from mminspect.cli.output import discard
-from mminspect.errors import MminspectError
+from mminspect.errors import MminspectError, did_you_mean
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
 
-WRONG_VALUE = (click.BadParameter, click.BadOptionUsage, click.BadArgumentUsage)
+HINT = "the options of 'mminspect --help' can be given here, too"
+# What an option of the group is called in the context of a command, where it can be given as well.
+LATER = "later_"
 
 
-def misplaced(error: click.UsageError, command: str) -> click.UsageError:
-    """Make an error that says where the vmcore goes, too."""
-    what = error.format_message().rstrip(".")
-    return click.UsageError(f"{what}; what to read goes before the command: mminspect -c VMCORE {command}", error.ctx)
+@contextlib.contextmanager
+def named(context: click.Context) -> Iterator[None]:
+    """Let errors of usage know the command."""
+    try:
+        yield
+    except click.UsageError as e:
+        e.ctx = e.ctx or context
+        raise
 
 
 class Command(click.Command):
-    """A command that is the function ``run`` of the file of its name: it takes the inputs and the options."""
+    """
+    A command that is the function ``run`` of the file of its name: it takes the inputs and the options.
+
+    The options of the group can be given after it, too.
+    """
+
+    def __init__(self, name: str, takes_vmcore: bool = False, **extra: Any) -> None:
+        params = extra.pop("params")
+        if takes_vmcore:
+            params = [click.Argument(["vmcores"], metavar="[VMCORE]...", nargs=-1), *params]
+        super().__init__(name, params=[*params, *map(_later, READ_FROM)], epilog=HINT.capitalize() + ".", **extra)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parse the options. One of the group, or a file that nothing takes, is told its place."""
-        try:
+        """Parse the options; what is wrong with them names the command."""
+        with named(context):
             return super().parse_args(context, args)
-        except click.NoSuchOption as e:
-            if any(e.option_name in option.opts for option in main.params):
-                raise misplaced(e, str(self.name)) from None
-            raise
-        except WRONG_VALUE:
-            raise
-        except click.UsageError as e:
-            if self.name != "rules":
-                raise misplaced(e, str(self.name)) from None
-            raise
 
     def invoke(self, context: click.Context) -> object:
         """Import the file and call it."""
+        pages = context.params.get("pages")
+        if pages is not None and os.path.isfile(pages):
+            raise click.UsageError(f"{pages!r} is a file; a vmcore is given with -c", context)
         module = importlib.import_module(f"mminspect.cli.{self.name}")
-        return context.invoke(module.run, context.obj, **context.params)
+        own = {name: value for name, value in context.params.items() if not name.startswith(LATER)}
+        given = {
+            name[len(LATER) :]: value
+            for name, value in context.params.items()
+            if name.startswith(LATER) and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        }
+        given["core"] = (*given.get("core", ()), *own.pop("vmcores", ()))
+        context.obj = inputs_of(context.obj, given)
+        return context.invoke(module.run, context.obj, **own)
+
+
+def _later(option: click.Option) -> click.Option:
+    """Make an option of the group into a command's."""
+    made = copy(option)
+    made.name, made.hidden = f"{LATER}{option.name}", True
+    return made
+
+
+def inputs_of(before: Inputs, given: Mapping[str, Any]) -> Inputs:
+    """
+    Add what is given to some inputs.
+
+    :param given: Values of :data:`READ_FROM`, by name. Of options that can be given more than once all count, of others
+        the last.
+    """
+    values = dict(given)
+    cores = (*(() if before.core is None else (before.core, *before.pieces)), *values.pop("core", ()))
+    symbols = (*before.symbols, *values.pop("symbols", ()))
+    return before._replace(core=cores[0] if cores else None, pieces=cores[1:], symbols=symbols, **values)
 
 
 class Commands(click.Group):
@@ -71,11 +114,21 @@ class Commands(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command. A file in its place is told its own."""
-        try:
+        """Find the command. A file in its place is scanned."""
+        name, *rest = args
+        if name in self.commands or name.startswith("-"):
             return super().resolve_command(context, args)
-        except click.UsageError as e:
-            raise misplaced(e, "COMMAND") from None
+        if not os.path.exists(name):
+            guess = did_you_mean(name, self.commands) or ", and no file of that name"
+            raise click.UsageError(f"there is no command {name!r}{guess}", context)
+        if rest and rest[0] in self.commands:
+            raise click.UsageError(f"the command goes first: mminspect {rest[0]} -c VMCORE", context)
+        return "scan", self.commands["scan"], args
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the options of the group."""
+        with named(context):
+            return super().parse_args(context, args)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options, of which some print and end."""
@@ -100,64 +153,24 @@ class Commands(click.Group):
             raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "-c",
-    "--core",
-    metavar="VMCORE",
-    multiple=True,
-    help="Core dump to read. Default: the running kernel, as root. May be given more than once, for the pieces of a "
-    "split dump.",
-)
-@click.option(
-    "-s",
-    "--symbols",
-    metavar="VMLINUX",
-    multiple=True,
-    help="File with the kernel's DWARF. May be given more than once. Not needed if the kernel has BTF.",
-)
-@click.option(
-    "--btf", metavar="FILE", help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given."
-)
-@click.option("--system-map", metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF.")
-@click.option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none.")
-@click.option(
-    "--pageblock-order",
-    metavar="N",
-    type=click.IntRange(1, 30),
-    help="Override the order of a pageblock. A capture can lack the bitmap of a smaller one.",
-)
-@click.option(
-    "--sandbox",
-    type=click.Choice(["auto", "require", "off"]),
-    default="auto",
-    show_default=True,
-    help="Give up all rights that reading isn't in need of: as far as it can be done, or else don't go on, or not.",
-)
-@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
-@click.version_option(__version__, prog_name="mminspect")
-@click.pass_context
-def main(
-    context: click.Context,
-    core: tuple[str, ...],
-    symbols: tuple[str, ...],
-    btf: str | None,
-    system_map: str | None,
-    vmcoreinfo: str | None,
-    pageblock_order: int | None,
-    sandbox: str,
-    debug: bool,
-) -> None:
+def start(context: click.Context, **given: Any) -> None:
     """A linter for the Linux kernel's memory map."""
-    first = core[0] if core else None
-    context.obj = Inputs(
-        first, symbols, btf, system_map, pageblock_order, core[1:], vmcoreinfo, sandbox=sandbox, debug=debug
-    )
+    context.obj = inputs_of(Inputs(), given)
 
+
+main = Commands(
+    "mminspect",
+    callback=click.pass_context(start),
+    params=[*READ_FROM],
+    help=start.__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+click.version_option(__version__, prog_name="mminspect")(main)
 
 COMMANDS = (
     Command(
         "scan",
+        takes_vmcore=True,
         help="Walk every pageblock and report what is wrong.",
         params=[
             format_option(*REPORT_FORMATS),
@@ -196,7 +209,12 @@ COMMANDS = (
             USER,
         ],
     ),
-    Command("zones", help="Show nodes, zones, sections and holes.", params=[format_option("table", "json"), USER]),
+    Command(
+        "zones",
+        takes_vmcore=True,
+        help="Show nodes, zones, sections and holes.",
+        params=[format_option("table", "json"), USER],
+    ),
     Command(
         "page",
         help="Show all about a page, or a range of pages.\n\n"
@@ -250,6 +268,7 @@ COMMANDS = (
     ),
     Command(
         "capture",
+        takes_vmcore=True,
         help="Write a small vmcore that holds only what an analysis reads.",
         params=[output_option("The new vmcore; .gz, .xz or .zst compresses it.", required=True), USER],
     ),

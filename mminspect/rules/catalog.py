@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
-from mminspect.errors import MminspectError
+from mminspect.errors import MminspectError, did_you_mean
 
 FILE = "catalog.json"
 
@@ -44,4 +44,5 @@ def catalog_of(rule: str) -> dict[str, Any]:
 
 def no_such_rule(name: str, rules: Iterable[str]) -> MminspectError:
     """Make the error for a name that is no rule's."""
-    return MminspectError(f"there is no rule {name!r}; the rules are {', '.join(rules)}")
+    rules = list(rules)
+    return MminspectError(f"there is no rule {name!r}{did_you_mean(name, rules)}; the rules are {', '.join(rules)}")
