@@ -17,8 +17,8 @@ from drgn.commands import argument, command
 from mminspect import scan
 from mminspect.errors import MminspectError
 from mminspect.findings import Report
-from mminspect.render.style import Style
-from mminspect.render.table import write_report
+from mminspect.render.report import write_report
+from mminspect.render.style import style_of
 from mminspect.text import Guarded, one_line
 
 
@@ -37,5 +37,5 @@ def _cmd_mminspect(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     except MminspectError as e:
         print(f"mminspect: {one_line(str(e))}", file=sys.stderr)
         return None
-    write_report(report, cast(TextIO, Guarded(sys.stdout)), Style())
+    write_report(report, cast(TextIO, Guarded(sys.stdout)), style_of(sys.stdout))
     return report

@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
 )
 WRITTEN = [path for path in DOCUMENTS if path.name != "MATRIX.md"]
 # Objects whose keys are names of something else, and the keys of detail that don't depend on the rule.
-NAMES = ("by_rule", "registers")
+NAMES = ("by_rule", "registers", "skipped")
 DETAIL = ("consequences", "consequences_abridged", "severity_by_rule")
 # Spellings that are not American, beside identifiers of the kernel and keys of JSON that have them.
 BRITISH = re.compile(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mminspect.findings import Report
-from mminspect.render import csv_, json_, ndjson, prometheus, table
+from mminspect.render import csv_, json_, ktap, ndjson, prometheus, report
 from mminspect.render.style import Style
 from mminspect.text import Guarded, kernel_name, lines, one_line
 from tests.conftest import Unpacked
@@ -92,10 +92,10 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory, unpacked: Unpacked)
     return report._replace(findings=findings, target=target)
 
 
-@pytest.mark.parametrize("module", [csv_, json_, ndjson, prometheus, table])
+@pytest.mark.parametrize("module", [csv_, json_, ktap, ndjson, prometheus, report])
 def test_no_format_lets_hostile_text_through(module: Any, hostile_report: Report) -> None:
     out = io.StringIO()
-    module.write_report(hostile_report, Guarded(out), Style())
+    module.write_report(hostile_report, Guarded(out), Style(notes=True, next_steps=("mminspect", HOSTILE)))
     assert is_harmless(out.getvalue())
     assert out.getvalue().isascii()
 

@@ -21,6 +21,11 @@ def rule_list(context: click.Context, parameter: click.Parameter, value: tuple[s
     return chosen
 
 
+def id_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse IDs of findings, separated by commas."""
+    return tuple(name.strip() for names in value for name in names.split(",") if name.strip())
+
+
 def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Parse bytes a second such as ``100M``."""
     if value is None:
@@ -75,6 +80,12 @@ USER = click.Option(
     default="nobody",
     show_default=True,
     help="User to become once the files are open, if mminspect runs as root; root keeps the user ID.",
+)
+WIDTH = click.Option(
+    ["--width"],
+    metavar="N",
+    type=click.IntRange(40, 1000),
+    help="Columns to write. Default: the terminal's, else $COLUMNS, else 100.",
 )
 JOBS = click.Option(
     ["--jobs"],

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import shlex
+
+import click
+
 from mminspect import signals
 from mminspect.cli import status
 from mminspect.cli.output import say
 from mminspect.cli.session import Session, scan_with_progress
+from mminspect.commands.left_out import LeftOut, leave_out, read_baseline
+from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import report_writer
 from mminspect.render.style import style_of
@@ -24,19 +30,34 @@ def run(
     max_rate: int | None,
     user: str,
     allow_incomplete: bool,
+    baseline: str | None,
+    ignore_known: bool,
+    ignore_id: tuple[str, ...],
     partial: bool,
     jobs: int | None,
     verbose: bool,
+    notes: bool,
+    statistics: bool,
+    width: int | None,
 ) -> int:
     """Scan a kernel and write the report; return the exit status."""
+    if statistics and format_ != "table":
+        raise click.UsageError("--statistics goes with --format table; 'by_rule' of the JSON has the counts")
     rules = select_rules(select, ignore)
     write = report_writer(format_)
+    left = LeftOut(read_baseline(baseline) if baseline is not None else (), frozenset(ignore_id), ignore_known)
     with Session(inputs, output, user, verbose=verbose, gentle=True) as session:
         with session.kernel() as kernel:
             stopper = signals.Stopper() if partial else None
             report = scan_with_progress(kernel, rules, Limits(max_rate, stopper, jobs))
+            if left != LeftOut():
+                report = leave_out(report, left)
+                _say_what_is_not_there(report, left)
         with session.output() as out:
-            write(report, out, style_of(out)._replace(verbose=verbose))
+            style = style_of(out, width)._replace(
+                verbose=verbose, notes=notes, statistics=statistics, fail_on=fail_on, next_steps=call(inputs)
+            )
+            write(report, out, style)
     found = fail_on != "never" and report.count(fail_on)
     if stopper is not None and stopper.status is not None:
         say(f"{stopper.message}: the report is of the part that was walked")
@@ -46,3 +67,24 @@ def run(
         return status.FINDINGS if found else 0
     # Nothing found says little when not all of it is there.
     return status.FAILED if "incomplete" in report.target and not allow_incomplete else 0
+
+
+def call(inputs: Inputs) -> tuple[str, ...]:
+    """Get the words with which a shell opens the same kernel, the program first."""
+    words = []
+    for option, values in (
+        ("-c", (inputs.core, *inputs.pieces)),
+        ("-s", inputs.symbols),
+        ("--btf", (inputs.btf,)),
+        ("--system-map", (inputs.system_map,)),
+        ("--vmcoreinfo", (inputs.vmcoreinfo,)),
+        ("--pageblock-order", (inputs.pageblock_order,)),
+    ):
+        words += [f"{option} {shlex.quote(str(value))}" for value in values if value is not None]
+    return ("mminspect", *words) if inputs.core is not None else ("sudo mminspect", *words)
+
+
+def _say_what_is_not_there(report: Report, left: LeftOut) -> None:
+    """Say which IDs are no finding's: they were mistyped, or what they named is gone."""
+    if len(left.ids) > report.summary["left_out"]["ids"]:
+        say(f"{len(left.ids) - report.summary['left_out']['ids']} of the IDs of --ignore-id are no finding's")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,31 +47,59 @@ def looks_like_json(path: str) -> bool:
         return False
 
 
+def _parse(path: str, schemas: Sequence[str]) -> dict[str, Any]:
+    """
+    Read a file of one of some schemas.
+
+    :raises MminspectError: if the file has none of them, or is not all there.
+    """
+    kinds = "neither a report nor a map" if len(schemas) > 1 else "no report"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise MminspectError(f"{path}: {e.strerror or e}") from None
+    except UnicodeDecodeError:
+        raise MminspectError(f"{path}: {kinds} in JSON") from None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        if text.lstrip()[:1] == "{":
+            raise MminspectError(f"{path}: cut short or damaged: {' '.join(str(e).split())}") from None
+        raise MminspectError(f"{path}: {kinds} in JSON") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, str) or not schema.startswith("mminspect."):
+        raise MminspectError(f"{path}: JSON, but {kinds} of mminspect")
+    if schema not in schemas:
+        raise MminspectError(f"{path}: has schema {schema!r}; this mminspect reads {' and '.join(schemas)}")
+    result: dict[str, Any] = data
+    return result
+
+
 def load(path: str) -> dict[str, Any]:
     """
     Read a saved report or map.
 
     :raises MminspectError: if the file is neither, or not all of one.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as e:
-        raise MminspectError(f"{path}: {e.strerror or e}") from None
-    except UnicodeDecodeError:
-        raise MminspectError(f"{path}: neither a report nor a map in JSON") from None
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        if text.lstrip()[:1] == "{":
-            raise MminspectError(f"{path}: cut short or damaged: {' '.join(str(e).split())}") from None
-        raise MminspectError(f"{path}: neither a report nor a map in JSON") from None
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(schema, str) or not schema.startswith("mminspect."):
-        raise MminspectError(f"{path}: JSON, but neither a report nor a map of mminspect")
-    if schema not in _NEEDED:
-        raise MminspectError(f"{path}: has schema {schema!r}; this mminspect reads {' and '.join(_NEEDED)}")
-    _check(path, schema, data)
-    result: dict[str, Any] = data
+    data = _parse(path, tuple(_NEEDED))
+    _check(path, data["schema"], data)
+    return data
+
+
+def load_findings(path: str) -> list[dict[str, Any]]:
+    """
+    Read the findings of a saved report, of which only the IDs must be there.
+
+    :raises MminspectError: if the file is no report, or a finding has no ID.
+    """
+    data = _parse(path, (findings.SCHEMA,))
+    _has(path, "it", data, {"findings": list})
+    for finding in data["findings"]:
+        _has(path, "a finding", finding, {"id": str})
+        for key in ("signature", "severity", "reason"):
+            if not isinstance(finding.get(key, ""), str):
+                raise MminspectError(f"{path}: damaged: a finding has no {key!r} that can be used")
+    result: list[dict[str, Any]] = data["findings"]
     return result
 
 

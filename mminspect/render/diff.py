@@ -9,8 +9,9 @@ from typing import IO, Any
 
 import click
 
+from mminspect.render.report import MAX_FINDINGS
 from mminspect.render.style import Style
-from mminspect.render.table import COLORS, MAX_FINDINGS, hex_range, plural, write_table
+from mminspect.render.table import COLORS, hex_range, plural, write_table
 
 
 def write_diff(data: dict[str, Any], out: IO[str], style: Style) -> None:

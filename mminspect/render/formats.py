@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     ChangesWriter = Callable[[Sequence[Change], IO[str], Style], None]
 
 # The file of each format. The default is first.
-REPORT_FORMATS = {"table": "table", "json": "json_", "ndjson": "ndjson", "csv": "csv_", "prometheus": "prometheus"}
+REPORT_FORMATS = {
+    "table": "report",
+    "json": "json_",
+    "ndjson": "ndjson",
+    "csv": "csv_",
+    "prometheus": "prometheus",
+    "ktap": "ktap",
+}
 CHANGE_FORMATS = {"table": "table", "ndjson": "ndjson"}
 
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import islice
 from typing import IO, Any
 
 import click
 
 from mminspect.commands.watch import Change
-from mminspect.findings import ERROR, NOTE, WARNING, Finding, Report
+from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
 from mminspect.text import one_line
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
-
-# Nobody reads more findings than this in a table.
-MAX_FINDINGS = 1000
 
 # A message column narrower than this is no longer readable; then the lines are longer than the terminal.
 MIN_MESSAGE_WIDTH = 24
@@ -75,61 +71,9 @@ def plural(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _write_line(text: str, out: IO[str], width: int | None) -> None:
+def write_line(text: str, out: IO[str], width: int | None) -> None:
     """Write a line, folded where the terminal is narrower."""
     out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
-
-
-def write_report(report: Report, out: IO[str], style: Style) -> None:
-    """Write target, findings and summary."""
-    width, color = style.width, style.color
-    target, summary = report.target, report.summary
-    order = target["pageblock_order"]
-    _write_line(
-        f"{target['release']} {target['machine']}, {target['memory_model']}, pages of {target['page_size']}, "
-        f"pageblocks of order {order} ({target['pageblock_order_from']}), types from {target['types_from']}",
-        out,
-        width,
-    )
-    if "incomplete" in target:
-        _write_line(f"not whole: {target['incomplete']}", out, width)
-    out.write("\n")
-    if report.findings:
-        rows = []
-        for finding in islice(report.findings, MAX_FINDINGS):
-            pfns = hex_range(finding.start_pfn, finding.end_pfn)
-            rows.append((_severity(finding, color), finding.rule, pfns, one_line(finding.message)))
-        write_table(rows, ("severity", "rule", "pfns", "message"), out, width)
-        more = len(report.findings) - MAX_FINDINGS
-        if more > 0:
-            out.write(f"{plural(more, 'more finding')} not shown; --format json, ndjson or csv has all of them\n")
-        out.write("\n")
-    if style.verbose:
-        for finding in islice(report.findings, MAX_FINDINGS):
-            _write_finding_consequences(finding, out, width, color)
-    counts = ", ".join(plural(number, severity) for severity, number in summary["by_severity"].items())
-    unread = summary["pages_unreadable"]
-    _write_line(
-        f"{counts}; {plural(summary['pages_examined'], 'page')} in "
-        f"{plural(summary['pageblocks'], 'pageblock')} examined"
-        f"{f', {unread:,} unreadable' if unread else ''} in {summary['elapsed_seconds']:.2f} s",
-        out,
-        width,
-    )
-    if summary.get("transient"):
-        transient = plural(summary["transient"], "finding")
-        _write_line(f"{transient} omitted: a second read did not confirm them", out, width)
-    if summary.get("partial"):
-        _write_line("stopped early: not all of memory was examined", out, width)
-
-
-def _write_finding_consequences(finding: Finding, out: IO[str], width: int | None, color: bool) -> None:
-    data = finding.detail.get("consequences")
-    if data:
-        pfns = hex_range(finding.start_pfn, finding.end_pfn)
-        out.write(f"{_severity(finding, color)} {finding.rule} {pfns}: what the kernel would do\n")
-        write_consequences(data, out, width)
-        out.write("\n")
 
 
 def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:
@@ -158,7 +102,7 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
 def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
     """Write what is new and what is gone, as ``mminspect watch`` shows it; nothing where nothing changed."""
     rows = [
-        (change.event, _severity(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), one_line(f.message))
+        (change.event, severity_of(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), one_line(f.message))
         for change in changes
         for f in (change.finding,)
     ]
@@ -166,7 +110,7 @@ def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None
         write_table(rows, ("event", "severity", "rule", "pfns", "message"), out, style.width)
 
 
-def _severity(finding: Finding, color: bool) -> str:
+def severity_of(finding: Finding, color: bool) -> str:
     return click.style(finding.severity, fg=COLORS[finding.severity]) if color else finding.severity
 
 

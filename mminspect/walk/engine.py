@@ -13,7 +13,7 @@ from mminspect.memmap.chunk import EXCLUDED, OFFLINE, Chunk
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
-from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, Rule, TallyCheck, applicable
+from mminspect.rules.base import Identify, KeyCheck, MapCheck, PageCheck, ProcCheck, Rule, TallyCheck, applicable
 from mminspect.rules.collectors import COLLECTORS, Collector
 from mminspect.walk import parallel
 from mminspect.walk.limits import Progress
@@ -22,6 +22,8 @@ from mminspect.walk.spill import Findings
 # Makes a collector besides those of the rules.
 Observe = Callable[[MemoryMap], Collector]
 # The kinds of checks of a walk, and those of them that mean something where the kernel runs meanwhile.
+NEEDS_PROC = "it judges the running kernel only"
+NOT_WHILE_RUNNING = "what it judges changes while the kernel runs"
 ALL_KINDS = (MapCheck, PageCheck, KeyCheck, TallyCheck)
 LIVE_KINDS = (MapCheck, PageCheck, KeyCheck)
 
@@ -91,6 +93,18 @@ class Scan:
         self.pages_examined = 0
         self.pages_unreadable = 0
         self.pageblocks = 0
+
+    def skipped(self) -> dict[str, str]:
+        """Say of each rule that judged nothing why it didn't."""
+        result = {}
+        for rule in self._rules:
+            why = self._memory.layout.why_unknown(*rule.needs)
+            if why is not None:
+                result[rule.id] = why
+            elif not any(isinstance(check, self._kinds) for check in rule.checks):
+                of_live = any(isinstance(check, ProcCheck) for check in rule.checks)
+                result[rule.id] = NEEDS_PROC if of_live else NOT_WHILE_RUNNING
+        return result
 
     def findings(self, progress: Progress | None = None, jobs: int = 1, outcomes: Outcomes | None = None) -> Findings:
         """

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mminspect.findings import SEVERITIES, Report
+from mminspect.findings import Report
 from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.describe import describe_zones
 from mminspect.rules.base import Rule
@@ -18,17 +18,15 @@ from mminspect.walk.spill import Findings
 def summarize(walk: Scan, rules: Sequence[Rule], findings: Findings, seconds: float) -> dict[str, Any]:
     """Count pages and findings, as the report's ``summary`` has it."""
     by_rule = {rule.id: {"findings": 0, "pages": 0} for rule in rules}
-    by_severity = dict.fromkeys(reversed(SEVERITIES), 0)
     for rule_id, (number, pages) in findings.by_rule.items():
         by_rule[rule_id] = {"findings": number, "pages": pages}
-    by_severity.update(findings.by_severity)
     return {
         "pages_examined": walk.pages_examined,
         "pages_unreadable": walk.pages_unreadable,
         "pageblocks": walk.pageblocks,
         "by_rule": by_rule,
-        "by_severity": by_severity,
-        "known": findings.known,
+        **findings.counts(),
+        "skipped": walk.skipped(),
         "elapsed_seconds": round(seconds, 3),
     }
 

@@ -11,7 +11,7 @@ from mminspect.consequences.attach import Outcomes, attach
 from mminspect.findings import Report
 from mminspect.kernel.kernel import Kernel
 from mminspect.program.target import Target
-from mminspect.rules.base import Rule
+from mminspect.rules.base import ProcCheck, Rule
 from mminspect.rules.registry import select_rules
 from mminspect.walk import live, parallel
 from mminspect.walk.engine import Observe, Scan
@@ -83,4 +83,8 @@ def _scan_live(
         findings.add(finding)
     report = make_report(result.kernel, result.walk, rules, findings, start)
     report.summary["transient"] = result.transient
+    for rule in rules:
+        # They took part beside the walk.
+        if any(isinstance(check, ProcCheck) for check in rule.checks):
+            report.summary["skipped"].pop(rule.id, None)
     return report

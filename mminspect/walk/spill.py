@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, overload
 
 from mminspect.errors import MminspectError
-from mminspect.findings import Finding, sort_key
+from mminspect.findings import SEVERITIES, Finding, sort_key
 from mminspect.program import files
 
 # Findings that are kept in memory, and items in their lists: of garbage, a pageblock links to as many zones as it has
@@ -51,7 +51,7 @@ class Findings(Sequence[Finding]):
 
     :ivar by_rule: Number of findings and of their pages, by rule.
     :ivar by_severity: Number of findings by severity.
-    :ivar known: Number of those that a known bug or quirk explains.
+    :ivar known: Number of those that a known bug or quirk explains, by severity and whether it is harmful.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Findings(Sequence[Finding]):
         self._items = 0
         self.by_rule: dict[str, tuple[int, int]] = {}
         self.by_severity: dict[str, int] = {}
-        self.known = 0
+        self.known: dict[tuple[str, bool], int] = {}
 
     def add(self, finding: Finding) -> None:
         """
@@ -75,7 +75,9 @@ class Findings(Sequence[Finding]):
         number, pages = self.by_rule.get(finding.rule, (0, 0))
         self.by_rule[finding.rule] = number + 1, pages + finding.pages
         self.by_severity[finding.severity] = self.by_severity.get(finding.severity, 0) + 1
-        self.known += finding.known is not None
+        if finding.known is not None:
+            key = finding.severity, bool(finding.known["harmful"])
+            self.known[key] = self.known.get(key, 0) + 1
         self._length += 1
         self._recent.append(finding)
         self._sorted = False
@@ -111,6 +113,18 @@ class Findings(Sequence[Finding]):
             batch: list[Finding] = pickle.load(file)
             position = file.tell()
             yield from batch
+
+    def counts(self) -> dict[str, Any]:
+        """Count by severity, and those that are known, as a report's ``summary`` has it."""
+        known = {
+            severity: {"harmless": self.known.get((severity, False), 0), "harmful": self.known.get((severity, True), 0)}
+            for severity in reversed(SEVERITIES)
+        }
+        return {
+            "by_severity": {**dict.fromkeys(reversed(SEVERITIES), 0), **self.by_severity},
+            "known": sum(self.known.values()),
+            "known_by_severity": known,
+        }
 
     def __len__(self) -> int:
         return self._length

@@ -107,6 +107,9 @@ def test_dumb_terminal_gets_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
+        def fileno(self) -> int:
+            raise OSError
+
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert style_of(Terminal()).color  # type: ignore[arg-type]

@@ -155,7 +155,10 @@ def test_vmcores_and_logs_mixed(log: Path, unpacked: Unpacked, cli: Cli, tmp_pat
     assert done.status == 2
 
 
-def test_several_files_have_a_table_first(log: Path, unpacked: Unpacked, cli: Cli) -> None:
+def test_several_files_have_a_table_first(
+    log: Path, unpacked: Unpacked, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
     lines = cli("triage", log, unpacked(SYSRQ)).out.splitlines()
     assert lines[0].split() == ["file", "verdict", "kind", "where", "why"]
     assert lines[2].startswith(str(log)) and "struct pages" in lines[2]

@@ -27,7 +27,7 @@ FLOW = (
     *("rules", "consequences", "walk", "commands", "render", "cli"),
 )
 WIDTH = 118
-EXAMPLE = ("-c", "fixtures/vmcores/i386-5.10-hole.xz", "scan", "--select", "bitmap-bounds,uninitialized")
+EXAMPLE = ("fixtures/vmcores/i386-5.10-hole.xz", "--select", "bitmap-bounds")
 
 
 def rules_table() -> str:

@@ -176,7 +176,10 @@ def test_planted_free_page_that_has_references(plant: Plant) -> None:
     assert [(f.rule, f.severity, f.detail["value"]) for f in new] == [(RULE.id, "error", 2)]
 
 
-def test_page_tells_its_list_and_what_it_breaks(plant: Plant, cli: Cli, unpacked: Unpacked) -> None:
+def test_page_tells_its_list_and_what_it_breaks(
+    plant: Plant, cli: Cli, unpacked: Unpacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
     fault = plant(AMD64_HEALTHY)
     there, pfns = a_list(fault)
     (page,) = cli("-c", unpacked(AMD64_HEALTHY), "page", "--format", "json", hex(pfns[3])).json()["pages"]
