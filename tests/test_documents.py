@@ -99,10 +99,17 @@ def section(command: str) -> str:
 
 def test_every_command_is_documented(cli: Cli) -> None:
     found = commands(cli)
-    assert len(found) == 10
+    assert len(found) == 11
     for command in found:
         assert section(command)
         assert f"| `{command}" in read(README)
+
+
+def help_of(command: str, cli: Cli) -> str:
+    """Get the help of a command and of those in it."""
+    text = cli(command, "--help").out
+    inner = re.findall(r"^  (\w+)  +\S", text.partition("Commands:")[2], re.MULTILINE)
+    return text + "".join(cli(command, name, "--help").out for name in inner)
 
 
 def options(text: str) -> set[str]:
@@ -116,14 +123,14 @@ def test_every_option_is_documented(cli: Cli) -> None:
     for option in options(cli("--help").out):
         assert f"`{option}" in USAGE.split("\n## scan\n")[0], option
     for command in commands(cli):
-        for option in options(cli(command, "--help").out):
+        for option in options(help_of(command, cli)):
             assert re.search(rf"`{option}\b", section(command).replace("\n", " ")), (command, option)
 
 
 def test_every_choice_is_documented(cli: Cli) -> None:
     for command in commands(cli):
         text = re.sub(r"\\|\n", "", section(command))
-        for choices in re.findall(r"\[(\w+(?:\|\w+)+)\]", cli(command, "--help").out):
+        for choices in re.findall(r"\[([\w-]+(?:\|[\w-]+)+)\]", help_of(command, cli)):
             assert choices in text, (command, choices)
 
 

@@ -28,6 +28,7 @@ ROOMS = (
     ("__init__",),
     ("commands",),
     ("render",),
+    ("fleet",),
     ("cli",),
     ("__main__", "drgn_plugin"),
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 
 import click
 
@@ -43,6 +44,17 @@ def interval(context: click.Context, parameter: click.Parameter, value: str) -> 
     if not 0 < seconds <= MAX_INTERVAL:
         raise click.BadParameter(f"{value!r} is not an interval of up to a year; give for example 30s, 5m or 1h")
     return seconds
+
+
+def date(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Parse a day, or a time of it, in UTC to seconds since 1970."""
+    if value is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no date; give for example 2026-11-26") from None
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp())
 
 
 def format_option(*formats: str) -> click.Option:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import pwd
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from mminspect.cli.publish import Publisher
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
-from mminspect.program import files, privileges, sandbox
+from mminspect.program import files, late, privileges, sandbox
 
 if TYPE_CHECKING:
     from mminspect.findings import Report
@@ -27,20 +26,6 @@ if TYPE_CHECKING:
     from mminspect.rules.base import Rule
     from mminspect.walk.limits import Limits
     from mminspect.walk.picture import Picture
-
-# Modules that are imported when they are needed, and could be unreadable for the user that the process becomes.
-LATE = (
-    "hashlib",
-    "mminspect.walk.scan",
-    "mminspect.walk.picture",
-    "mminspect.kernel.identify",
-    "mminspect.program.unpack",
-    "mminspect.memmap._digest",
-    "drgn.helpers.linux.kallsyms",
-    "drgn.helpers.linux.xarray",
-    "click._termui_impl",
-    "tabulate",
-)
 
 
 def _duplicate(path: str, descriptor: int) -> int:
@@ -92,9 +77,7 @@ class Session:
             return
         account = self._account(user, is_live)
         if account is not None and not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
-            for name in LATE:
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(name)
+            late.load()
         if output is not None and output != "-":
             descriptor = own_descriptor(output)
             if descriptor is None:

@@ -30,10 +30,12 @@ from mminspect.cli.options import (
     SELECT,
     USER,
     WIDTH,
+    date,
     format_option,
     id_list,
     interval,
     output_option,
+    rate,
 )
 from mminspect.cli.output import discard
 from mminspect.errors import MminspectError, did_you_mean
@@ -62,8 +64,9 @@ class Command(click.Command):
     The options of the group can be given after it, too.
     """
 
-    def __init__(self, name: str, takes_vmcore: bool = False, **extra: Any) -> None:
+    def __init__(self, name: str, takes_vmcore: bool = False, file: str | None = None, **extra: Any) -> None:
         params = extra.pop("params")
+        self._file = file or name
         if takes_vmcore:
             params = [click.Argument(["vmcores"], metavar="[VMCORE]...", nargs=-1), *params]
         super().__init__(name, params=[*params, *map(_later, READ_FROM)], epilog=HINT.capitalize() + ".", **extra)
@@ -78,7 +81,7 @@ class Command(click.Command):
         pages = context.params.get("pages")
         if pages is not None and os.path.isfile(pages):
             raise click.UsageError(f"{pages!r} is a file; a vmcore is given with -c", context)
-        module = importlib.import_module(f"mminspect.cli.{self.name}")
+        module = importlib.import_module(f"mminspect.cli.{self._file}")
         own = {name: value for name, value in context.params.items() if not name.startswith(LATER)}
         given = {
             name[len(LATER) :]: value
@@ -312,5 +315,56 @@ COMMANDS = (
         ],
     ),
 )
+FLEET = (
+    Command(
+        "run",
+        file="fleet_run",
+        help="Read vmcores and kernel logs, spread by Dask, and write what is found to a folder.\n\nA SOURCE is a "
+        "file, a folder, a glob, or @LIST: a file with one of these in each line. What is read already isn't read "
+        "again. The exit status is 1 if some could not be read.",
+        params=[
+            click.Argument(["sources"], metavar="SOURCE...", nargs=-1, required=True),
+            click.Option(["--out"], metavar="DIR", required=True, help="Folder; a run that was ended goes on there."),
+            click.Option(["--workers"], metavar="N", type=click.IntRange(1, 1024), help="Default: one a CPU."),
+            click.Option(["--scheduler"], metavar="ADDRESS", help="Use the workers of this Dask scheduler."),
+            click.Option(
+                ["--timeout"],
+                metavar="TIME",
+                default="10m",
+                show_default=True,
+                callback=interval,
+                help="For each file.",
+            ),
+            click.Option(
+                ["--memory"], metavar="BYTES", default="4G", show_default=True, callback=rate, help="For each file."
+            ),
+            click.Option(["--retry-failed"], is_flag=True, help="Read again what failed before."),
+            click.Option(["--dashboard"], is_flag=True, help="Serve Dask's dashboard, and say where."),
+            USER,
+        ],
+    ),
+    Command(
+        "show",
+        file="fleet_show",
+        help="Show the files in groups: what the memory map explains comes first.",
+        params=[
+            click.Argument(["folder"], metavar="DIR"),
+            click.Option(
+                ["--by"],
+                type=click.Choice(["signature", "bug", "rule", "function", "release", "host-layout"]),
+                default="signature",
+                show_default=True,
+                help="What makes a group.",
+            ),
+            click.Option(["--since"], metavar="DATE", callback=date, help="Crashes of this day (UTC) and later only."),
+            format_option("table", "json", "csv", "html"),
+            output_option("Write there, not to stdout."),
+            WIDTH,
+        ],
+    ),
+)
 for command in COMMANDS:
     main.add_command(command)
+main.add_command(
+    click.Group("fleet", commands=FLEET, help="Read thousands of vmcores, and group them by what memory looked like.")
+)

@@ -18,7 +18,7 @@ COLUMNS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message"
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
-def _cell(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """Make text harmless to terminals and to spreadsheets."""
     if not isinstance(value, str):
         return value
@@ -31,5 +31,5 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for finding in report.findings:
-        values = [_cell(getattr(finding, column)) for column in COLUMNS[:-1]]
+        values = [harmless(getattr(finding, column)) for column in COLUMNS[:-1]]
         writer.writerow([*values, dumps(finding.detail)])

@@ -73,7 +73,7 @@ def plural(number: int, name: str) -> str:
 
 def write_line(text: str, out: IO[str], width: int | None) -> None:
     """Write a line, folded where the terminal is narrower."""
-    out.write((text if width is None else textwrap.fill(text, max(width, 1))) + "\n")
+    out.write((text if width is None else textwrap.fill(text, max(width, 1), break_on_hyphens=False)) + "\n")
 
 
 def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:

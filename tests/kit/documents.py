@@ -24,7 +24,7 @@ DESIGN = ROOT / "docs" / "design.md"
 # The packages, in the order in which data flow through them.
 FLOW = (
     *("program", "typeinfo", "memorymap", "layout", "memmap", "kernel"),
-    *("rules", "consequences", "walk", "commands", "render", "cli"),
+    *("rules", "consequences", "walk", "commands", "render", "fleet", "cli"),
 )
 WIDTH = 118
 EXAMPLE = ("fixtures/vmcores/i386-5.10-hole.xz", "--select", "bitmap-bounds")

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 
 from mminspect.findings import Finding, Report
@@ -15,7 +17,15 @@ from mminspect.render.report import in_order, verdict
 from mminspect.render.style import Style
 from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Unpacked, complaint
-from tests.kit.support import AMD64_400M, I386_HOLE
+from tests.kit.support import AMD64_400M, I386_HOLE, NAMES, ROOT
+
+SCHEMA = json.loads((ROOT / "mminspect" / "schemas" / "report-1.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_is_as_the_schema_says(name: str, cli: Cli, unpacked: Unpacked) -> None:
+    for more in ((), ("--ignore-known", "--partial")):
+        jsonschema.validate(cli("scan", unpacked(name), "--format", "json", *more).json(), SCHEMA)
 
 
 def counts(error: tuple[int, int, int], warning: tuple[int, int, int] = (0, 0, 0), notes: int = 0) -> dict[str, Any]:

@@ -36,7 +36,15 @@ def triage(kernel: Kernel, log: Log | None = None) -> dict[str, Any]:
     :return: The result as plain data.
     :raises mminspect.errors.MminspectError: if the vmcore can't be analyzed.
     """
-    scanned = scan(kernel)
+    return triage_scanned(kernel, scan(kernel), log)
+
+
+def triage_scanned(kernel: Kernel, scanned: ScanReport, log: Log | None = None) -> dict[str, Any]:
+    """
+    Do the same with a report of all rules that is there.
+
+    :param scanned: The report.
+    """
     told = read_dump_log(kernel.target)
     if log is not None:
         told = with_log(told, log)

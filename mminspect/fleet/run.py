@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read a fleet by Dask: a task a file, a few ahead on each worker, so that nothing grows with the number of files."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
+
+from mminspect.errors import MminspectError
+from mminspect.fleet.sources import Source
+from mminspect.fleet.store import FAILED, SKIPPED, Store
+from mminspect.fleet.task import Limits, read_file
+from mminspect.text import one_line
+
+# Tasks that wait at a worker while it has one in hand.
+AHEAD = 2
+# How often Dask may lose a file with its worker before it is recorded so.
+LOST = 2
+
+
+def needed(name: str) -> Any:
+    """
+    Import what only fleets need.
+
+    :raises MminspectError: if it isn't installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = "Dask" if name == "distributed" else "DuckDB"
+        raise MminspectError(f"{package} is not installed; install it with: pip install 'mminspect[fleet]'") from None
+
+
+class Progress:
+    """
+    How far a run is.
+
+    :ivar counts: Files by status, and those that were ``done`` before.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.counts: Counter[str] = Counter()
+        self._start = time.monotonic()
+
+    def line(self) -> str:
+        """Say it in a line."""
+        now = sum(number for status, number in self.counts.items() if status != "done")
+        rate = now / max(time.monotonic() - self._start, 1e-3)
+        parts = [f"{now:,} files", *(f"{self.counts[key]:,} {key}" for key in (FAILED, SKIPPED) if self.counts[key])]
+        if self.counts["done"]:
+            parts.append(f"{self.counts['done']:,} done before")
+        parts.append(f"{rate:.1f} files/s")
+        if self.total is not None and now:
+            left = max(0, self.total - now - self.counts["done"]) / rate
+            parts.append(f"about {left:,.0f} s left" if left < 600 else f"about {left / 60:,.0f} min left")
+        return ", ".join(parts)
+
+
+class Cluster:
+    """
+    Workers of Dask: some on this machine, or those of a scheduler that is there.
+
+    :param workers: Processes to start here.
+    :param scheduler: Address of a scheduler to use instead.
+    :raises MminspectError: if Dask isn't installed, or the scheduler doesn't answer.
+    """
+
+    def __init__(self, workers: int, scheduler: str | None, dashboard: str | None) -> None:
+        distributed = needed("distributed")
+        # What goes wrong is said here, in a line.
+        logging.disable(logging.CRITICAL)
+        self._distributed = distributed
+        self._cluster: Any = None
+        try:
+            if scheduler is None:
+                self._cluster = distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=dashboard,
+                    silence_logs=logging.CRITICAL,
+                )
+            self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s", set_as_default=False)
+        except (OSError, ValueError, RuntimeError) as e:
+            where = scheduler or "this machine"
+            raise MminspectError(f"no Dask scheduler at {where}: {one_line(str(e))}") from None
+
+    @property
+    def dashboard(self) -> str:
+        """Address of Dask's dashboard."""
+        return str(self._client.dashboard_link)
+
+    def read(self, sources: Iterable[Source], limits: Limits) -> Iterator[tuple[Source, list[dict[str, Any]]]]:
+        """
+        Read files, in any order.
+
+        :raises MminspectError: if the scheduler is gone.
+        """
+        completed = self._distributed.as_completed(loop=self._client.loop)
+        waiting: dict[Any, Source] = {}
+        for source in sources:
+            future = self._client.submit(read_file, source.path, source.size, limits, pure=False, retries=LOST)
+            waiting[future] = source
+            completed.add(future)
+            while len(waiting) >= self._room():
+                yield self._next(completed, waiting)
+        while waiting:
+            yield self._next(completed, waiting)
+
+    def _room(self) -> int:
+        return AHEAD * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+
+    def _next(self, completed: Any, waiting: dict[Any, Source]) -> tuple[Source, list[dict[str, Any]]]:
+        future = next(completed)
+        source = waiting.pop(future)
+        if future.status in ("cancelled", "lost") or self._client.status != "running":
+            raise MminspectError("the Dask scheduler is gone; run the same command again to go on")
+        try:
+            rows: list[dict[str, Any]] = future.result()
+        except Exception as e:
+            # Whatever ended a worker, the others go on.
+            error = one_line(f"lost with its worker, {LOST + 1} times: {type(e).__name__}")
+            rows = [{"row": "file", "status": FAILED, "error": error}]
+        future.release()
+        return source, rows
+
+    def close(self) -> None:
+        """End the workers that were started here."""
+        self._client.close(timeout=5)
+        if self._cluster is not None:
+            self._cluster.close(timeout=10)
+
+
+def plan(store: Store, sources: Iterable[Source], retry: bool) -> tuple[Progress, list[Source]]:
+    """
+    Find out which files are still to be read, and record those that are skipped.
+
+    :param retry: Whether those that failed are read again.
+    """
+    sources = list(sources)
+    progress = Progress(len(sources))
+    to_read = []
+    for source in sources:
+        status = store.done.get(source.key)
+        if status is not None and not (retry and status == FAILED):
+            progress.counts["done"] += 1
+        elif source.skipped is not None:
+            store.add(source, [{"row": "file", "status": SKIPPED, "error": source.skipped}])
+            progress.counts[SKIPPED] += 1
+        else:
+            to_read.append(source)
+    return progress, to_read
+
+
+def run(
+    store: Store,
+    sources: Iterable[Source],
+    cluster: Cluster,
+    limits: Limits,
+    progress: Progress,
+    tell: Callable[[Progress], None],
+) -> None:
+    """
+    Read files.
+
+    :param tell: Called after each file.
+    """
+    for source, rows in cluster.read(sources, limits):
+        store.add(source, rows)
+        progress.counts[str(rows[-1]["status"])] += 1
+        tell(progress)

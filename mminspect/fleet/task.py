@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a worker of Dask does: it has a file read by a child of its server process."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
+
+# A child that ended without an answer is tried once more: the machine may have been short of memory.
+TRIES = 2
+# Seconds beyond a file's own time after which the server is given up.
+PATIENCE = 30.0
+
+
+class Limits(NamedTuple):
+    """
+    What a file may take.
+
+    :ivar timeout: Seconds.
+    :ivar memory: Bytes.
+    :ivar user: User that a child of root becomes.
+    """
+
+    timeout: float = 600.0
+    memory: int = 4 << 30
+    user: str = "nobody"
+
+
+_server: subprocess.Popen[bytes] | None = None
+# A worker has one server, however many threads it has.
+_one = threading.Lock()
+
+
+def _running() -> subprocess.Popen[bytes]:
+    global _server
+    if _server is None or _server.poll() is not None:
+        command = [sys.executable, "-m", "mminspect.fleet.server"]
+        # No plugins, which take long to load, and nothing of a vmcore is sent anywhere.
+        environment = {**os.environ, "DRGN_DISABLE_PLUGINS": "*", "OPENBLAS_NUM_THREADS": "1"}
+        environment.pop("DEBUGINFOD_URLS", None)
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        _server = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=null)
+    return _server
+
+
+def read_file(path: str, size: int, limits: Limits) -> list[dict[str, Any]]:
+    """
+    Read a file.
+
+    :return: Its rows, the file's own at last.
+    """
+    with _one:
+        for _ in range(TRIES):
+            answer = _ask({"path": path, "size": size, **limits._asdict()}, limits.timeout + PATIENCE)
+            rows: list[dict[str, Any]] | None = answer.get("rows")
+            if rows is not None:
+                rows[-1].update(seconds=answer["seconds"], cpu=answer["cpu"])
+                return rows
+        return [{"row": "file", "status": "failed", "error": f"the process that read it {answer['ended']}, twice"}]
+
+
+def _ask(request: dict[str, Any], patience: float) -> dict[str, Any]:
+    server = _running()
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        server.stdin.write(json.dumps(request).encode() + b"\n")
+        server.stdin.flush()
+        line = _line(server.stdout.fileno(), patience)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+    except (OSError, ValueError):
+        server.kill()
+        server.wait()
+        return {"ended": "was lost with its server"}
+
+
+def _line(fd: int, patience: float) -> bytes:
+    """Get a line, or as much of it as comes in time."""
+    data = b""
+    deadline = time.monotonic() + patience
+    while not data.endswith(b"\n"):
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        piece = os.read(fd, 1 << 20) if ready else b""
+        if not piece:
+            break
+        data += piece
+    return data
