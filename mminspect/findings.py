@@ -119,12 +119,14 @@ class Report(NamedTuple):
     :ivar zones: The zones that span pages.
     :ivar summary: Counts.
     :ivar findings: Sorted by start pfn, end pfn and rule.
+    :ivar drawn: The map of memory, where it was asked for.
     """
 
     target: dict[str, Any]
     zones: list[dict[str, Any]]
     summary: dict[str, Any]
     findings: Sequence[Finding]
+    drawn: dict[str, Any] | None = None
 
     def head(self) -> dict[str, Any]:
         """Get all but the findings as the JSON contract has it."""

@@ -9,12 +9,14 @@ from typing import IO, Any
 import click
 
 from mminspect.cli.output import check_writable, open_output
+from mminspect.cli.pages import cell_order, command_line
 from mminspect.cli.session import Session, picture_with_progress
 from mminspect.commands import map as maps
 from mminspect.commands.saved import as_map, load
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.render import json_
+from mminspect.render.html import write_page
 from mminspect.render.map import write_map
 from mminspect.render.style import Style, style_of
 from mminspect.rules.registry import select_rules
@@ -61,8 +63,11 @@ def run(
         memory = kernel.memory
         if span is not None:
             span = maps.clip_range(memory.online_ranges(), span)
-        finest = None if format_ == "json" else _finest(memory.layout.pageblock_order, memory.online_ranges(), span)
-        order = maps.cell_order(memory, span, finest)
+        if format_ == "html":
+            order = cell_order(memory, span)
+        else:
+            finest = None if format_ == "json" else _finest(memory.layout.pageblock_order, memory.online_ranges(), span)
+            order = maps.cell_order(memory, span, finest)
         with_picture = picture_with_progress(kernel, select_rules(), Limits(max_rate, None, jobs), order, span)
         data = maps.make_map(*with_picture)
         with session.output() as out:
@@ -79,6 +84,9 @@ def _finest(pageblock_order: int, online: Iterable[tuple[int, int]], span: tuple
 def _write(data: dict[str, Any], format_: str, by: str, out: IO[str], width: int | None) -> None:
     if format_ == "json":
         json_.write_compact(data, "cells", out)
+        return
+    if format_ == "html":
+        write_page(data, out, command_line())
         return
     style = style_of(out)
     write_map(data, by, out, Style(width or style.width, style.color))

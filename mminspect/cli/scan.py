@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import shlex
+from typing import IO
 
 import click
 
 from mminspect import signals
-from mminspect.cli import status
+from mminspect.cli import pages, status
 from mminspect.cli.output import say
-from mminspect.cli.session import Session, scan_with_progress
+from mminspect.cli.session import Session, picture_with_progress, scan_with_progress
 from mminspect.commands.left_out import LeftOut, leave_out, read_baseline
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
-from mminspect.render.formats import report_writer
-from mminspect.render.style import style_of
+from mminspect.render.formats import PAGE, report_writer
+from mminspect.render.style import Style, style_of
 from mminspect.rules.registry import select_rules
 from mminspect.walk.limits import Limits
+from mminspect.walk.picture import Picture
 
 
 def run(
@@ -44,15 +46,23 @@ def run(
     if statistics and format_ != "table":
         raise click.UsageError("--statistics goes with --format table; 'by_rule' of the JSON has the counts")
     rules = select_rules(select, ignore)
-    write = report_writer(format_)
+    write = _write_page if format_ == PAGE else report_writer(format_)
     left = LeftOut(read_baseline(baseline) if baseline is not None else (), frozenset(ignore_id), ignore_known)
     with Session(inputs, output, user, verbose=verbose, gentle=True) as session:
         with session.kernel() as kernel:
             stopper = signals.Stopper() if partial else None
-            report = scan_with_progress(kernel, rules, Limits(max_rate, stopper, jobs))
+            limits = Limits(max_rate, stopper, jobs)
+            drawn: Picture | None = None
+            if format_ == PAGE:
+                order = pages.cell_order(kernel.memory, None)
+                drawn, report = picture_with_progress(kernel, rules, limits, order, None)
+            else:
+                report = scan_with_progress(kernel, rules, limits)
             if left != LeftOut():
                 report = leave_out(report, left)
                 _say_what_is_not_there(report, left)
+            if drawn is not None:
+                report = report._replace(drawn=pages.drawable(drawn, report))
         with session.output() as out:
             style = style_of(out, width)._replace(
                 verbose=verbose, notes=notes, statistics=statistics, fail_on=fail_on, next_steps=call(inputs)
@@ -67,6 +77,13 @@ def run(
         return status.FINDINGS if found else 0
     # Nothing found says little when not all of it is there.
     return status.FAILED if "incomplete" in report.target and not allow_incomplete else 0
+
+
+def _write_page(report: Report, out: IO[str], style: Style) -> None:
+    from mminspect.render.html import write_page
+
+    assert report.drawn is not None
+    write_page(report.drawn, out, pages.command_line(), pages.worst_findings(report))
 
 
 def call(inputs: Inputs) -> tuple[str, ...]:

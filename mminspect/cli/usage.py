@@ -40,7 +40,7 @@ from mminspect.cli.options import (
 from mminspect.cli.output import discard
 from mminspect.errors import MminspectError, did_you_mean
 from mminspect.kernel.inputs import Inputs
-from mminspect.render.formats import CHANGE_FORMATS, REPORT_FORMATS
+from mminspect.render.formats import CHANGE_FORMATS, PAGE, REPORT_FORMATS
 
 HINT = "the options of 'mminspect --help' can be given here, too"
 # What an option of the group is called in the context of a command, where it can be given as well.
@@ -178,7 +178,7 @@ COMMANDS = (
         takes_vmcore=True,
         help="Walk every pageblock and report what is wrong.",
         params=[
-            format_option(*REPORT_FORMATS),
+            format_option(*REPORT_FORMATS, PAGE),
             SELECT,
             IGNORE,
             FAIL_ON,
@@ -249,7 +249,7 @@ COMMANDS = (
         "small range a cell is a page.",
         params=[
             click.Argument(["pages"], metavar="[RANGE]", required=False),
-            format_option("text", "json"),
+            format_option("text", "json", "html"),
             click.Option(
                 ["--by"],
                 type=click.Choice(["state", "zone", "migratetype"]),

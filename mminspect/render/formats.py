@@ -29,6 +29,8 @@ REPORT_FORMATS = {
     "prometheus": "prometheus",
     "ktap": "ktap",
 }
+# Written from a map, too.
+PAGE = "html"
 CHANGE_FORMATS = {"table": "table", "ndjson": "ndjson"}
 
 

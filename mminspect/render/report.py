@@ -46,7 +46,7 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
         _write_statistics(report.findings, out, width)
     else:
         severities = SEVERITIES if style.notes else (WARNING, ERROR)
-        shown = in_order(_some(report.findings, summary["by_severity"], severities))
+        shown = in_order(some(report.findings, summary["by_severity"], severities))
         _write_findings(shown, out, style)
         more = sum(summary["by_severity"].get(severity, 0) for severity in severities) - len(shown)
         if more > 0:
@@ -90,7 +90,7 @@ def _share(count: int, number: int) -> str:
     return f"{count:,} " if count < number else {1: "", 2: "both "}.get(number, "all ")
 
 
-def _some(findings: Iterable[Finding], counts: dict[str, int], severities: Sequence[str]) -> list[Finding]:
+def some(findings: Iterable[Finding], counts: dict[str, int], severities: Sequence[str]) -> list[Finding]:
     """Get as many findings as are shown, the worst ones if these aren't all."""
     left = MAX_FINDINGS
     wanted: dict[str, int] = {}

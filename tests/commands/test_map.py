@@ -23,6 +23,12 @@ from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, ROOT
 SCHEMAS = ROOT / "mminspect" / "schemas"
 
 
+@pytest.fixture(autouse=True)
+def columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw for a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def of(cli: Cli, *arguments: object) -> dict[str, Any]:
     """Run a command that writes JSON, and check its schema."""
     done = cli(*arguments)
