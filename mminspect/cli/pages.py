@@ -32,8 +32,8 @@ def worst_findings(report: Report) -> Sequence[dict[str, Any]]:
 
 
 def drawable(picture: Any, report: Report) -> dict[str, Any]:
-    """Make a map of what was seen in a walk, with the counts of a report."""
-    return {**maps.make_map(picture, report), "summary": report.summary}
+    """Make a map of what was seen in a walk, with what a report says of the rest."""
+    return {**maps.make_map(picture, report), "target": report.target, "summary": report.summary}
 
 
 def command_line() -> str:

@@ -13,6 +13,7 @@ from mminspect.cli import pages, status
 from mminspect.cli.output import say
 from mminspect.cli.session import Session, picture_with_progress, scan_with_progress
 from mminspect.commands.left_out import LeftOut, leave_out, read_baseline
+from mminspect.commands.redact import redacted
 from mminspect.findings import Report
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import PAGE, report_writer
@@ -41,6 +42,7 @@ def run(
     notes: bool,
     statistics: bool,
     width: int | None,
+    redact: bool,
 ) -> int:
     """Scan a kernel and write the report; return the exit status."""
     if statistics and format_ != "table":
@@ -61,11 +63,17 @@ def run(
             if left != LeftOut():
                 report = leave_out(report, left)
                 _say_what_is_not_there(report, left)
+            if redact:
+                report = redacted(report)
             if drawn is not None:
                 report = report._replace(drawn=pages.drawable(drawn, report))
         with session.output() as out:
             style = style_of(out, width)._replace(
-                verbose=verbose, notes=notes, statistics=statistics, fail_on=fail_on, next_steps=call(inputs)
+                verbose=verbose,
+                notes=notes,
+                statistics=statistics,
+                fail_on=fail_on,
+                next_steps=() if redact else call(inputs),
             )
             write(report, out, style)
     found = fail_on != "never" and report.count(fail_on)
@@ -83,7 +91,8 @@ def _write_page(report: Report, out: IO[str], style: Style) -> None:
     from mminspect.render.html import write_page
 
     assert report.drawn is not None
-    write_page(report.drawn, out, pages.command_line(), pages.worst_findings(report))
+    command = pages.command_line() if style.next_steps else "mminspect scan --redact"
+    write_page(report.drawn, out, command, pages.worst_findings(report))
 
 
 def call(inputs: Inputs) -> tuple[str, ...]:

@@ -205,6 +205,7 @@ COMMANDS = (
             click.Option(["-n", "--notes"], is_flag=True, help="Show each note, not their number only."),
             click.Option(["--statistics"], is_flag=True, help="Show how many findings each rule has, not these."),
             WIDTH,
+            click.Option(["--redact"], is_flag=True, help="Leave out addresses of the kernel, and paths."),
         ],
     ),
     Command(
