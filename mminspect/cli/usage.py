@@ -242,7 +242,12 @@ COMMANDS = (
         help="Show all about a page, or a range of pages.\n\n"
         "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
         "virtual address.",
-        params=[click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"), format_option("table", "json"), USER],
+        params=[
+            click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"),
+            format_option("table", "json"),
+            click.Option(["--brief"], is_flag=True, help="A line a page, of what is in its struct page."),
+            USER,
+        ],
     ),
     Command(
         "map",

@@ -130,3 +130,24 @@ def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
             write_table(rows, ("severity", "rule", "message"), out, width)
         elif findings is page["findings"]:
             out.write(f"\n{heading}\nnone\n")
+
+
+def write_brief(data: dict[str, Any], out: IO[str], width: int | None) -> None:
+    """Write a line a page."""
+    rows = []
+    for page in data["pages"]:
+        link = page.get("link")
+        zone = "" if link is None else f"{link['node']} {link['zone'] or 'id ' + str(link['zone_id'])}"
+        flags = " ".join(name[len("PG_") :] for name in page.get("flags", ()))
+        state = "" if page["state"] == "initialized" else page["state"]
+        rows.append(
+            (
+                *(f"{page[key]:#x}" for key in ("pfn", "physical_address", "struct_page")),
+                zone,
+                *(str(page.get(key, "")) for key in ("refcount", "mapcount")),
+                f"{page['mapping']:#x}" if page.get("mapping") else "",
+                ", ".join(filter(None, (state, flags))),
+            )
+        )
+    headers = ("pfn", "physical", "struct page", "zone", "refcount", "mapcount", "mapping", "flags")
+    write_table(rows, headers, out, width)

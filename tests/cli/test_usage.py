@@ -54,7 +54,7 @@ def test_name_of_a_command_wins_over_a_file(cli: Cli, tmp_path: Path, monkeypatc
         (("scann",), "there is no command 'scann' (did you mean 'scan'?). Try 'mminspect --help' for help."),
         (("no_such",), "there is no command 'no_such', and no file of that name. Try 'mminspect --help' for help."),
         (("scan", "--fail_on", "note"), "'--fail_on'. Did you mean '--fail-on'? Try 'mminspect scan --help' for help."),
-        (("scan", "--fromat=json"), "'--fromat'. Did you mean '--format'? Try 'mminspect scan --help' for help."),
+        (("scan", "--formatt=json"), "'--formatt'. Did you mean '--format'? Try 'mminspect scan --help' for help."),
         (("--core",), "Option '--core' requires an argument. Try 'mminspect --help' for help."),
         (("scan", "-c"), "Option '-c' requires an argument. Try 'mminspect scan --help' for help."),
         (("page",), "Missing argument 'PFN|START-END|ADDRESS'. Try 'mminspect page --help' for help."),
