@@ -18,6 +18,7 @@ from mminspect.program import files
 from mminspect.program.open import opened
 from mminspect.render import json_
 from mminspect.render.diff import write_diff
+from mminspect.render.diff_page import write_diff_page
 from mminspect.render.style import style_of
 from mminspect.rules.registry import select_rules
 from mminspect.typeinfo.buildid import read_build_id
@@ -45,6 +46,8 @@ def run(inputs: Inputs, before: str, after: str, format_: str, fail_on: str, out
         with session.output() as out:
             if format_ == "json":
                 json_.write(data, out)
+            elif format_ == "html":
+                write_diff_page(data, sides[before], sides[after], out)
             else:
                 write_diff(data, out, style_of(out))
     return status.FINDINGS if fail_on != "never" and diffs.is_new_at(data, fail_on) else 0

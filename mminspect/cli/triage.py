@@ -53,8 +53,15 @@ def _write_text(results: list[dict[str, Any]], out: IO[str]) -> None:
     write_text(results, out, style_of(out).width)
 
 
+def _write_page(results: list[dict[str, Any]], out: IO[str]) -> None:
+    from mminspect.render.triage_page import write_page
+
+    write_page(results, out)
+
+
 _WRITERS: dict[str, Callable[[list[dict[str, Any]], IO[str]], None]] = {
     "text": _write_text,
     "json": write_json,
     "ndjson": write_lines,
+    "html": _write_page,
 }

@@ -276,7 +276,7 @@ COMMANDS = (
         params=[
             click.Argument(["before"], metavar="A"),
             click.Argument(["after"], metavar="B"),
-            format_option("table", "json"),
+            format_option("table", "json", "html"),
             click.Option(
                 ["--fail-on"],
                 type=click.Choice(["error", "warning", "note", "never"]),
@@ -307,7 +307,7 @@ COMMANDS = (
         params=[
             click.Argument(["files"], metavar="FILE...", nargs=-1),
             click.Option(["--log"], metavar="FILE", help="The log of the vmcore, instead of what is in the dump."),
-            format_option("text", "json", "ndjson"),
+            format_option("text", "json", "ndjson", "html"),
             output_option("Write the result there, not to stdout."),
             USER,
         ],

@@ -187,3 +187,38 @@ def test_cells_are_joined_only_where_that_says_nothing_wrong() -> None:
 @pytest.mark.parametrize(("number", "name"), [(16, "#000000"), (231, "#ffffff"), (196, "#ff0000"), (232, "#080808")])
 def test_colors_are_those_of_terminals(number: int, name: str) -> None:
     assert color(number) == name
+
+
+def test_triage_shows_where_the_named_page_lies(cli: Cli, unpacked: Unpacked) -> None:
+    done = cli("triage", unpacked("amd64-5.10-bug"), "--format", "html")
+    assert done.status == 1
+    parsed = check_harmless(done.out)
+    assert "The memory map explains this crash." in parsed.text
+    assert "pfn 0x2a00" in parsed.text and "error zone-span 0x2a00-0x2a01" in parsed.text
+    rects = [a for tag, a in parsed.elements if tag == "rect" and a.get("fill") == "#c2410c"]
+    # 0x2a00 of [1, 0x7fe0), right of the labels.
+    assert any(abs(float(a["x"] or 0) - (150 + 850 * 0x29FF / 0x7FDF)) < 3 for a in rects)
+
+
+def test_triage_of_a_log_and_of_several_files(cli: Cli, unpacked: Unpacked, tmp_path: Any) -> None:
+    log = tmp_path / "dmesg"
+    log.write_text(
+        "[    0.000000] Linux version 6.1.0 (a@b) #1 SMP\n[    0.000000] Zone ranges:\n"
+        "[    0.000000]   DMA      [mem 0x0000000000001000-0x0000000000ffffff]\n"
+        "[    0.000000]   DMA32    [mem 0x0000000001000000-0x000000001fffffff]\n"
+        "[    9.000000] BUG: Bad page state in process a<b>  pfn:01234\n"
+    )
+    done = cli("triage", log, "--format", "html")
+    parsed = check_harmless(done.out)
+    assert "<b>" not in done.out and "pfn 0x1234" in parsed.text and "DMA32" in parsed.text
+    several = cli("triage", log, unpacked(AMD64_400M), "--format", "html")
+    assert check_harmless(several.out).text.count("dmesg") >= 2
+
+
+def test_diff_shows_both_maps_to_one_scale(cli: Cli, unpacked: Unpacked) -> None:
+    done = cli("diff", unpacked(AMD64_400M), unpacked(AMD64_NUMA), "--format", "html")
+    parsed = check_harmless(done.out)
+    pictures = [a for tag, a in parsed.elements if tag == "svg"]
+    assert [a["aria-label"] for a in pictures] == ["The memory map before", "The memory map after"]
+    assert parsed.text.count("0x40000") >= 2
+    assert "What differs" in parsed.text and "node 1" in parsed.text

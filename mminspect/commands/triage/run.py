@@ -133,6 +133,7 @@ def _as_dict(
         "source": "vmcore",
         "target": scanned.target,
         "summary": scanned.summary,
+        "zones": scanned.zones,
         "crash": None if crash is None else report_dict(crash, about),
         "reports": [report_dict(report) for report in reports],
         "boot": None if boot is None else boot.as_dict(),
