@@ -8,7 +8,7 @@ The file of a command is imported when the command is called: help and errors of
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -158,6 +158,14 @@ class Commands(click.Group):
             raise MminspectError(f"{e.filename or 'the output'}: {e.strerror or e}") from None
 
 
+def show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Show the version, and whether struct pages are gone over by compiled code."""
+    if value:
+        compiled = importlib.util.find_spec("mminspect.memmap._digest") is not None
+        click.echo(f"mminspect, version {__version__} ({'compiled' if compiled else 'numpy'} pass)")
+        context.exit()
+
+
 def start(context: click.Context, **given: Any) -> None:
     """A linter for the Linux kernel's memory map."""
     context.obj = inputs_of(Inputs(), given)
@@ -170,7 +178,11 @@ main = Commands(
     help=start.__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-click.version_option(__version__, prog_name="mminspect")(main)
+main.params.append(
+    click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show_version, help="Show the version."
+    )
+)
 
 COMMANDS = (
     Command(

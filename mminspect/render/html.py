@@ -15,7 +15,7 @@ from mminspect.findings import SEVERITIES
 from mminspect.render.json_ import dumps
 from mminspect.render.marks import FINDINGS, MIXED, NO_ZONE, Mark, marks_of
 from mminspect.render.report import verdict
-from mminspect.render.table import hex_range, plural
+from mminspect.render.table import hex_range, plural, without_markup
 from mminspect.rules.catalog import load_catalog
 from mminspect.text import one_line
 
@@ -284,7 +284,7 @@ def _findings(findings: Sequence[Mapping[str, Any]], number: int) -> Iterator[st
     yield "<h3>What the rules mean</h3>"
     for entry in load_catalog():
         if entry["id"] in rules:
-            body = f"{entry['summary']}\n\n{entry['documentation']}"
+            body = f"{entry['summary']}\n\n{without_markup(entry['documentation'])}"
             yield f"<details><summary>{text(entry['id'])}</summary><pre>{html.escape(body)}</pre></details>"
 
 

@@ -158,9 +158,14 @@ def write_rules(data: Sequence[dict[str, Any]], out: IO[str], width: int | None)
     out.write("\n'mminspect rules RULE' shows all about one.\n")
 
 
+def without_markup(text: str) -> str:
+    """Take the marks of code out of a docstring."""
+    return text.replace("``", "")
+
+
 def write_rule(data: dict[str, Any], out: IO[str]) -> None:
     """Write all about one rule."""
-    out.write(f"{data['id']}: {data['summary']}\n\n{data['documentation']}\n")
+    out.write(f"{data['id']}: {data['summary']}\n\n{without_markup(data['documentation'])}\n")
     if data["functions"]:
         out.write("\nKernel functions that rely on it:\n")
         out.writelines(f"  {name}\n" for name in data["functions"])
