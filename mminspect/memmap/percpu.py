@@ -18,6 +18,7 @@ from drgn import FaultError, Object, Program, sizeof
 
 from mminspect.layout.zones import lock_is_held
 from mminspect.memmap.page import Page, decode_page, flags_link
+from mminspect.memmap.plain import PlainPages
 from mminspect.memorymap.layout import PER_CPU_LISTS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import pfn_to_page
@@ -25,6 +26,7 @@ from mminspect.memorymap.percpu import ListFault, PerCpuList, PerCpuPages
 from mminspect.memorymap.structpages import StructPages
 from mminspect.memorymap.zones import Zone
 from mminspect.program.arch import arch_of
+from mminspect.program.direct import DirectMemory
 from mminspect.program.target import Target
 from mminspect.typeinfo.lookup import enumerator
 
@@ -55,7 +57,7 @@ def with_per_cpu_pages(target: Target, memory: MemoryMap) -> MemoryMap:
         pagesets = dict(_pagesets(target.prog, memory))
     except _ERRORS:
         return memory
-    walker = Walker(target.prog, memory)
+    walker = Walker(target.prog, memory, target.direct)
     found = []
     for zone, pageset in pagesets.items():
         for cpu, base in bases:
@@ -112,9 +114,10 @@ class Walker:
     Follows lists.
 
     :param memory: The kernel's memory map, which says what a free page looks like.
+    :param direct: Reads a vmcore faster than drgn does, where that can be done.
     """
 
-    def __init__(self, prog: Program, memory: MemoryMap) -> None:
+    def __init__(self, prog: Program, memory: MemoryMap, direct: DirectMemory | None = None) -> None:
         layout = memory.layout
         self._prog = prog
         self._memory = memory
@@ -124,6 +127,7 @@ class Walker:
         self._pcptypes = enumerator(prog, "enum migratetype", "MIGRATE_PCPTYPES") or 1
         self._left = MAX_FOLLOWED
         self._struct_pages = StructPages(memory)
+        self._plain = PlainPages(prog, memory, direct)
         self._deferred = [
             (node.first_deferred_pfn, node.start_pfn + node.spanned)
             for node in memory.nodes
@@ -237,11 +241,12 @@ class Walker:
         :param order: Of its blocks.
         :return: Its pfns, what is wrong, and whether the end was reached.
         """
-        pfns: list[int] = []
-        seen: set[int] = set()
         faults: list[ListFault] = []
-        here, last = head, None
-        following, first_back = self._two_words.unpack(self._prog.read(head, self._two_words.size))
+        first, first_back = self._two_words.unpack(self._prog.read(head, self._two_words.size))
+        pfns, here, following = self._start(zone, head, first, order)
+        last = pfns[-1] if pfns else None
+        # Of a list that ends here, no page is looked for again.
+        seen = set(pfns) if following != head else set()
         while following != head:
             pfn = self._pfn(following)
             if pfn is None:
@@ -277,6 +282,19 @@ class Walker:
         if first_back != here:
             faults.append(ListFault("prev", None, first_back))
         return pfns, faults, True
+
+    def _start(self, zone: Zone, head: int, first: int, order: int) -> tuple[list[int], int, int]:
+        """
+        Follow a list as long as nothing is wrong with it: nearly always to its end.
+
+        :return: Pfns, the entry that was reached, and what follows it.
+        """
+        if not self._deferred:
+            pfns, here, following = self._plain.follow(zone, head, first, self._left >> order)
+            if not order or self._plain.are_plain_behind(zone, pfns, order):
+                self._left -= len(pfns) << order
+                return pfns, here, following
+        return [], head, first
 
     def _back(self, node: int) -> int | None:
         """Read the ``prev`` of a list entry."""

@@ -71,11 +71,20 @@ class StructPages:
         )
         self._bases = [base for base, _, _ in self._ranges]
 
+    def around(self, address: int) -> tuple[int, int, int] | None:
+        """
+        Find the last online range whose struct pages begin at or below an address.
+
+        :return: (address of its first struct page, first pfn, pfn behind the last).
+        """
+        index = bisect_right(self._bases, address) - 1
+        return None if index < 0 else self._ranges[index]
+
     def find(self, address: int) -> Found | None:
         """Find what an address is in, ``None`` if that is no struct page."""
-        index = bisect_right(self._bases, address) - 1
-        if index < 0:
+        around = self.around(address)
+        if around is None:
             return None
-        base, start, end = self._ranges[index]
+        base, start, end = around
         number, offset = divmod(address - base, self._size)
         return Found(start + number, offset, start) if start + number < end else None

@@ -72,3 +72,15 @@ class DirectMemory(abc.ABC):
         except FaultError:
             return None
         return data if data[:_COMPARED].tobytes() == first and data[-_COMPARED:].tobytes() == last else None
+
+    def place(self, address: int, size: int) -> int | None:
+        """
+        Find memory in the file, for those who read many small pieces of it.
+
+        :return: Its offset; ``None`` if drgn must read it.
+        """
+        return None
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file."""
+        return self._file.fileno()

@@ -117,3 +117,7 @@ class MappedFile(DirectMemory):
         except (OSError, ValueError):
             return None
         return np.frombuffer(mapping, np.uint8)[offset - start :]
+
+    def place(self, address: int, size: int) -> int | None:
+        """Find memory that is in the file as drgn reads it."""
+        return self._offset(address, size) if self.read(address, size) is not None else None

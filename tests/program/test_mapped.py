@@ -138,6 +138,17 @@ def test_memory_laid_over_the_dump_is_left_to_drgn(alone: tuple[Path, Target]) -
     assert mapped_of(target).read(segment.vaddr, 4096) is None
 
 
+def test_place_is_where_the_file_holds_what_drgn_reads(alone: tuple[Path, Target]) -> None:
+    path, target = alone
+    segment = largest(target)
+    place = mapped_of(target).place(segment.vaddr + 4096, 8192)
+    assert place is not None
+    assert path.read_bytes()[place : place + 8192] == target.prog.read(segment.vaddr + 4096, 8192)
+    assert mapped_of(target).place(segment.vaddr + segment.filesz - 4096, 8192) is None
+    target.prog.add_memory_segment(segment.vaddr + 4096, 64, lambda *_: bytes(64))
+    assert mapped_of(target).place(segment.vaddr + 4096, 8192) is None
+
+
 def test_segments_that_overlap_are_left_to_drgn(alone: tuple[Path, Target]) -> None:
     path, target = alone
     segment = largest(target)
