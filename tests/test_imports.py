@@ -21,6 +21,7 @@ ROOMS = (
     ("layout",),
     ("memmap",),
     ("kernel",),
+    ("helpers",),
     ("rules",),
     ("consequences",),
     ("walk",),

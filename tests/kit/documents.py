@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 DESIGN = ROOT / "docs" / "design.md"
 # The packages, in the order in which data flow through them.
 FLOW = (
-    *("program", "typeinfo", "memorymap", "layout", "memmap", "kernel"),
+    *("program", "typeinfo", "memorymap", "layout", "memmap", "kernel", "helpers"),
     *("rules", "consequences", "walk", "commands", "render", "fleet", "cli"),
 )
 WIDTH = 118
