@@ -321,10 +321,39 @@ def _joined(cells: Cells, new: npt.NDArray[np.bool_]) -> Cells:
     return Cells(cells.start[begins], end, cells.link[begins], row, code, pages)
 
 
+def _apart_at_edges(cells: Cells, order: int) -> Cells:
+    """
+    Take the parts of a place at the ends of cells off those that are of one class and lie in several places.
+
+    What is joined to such a part, of the chunk before or behind, must not reach into the next place.
+    """
+    first, last = -(-cells.start >> order) << order, cells.end >> order << order
+    wide = (cells.start >> order) != (cells.end - 1 >> order)
+    head, middle, tail = wide & (cells.start < first), wide & (first < last), wide & (last < cells.end)
+    if not (head | tail).any():
+        return cells
+    pieces = np.where(wide, head.astype(np.int64) + middle + tail, 1)
+    place = np.cumsum(pieces) - pieces
+    start, end = np.repeat(cells.start, pieces), np.repeat(cells.end, pieces)
+    cut = place[head]
+    end[cut] = first[head]
+    start[cut + 1] = first[head]
+    cut = (place + pieces - 1)[tail]
+    start[cut] = last[tail]
+    end[cut - 1] = last[tail]
+    is_wide = wide[cells.row]
+    rows = np.concatenate((place[cells.row[~is_wide]], np.flatnonzero(np.repeat(wide, pieces))))
+    code = np.concatenate((cells.code[~is_wide], np.repeat(cells.code[is_wide], pieces[cells.row[is_wide]])))
+    counts = np.concatenate((cells.pages[~is_wide], (end - start)[np.repeat(wide, pieces)]))
+    order_of = np.argsort(rows, kind="stable")
+    return Cells(start, end, np.repeat(cells.link, pieces), rows[order_of], code[order_of], counts[order_of])
+
+
 def join(cells: Cells, rules: Rules) -> Cells:
     """Make one cell of those that are in one place, link alike and touch, and of those that are all of one class."""
     if not len(cells.start):
         return cells
+    cells = _apart_at_edges(cells, rules.order)
     place = cells.start >> rules.order
     part = np.searchsorted(rules.cuts, cells.start, "right")
     apart = np.ones(len(place), np.bool_)

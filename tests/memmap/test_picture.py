@@ -209,3 +209,13 @@ def test_the_pages_of_a_kernel_are_what_drgn_says_that_they_are(name: str, kerne
             wrong[pfn] = (is_, expects)
     assert wrong == {}
     assert {"slab", "reserved"} <= set(known.values())
+
+
+@pytest.mark.parametrize("cuts", [[16], [48], [16, 48]])
+def test_a_long_run_that_begins_inside_a_cell_does_not_make_it_longer(cuts: list[int]) -> None:
+    machine = Machine(LAYOUT)
+    for pfn in (16, 32):
+        fill(machine, pfn, 4, "free")
+    cells = picture(machine, 5, cuts)
+    assert (cells.start.tolist(), cells.end.tolist()) == ([0, 32], [32, 64])
+    assert counts(cells) == [{"unknown": 16, "free 4": 16}] * 2
