@@ -23,9 +23,23 @@ from tests.conftest import Cli, Unpacked
 from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
 
 
-def children() -> list[str]:
+def all_children() -> set[str]:
     """Get the processes that this one has started and not waited for."""
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@pytest.fixture(autouse=True)
+def _started_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what other tests started: multiprocessing's resource tracker stays until the end."""
+    monkeypatch.setattr(sys.modules[__name__], "BEFORE", all_children())
+
+
+BEFORE: set[str] = set()
+
+
+def children() -> list[str]:
+    """Get the processes that this test has started and not waited for."""
+    return sorted(all_children() - BEFORE)
 
 
 def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -> list[Any]:
