@@ -32,6 +32,8 @@ from drgn.helpers.linux.mmzone import (
 
 from mminspect.cli.capture import compressed
 from mminspect.commands import capture as capture_
+from mminspect.errors import TypeInfoError
+from mminspect.kernel.inputs import Inputs
 from mminspect.program.arch import arch_of
 from tests.conftest import Cli, Edited, Opened, Scanned, Unpacked
 from tests.kit.support import (
@@ -243,3 +245,21 @@ def test_capture_of_an_architecture_without_a_row_is_refused(
     done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", tmp_path / "core")
     assert (done.status, list(tmp_path.glob("core*"))) == (2, [])
     assert "captures of s390 kernels can't be written" in done.err
+
+
+def test_kernel_without_btf_is_captured_with_its_vmlinux(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(target: Any, symbols: Any = (), btf: Any = None) -> str:
+        asked.append((tuple(symbols), btf))
+        if not symbols:
+            raise TypeInfoError("the kernel has no BTF")
+        return "types"
+
+    monkeypatch.setattr(capture_, "load", load)
+    target: Any = object()
+    with pytest.raises(TypeInfoError):
+        capture_._load_types(target, Inputs())
+    assert capture_._load_types(target, Inputs(symbols=("vmlinux",))) == "types"  # type: ignore[comparison-overlap]
+    # BTF first: with it the capture needs no vmlinux.
+    assert asked == [((), None), ((), None), (("vmlinux",), None)]

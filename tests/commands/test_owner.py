@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from drgn import Object
 
+from mminspect.commands import owner, struct_page
 from mminspect.commands.owner import holder
 from mminspect.commands.page import describe
 from mminspect.commands.struct_page import Entry, flag_names, is_hugetlb, read_entry
+from mminspect.consequences.attach import Outcomes
+from mminspect.kernel.kernel import Kernel
 from mminspect.memmap.chunk import INITIALIZED
 from mminspect.memmap.page import Page
 from mminspect.memorymap.sections import Section
@@ -58,6 +61,31 @@ def test_tail_has_the_owner_of_its_head(kernels: Kernels) -> None:
         # The order in the first tail's word is no flags.
         assert page["flags"] == ""
     assert tails
+
+
+def test_flags_of_a_page_are_named_by_whose_it_is(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bit of PG_anon_exclusive has another name in a page of a file."""
+    kernel = Kernel(kernels(AMD64_400M).target, kernels(AMD64_400M).types)
+    memory = kernel.memory
+    outcomes = Outcomes(kernel)
+    bit = 1 << kernel.prog["PG_owner_2"].value_()
+    original = struct_page.decode_page
+    names = set()
+    for pfn in range(0x2B00, 0x4000):
+        section = memory.section(pfn)
+        assert section is not None
+        entry = read_entry(kernel, pfn, section)
+        if entry.kind is not None or entry.slab or not entry.page.mapping or entry.page.refcount <= 0:
+            continue
+        with monkeypatch.context() as changed:
+            changed.setattr(
+                struct_page,
+                "decode_page",
+                lambda *a: (page := original(*a))._replace(flags=page.flags | bit),
+            )
+            flags = owner.describe(kernel, outcomes, pfn, section, INITIALIZED)["flags"].split("|")
+        names.add((entry.page.mapping & 3 == 1, "PG_anon_exclusive" in flags, "PG_owner_2" in flags))
+    assert names == {(True, True, False), (False, False, True)}
 
 
 @pytest.mark.parametrize(

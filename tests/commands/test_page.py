@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any, Callable
 
@@ -135,6 +136,25 @@ def test_findings_of_a_page_are_those_of_the_scan(cli: Cli, unpacked: Unpacked, 
             ]
 
 
+@pytest.mark.parametrize("size", [0x10, 0x80, 0x200])
+@pytest.mark.parametrize("pfn", [0xA17B, 0xA180, 0xA1FF, 0xA200, 0xA216])
+def test_finding_that_reaches_over_the_edges_of_chunks_is_whole(
+    pfn: int, size: int, kernels: Kernels, scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hole [0xa17b, 0xa217) of the stored vmcore, with chunks as small as can be."""
+    kernel = Kernel(kernels(I386_HOLE).target, kernels(I386_HOLE).types)
+    whole = list(kernel.memmap.ranges())
+    cut = [
+        (at, min(at - at % size + size, high), section)
+        for low, high, section in whole
+        for at in (low, *range(low - low % size + size, high, size))
+    ]
+    monkeypatch.setattr(kernel.memmap, "ranges", lambda: iter(cut))
+    (page,) = describe(kernel, pfn, pfn + 1)
+    of_pages = {(f["rule"], f["start_pfn"], f["end_pfn"]) for f in page["findings"] if f["rule"] != "mixed-zone"}
+    assert of_pages == {(rule, 0xA17B, 0xA217) for rule in ("bitmap-bounds", "uninitialized", "zone-span")}
+
+
 def test_free_block_of_several_pageblocks_breaks_no_rule(cli: Cli, unpacked: Unpacked, kernels: Kernels) -> None:
     kernel = kernels(AMD64_HEALTHY)
     memory = kernel.memory
@@ -155,3 +175,14 @@ def test_all_pages_of_a_huge_block_on_a_per_cpu_list_have_its_owner(kernels: Ker
     assert {page["owner"] for page in found} == {"the page allocator: free, on a list of CPU 0"}
     assert {(page["per_cpu"]["head_pfn"], page["per_cpu"]["order"]) for page in found} == {(0x5600, 9)}
     assert describe(kernels(AMD64_NUMA), 0x5800, 0x5801)[0]["per_cpu"] is None
+
+
+def test_page_in_one_of_several_blocks_of_a_finding(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zone that says that it is contiguous, and isn't, in two blocks far from each other."""
+    kernel = Kernel(kernels(I386_HOLE).target, kernels(I386_HOLE).types)
+    zones = [dataclasses.replace(zone, contiguous=True) for zone in kernel.memory.zones]
+    monkeypatch.setattr(kernel, "memory", dataclasses.replace(kernel.memory, zones=tuple(zones)))
+    monkeypatch.setattr(kernel, "memory_with_lists", kernel.memory)
+    for pfn, expected in ((0xA000, True), (0xA200, True), (0xA400, False)):
+        (page,) = describe(kernel, pfn, pfn + 1)
+        assert ("contiguous" in {f["rule"] for f in page["findings"]}) == expected

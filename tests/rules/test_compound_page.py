@@ -17,7 +17,7 @@ from mminspect.rules import compound_page
 from mminspect.rules.compound_page import compound_pages
 from tests.conftest import Opened, Plant
 from tests.kit.planted import PLACES
-from tests.kit.structpages import LAYOUT, MASKED, Machine, machine, rows
+from tests.kit.structpages import HEAD, LAYOUT, MASKED, Machine, machine, rows
 from tests.kit.support import AMD64_HEALTHY, AMD64_NUMA, ARM64, S390X
 
 
@@ -48,6 +48,15 @@ def test_order_that_cannot_be() -> None:
     made = machine()
     made.words.view(np.uint8)[25, 0x10] = 77
     assert rows(made.scan("compound-page")) == [("order", "error", 24, 25), ("orphan", "error", 25, 32)]
+
+
+def test_head_inside_a_compound_page_is_no_copy_of_its_head() -> None:
+    """page_is_fake_head() asks whether the struct page begins a page of memory, and for the tail behind it."""
+    made = machine()
+    made.words[26, 0] |= np.uint64(1 << HEAD)
+    made.words[26, 1] = made.address(48)
+    made.words.view(np.uint8)[27, 0x10] = 1
+    assert ("tail", "error", 26, 27) in rows(made.scan("compound-page"))
 
 
 def test_compound_page_across_zones() -> None:

@@ -47,6 +47,15 @@ def test_link_that_leads_elsewhere() -> None:
     assert (found.detail["problem"], found.detail["pfns"], found.detail["next"]) == ("link", [8], made.address(50))
 
 
+def test_finding_of_two_blocks_has_the_pages_of_the_first() -> None:
+    made = machine()
+    areas = made.areas()
+    made.words[[0, 8], 1] = made.address(50)
+    (found,) = made.scan("free-list", areas)
+    assert (found.start_pfn, found.end_pfn, found.detail["pfns"]) == (0, 8, [0, 8])
+    assert found.named == ((0, 8), (8, 16))
+
+
 def test_link_that_does_not_lead_back() -> None:
     made = machine()
     areas = made.areas()

@@ -51,6 +51,24 @@ def test_pages_outside_free_blocks_may_have_flags() -> None:
     assert made.scan("free-page-state") == []
 
 
+def test_references_of_some_pages_where_no_page_has_a_flag() -> None:
+    """Nothing but a few references decides that the chunk isn't dull."""
+    made = machine()
+    made.words[:, 0] = 1 << 57
+    made.set_int(range(64), 0x34, 0)
+    assert made.scan("free-page-state") == []
+    made.set_int([34, 35], 0x34, 2)
+    assert [(f.start_pfn, f.end_pfn, f.detail["refcount"]) for f in made.scan("free-page-state")] == [(34, 36, 2)]
+
+
+def test_free_block_inside_another() -> None:
+    made = machine()
+    made.free(36, 1)
+    made.set_int([45], 0x34, 3)
+    (found,) = made.scan("free-page-state")
+    assert (found.start_pfn, found.detail["block"], found.detail["refcount"]) == (45, [32, 48], 3)
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_planted_flags_and_references(name: str, plant: Plant) -> None:
     fault = plant(name)

@@ -69,6 +69,20 @@ def test_migratetype_out_of_range(name: str) -> None:
     assert found[0].detail["migrate_types"] == 6
 
 
+@pytest.mark.parametrize("bad", range(7))
+def test_each_section_is_looked_at_where_they_come_in_batches(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mminspect.rules.migratetype.SECTIONS_AT_ONCE", 3)
+    layout = LAYOUTS["sparse"]
+    made = [
+        Section(
+            nr, ((nr * 64, nr * 64 + 64),), 0, 0x1000, pageblock_flags=bitmap_of(layout, [1, 7 * (nr == bad), 1, 1])
+        )
+        for nr in range(7)
+    ]
+    memory = dataclasses.replace(memory_map(zone(0, 0, 7 * 64), layout=layout), sections=tuple(made))
+    assert [(f.start_pfn, f.end_pfn) for f in apply_to_map(memory, "migratetype")] == [(bad * 64 + 8, bad * 64 + 16)]
+
+
 def test_isolate_is_stored_only_where_it_is_no_bit() -> None:
     values = [1, 5, 1, 1, 1, 1, 1, 1]
     assert apply_to_map(with_bitmap(LAYOUTS["sparse"], values), "migratetype") == []

@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mminspect.program.target import Target
 from mminspect.typeinfo.btf import Btf
 from tests.conftest import Cli, Opened, Unpacked, complaint
+from tests.kit.made import MadeKernel
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY, I386_HOLE, elf_core
 
 
@@ -187,3 +190,12 @@ def test_no_types_names_what_would_help(refused: Any, small: Any) -> None:
     assert "no type information for 6.1.0-99-cloud-amd64" in message
     assert "linux-image-6.1.0-99-cloud-amd64-dbg" in message
     assert "--btf" in message
+
+
+def test_with_dwarf_a_kernel_has_the_functions_that_drgn_finds() -> None:
+    """Without BTF nobody but drgn knows functions."""
+    made = MadeKernel()
+    made.function("dump_page")
+    target: Any = SimpleNamespace(prog=made.prog)
+    assert Target.has_function(target, "dump_page") is True
+    assert Target.has_function(target, "dump_vma") is False

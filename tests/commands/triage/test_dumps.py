@@ -19,7 +19,7 @@ from mminspect.commands.triage.pages import Pages, useful_registers
 from mminspect.commands.triage.report import Report
 from mminspect.commands.triage.report import crash_of as find_crash
 from mminspect.commands.triage.reports import read_reports
-from mminspect.commands.triage.saved import saved_registers
+from mminspect.commands.triage.saved import pids_of, saved_registers
 from mminspect.commands.triage.verdict import Verdict
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
@@ -30,7 +30,7 @@ from mminspect.program import corefile
 from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Edited, Kernels, Opened, Unpacked
 from tests.kit.handmade import SPARSE, zone
-from tests.kit.support import elf_core
+from tests.kit.support import I386_HOLE, elf_core
 
 BUG = "amd64-5.10-bug"
 DAMAGED = "amd64-6.12-damaged"
@@ -391,6 +391,29 @@ def test_saved_registers_of_the_cpu_that_crashed(notes: list[bytes], rdi: Any, o
     core = dataclasses.replace(target.core, prstatus=tuple(notes))
     found = saved_registers(dataclasses.replace(target, core=core), crash_of(ARM64_FAULT))
     assert found.get("rdi") == rdi
+
+
+def test_saved_registers_of_32_bits(opened: Opened) -> None:
+    """
+    ``struct elf_prstatus`` of i386: siginfo and signals in 24 bytes, four pids, four times of 8 bytes, 17 registers.
+    """
+    target = opened(I386_HOLE)[0]
+    assert target.core is not None
+
+    def note(pid: int, first: int, cs: int = 0x60) -> bytes:
+        registers = [*range(first, first + 13), cs, 0, 0, 0]
+        return bytes(24) + struct.pack("<4i", pid, 1, 2, 3) + bytes(32) + struct.pack("<17I", *registers) + bytes(4)
+
+    assert len(note(1, 0)) == 144
+    core = dataclasses.replace(target.core, prstatus=(note(0, 100), note(44, 200), note(7, 300)))
+    changed = dataclasses.replace(target, core=core)
+    assert pids_of(changed) == [0, 44, 7]
+    found = saved_registers(changed, crash_of(ARM64_FAULT))
+    names = ("ebx", "ecx", "edx", "esi", "edi", "ebp", "eax")
+    assert [found[name] for name in names] == list(range(200, 207))
+    assert (found["eip"], found["cs"]) == (212, 0x60)
+    core = dataclasses.replace(target.core, prstatus=(note(44, 200, cs=0x73),))
+    assert saved_registers(dataclasses.replace(target, core=core), crash_of(ARM64_FAULT)) == {}
 
 
 def test_notes_of_a_core(tmp_path: Path) -> None:

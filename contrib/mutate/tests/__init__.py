@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tests of the mutation run."""
+
+from __future__ import annotations
