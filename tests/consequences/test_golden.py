@@ -1,118 +1,97 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What kernel functions would do at one finding of each stored vmcore, written down from the kernel's C.
+What kernel functions would do at each finding of each stored vmcore, written down from the kernel's C.
 
-Each table has what isn't "safe"; every other function that is modeled must be safe there. A name with an ``@`` is the
-walk of that node's zone.
+``tests/data/outcomes.json`` has cases, each with what isn't "safe" and why; every other function that is modeled must
+be safe there. A name with an ``@`` is the walk of that node's zone. Findings are named by rule and first page.
 """
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mminspect.consequences.attach import Outcomes
 from tests.conftest import Kernels, Scanned
-from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_LOW_RAM, AMD64_NUMA, ARM64, I386_HOLE, S390X
+from tests.kit.support import AMD64_NUMA, I386_HOLE, VMCORES
 
-ASKS = ("__pageblock_pfn_to_page", "pageblock_pfn_to_page")
-WALKS = (
-    *ASKS,
-    "isolate_migratepages_block",
-    "isolate_freepages_block",
-    "fast_isolate_freepages",
-    "fast_isolate_around",
-    "set_pageblock_skip",
-    "reset_isolation_suitable",
+DATA: Any = json.loads((Path(__file__).parents[1] / "data" / "outcomes.json").read_text(encoding="utf-8"))
+FUNCTIONS = {
+    *("pfn_to_online_page", "page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask", "__free_one_page"),
+    *("__pageblock_pfn_to_page", "pageblock_pfn_to_page", "isolate_migratepages_block", "isolate_freepages_block"),
+    *("fast_isolate_freepages", "fast_isolate_around", "set_pageblock_skip", "reset_isolation_suitable"),
     "move_freepages_block",
-)
-PLAIN = {"pfn_to_online_page", "page_zone", "get_pfnblock_flags_mask", "set_pfnblock_flags_mask", "__free_one_page"}
-REFUSED = dict.fromkeys(ASKS, "refuses")
-BUG = "BUG with CONFIG_DEBUG_VM"
-# A reserved page that no zone spans: page_zone() is one whose walks don't come there, or no zone at all.
-NOWHERE = {"page_zone": "reads wrong"}
-# The same in a subsection that isn't there: pfn_to_online_page() of 5.12 and later asks pfn_section_valid().
-ABSENT = {**NOWHERE, "pfn_to_online_page": "refuses"}
-
-GOLDEN = {
-    # The hole's first page begins a pageblock. 5.10 has no check in get_pfnblock_flags_mask(), and without 6e2b7044c199
-    # fast_isolate_around() marks the block through that page.
-    ("amd64-5.10-bug", "zone-span", 0x2800): {
-        **NOWHERE,
-        **REFUSED,
-        **dict.fromkeys(("set_pfnblock_flags_mask", "fast_isolate_around", "set_pageblock_skip"), BUG),
-    },
-    ("amd64-5.10-hotplug", "zone-id", 0x18FE0): NOWHERE,
-    (AMD64_HEALTHY, "zone-span", 0): NOWHERE,
-    # First and last page are DMA32's, the inner one is poisoned: every flag is set, _mapcount is -1.
-    ("amd64-6.1-poisoned", "mixed-zone", 0xA000): {
-        **dict.fromkeys(("pfn_to_online_page", *ASKS, "isolate_migratepages_block"), "reads wrong"),
-        "page_zone": "faults",
-        **dict.fromkeys(("set_pfnblock_flags_mask", "reset_isolation_suitable"), BUG),
-    },
-    # Node 0 ends inside the block, at 0x20300.
-    ("amd64-6.1-sparse", "mixed-zone", 0x20200): {"move_freepages_block": "refuses"},
-    (AMD64_400M, "zone-id", 0x18FE0): NOWHERE,
-    (AMD64_400M, "mixed-zone", 0x18E00): NOWHERE,
-    ("amd64-6.12-sysrq", "zone-id", 0x18FE0): NOWHERE,
-    # Reserved and no RAM, at the end of a block.
-    (AMD64_LOW_RAM, "zone-span", 0x7FE0): {**NOWHERE, **REFUSED},
-    # Zeroed, at the start of a block of a zone that is contiguous.
-    ("amd64-6.12-damaged", "mixed-zone", 0x8000): {
-        **NOWHERE,
-        "pfn_to_online_page": "reads wrong",
-        "__pageblock_pfn_to_page": "refuses",
-        "pageblock_pfn_to_page": "reads wrong",
-    },
-    ("amd64-7.2-null", "zone-id", 0x18FE0): NOWHERE,
-    (AMD64_NUMA, "mixed-zone", 0x20200): {"move_freepages_block": "refuses"},
-    (AMD64_NUMA, "zone-id", 0x3FFE0): NOWHERE,
-    (ARM64, "zone-span", 0x59000): ABSENT,
-    ("riscv64-6.12", "zone-span", 0x99000): ABSENT,
-    (S390X, "zone-span", 0x19000): ABSENT,
-    # FLATMEM, all zero: zone DMA's bitmap has 32 bits, and the page's index in it is 320.
-    (I386_HOLE, "bitmap-bounds", 0xA17B): {
-        **REFUSED,
-        **dict.fromkeys(("pfn_to_online_page", "page_zone", "get_pfnblock_flags_mask"), "reads wrong"),
-        "set_pfnblock_flags_mask": "writes outside",
-    },
-    # The same, where it begins a pageblock; whether this 5.10 has 6e2b7044c199 only its source tells.
-    (I386_HOLE, "mixed-zone", 0xA200): {
-        **REFUSED,
-        **dict.fromkeys(("pfn_to_online_page", "page_zone", "get_pfnblock_flags_mask"), "reads wrong"),
-        **dict.fromkeys(("set_pfnblock_flags_mask", "fast_isolate_around", "set_pageblock_skip"), "writes outside"),
-    },
-    # Normal ends at 0x36ffe.
-    (I386_HOLE, "mixed-zone", 0x36E00): {"move_freepages_block": "refuses"},
-    ("i386-6.1-numa", "mixed-zone", 0x36E00): {"move_freepages_block": "refuses"},
-    # Page 0x8000 is node 0's, 0x8001 and what follows node 1's; both zones span the block.
-    ("amd64-6.1-interleaved-page", "mixed-zone", 0x8000): {
-        **{f"{name}@1": "refuses" for name in ASKS},
-        **{f"{name}@0": "refuses" for name in ASKS},
-        "move_freepages_block@0": BUG,
-        "set_migratetype_isolate@0": BUG,
-    },
-    # Node 1 has the first half of the block and ends there; node 0 spans it all and has the other half.
-    ("amd64-7.3-interleaved-enough", "mixed-zone", 0x10000): {
-        "move_freepages_block@1": "refuses",
-        **{f"{name}@0": "refuses" for name in ASKS},
-        "move_freepages_block@0": BUG,
-    },
 }
+STORED = sorted(path.stem for path in VMCORES.glob("*.xz"))
+Case = dict[str, str]
 
 
-@pytest.mark.parametrize(
-    ("name", "rule", "start"), GOLDEN, ids=lambda value: value if isinstance(value, str) else hex(value)
-)
-def test_outcomes_are_those_of_the_source(name: str, rule: str, start: int, scanned: Scanned) -> None:
-    expected = GOLDEN[name, rule, start]
-    finding = next(f for f in scanned(name).findings if (f.rule, f.start_pfn) == (rule, start))
+def pfns(text: str) -> list[int]:
+    """Read a pfn, or a range of them with a step: FIRST..LAST/STEP."""
+    match = re.fullmatch(r"(\w+)\.\.(\w+)/(\w+)", text)
+    if match is None:
+        return [int(text, 16)]
+    first, last, step = (int(number, 16) for number in match.groups())
+    return list(range(first, last + 1, step))
+
+
+def expected_of(name: str) -> dict[tuple[str, int], Case]:
+    """Get the outcomes of each finding of a stored vmcore, by rule and first page."""
+    result = {}
+    for row in DATA["findings"].get(name, ()):
+        for rule in row["rules"]:
+            for pfn in (pfn for text in row["pfns"] for pfn in pfns(text)):
+                assert (rule, pfn) not in result
+                result[rule, pfn] = DATA["cases"][row["case"]]["outcomes"]
+    return result
+
+
+def not_safe(outcomes: Sequence[dict[str, Any]]) -> Case:
+    """Get the outcomes that aren't "safe", after checking that each function that is modeled has one."""
     found = {}
-    for item in finding.detail["consequences"]:
-        walk = f"@{item['zone'].split()[1]}" if "zone" in item else ""
-        assert item["function"] + walk not in found
-        found[item["function"] + walk] = item["outcome"]
-    assert {function: outcome for function, outcome in found.items() if outcome != "safe"} == expected
-    assert PLAIN | set(WALKS) <= {function.split("@")[0] for function in found}
+    for item in outcomes:
+        name = item["function"] + (f"@{item['zone'].split()[1]}" if "zone" in item else "")
+        assert name not in found
+        found[name] = item["outcome"]
+    assert {name.split("@")[0] for name in found} >= FUNCTIONS
+    return {name: outcome for name, outcome in found.items() if outcome != "safe"}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_outcomes_of_each_finding_are_those_of_the_source(name: str, scanned: Scanned) -> None:
+    expected = expected_of(name)
+    seen = set()
+    for finding in scanned(name).findings:
+        assert finding.detail["consequences"] or finding.of_zone
+        if finding.of_zone:
+            continue
+        place = (finding.rule, finding.start_pfn)
+        seen.add(place)
+        outcomes = finding.detail["consequences"]
+        if finding.detail.get("consequences_abridged"):
+            # Only harm is told, and of no function twice.
+            harm = {name: outcome for name, outcome in expected[place].items() if outcome != "refuses"}
+            assert {item["function"]: item["outcome"] for item in outcomes} == harm, place
+        else:
+            assert not_safe(outcomes) == expected[place], place
+    assert seen == set(expected)
+
+
+@pytest.mark.parametrize("name", DATA["pages"])
+def test_pages_in_order_are_safe(name: str, kernels: Kernels) -> None:
+    model = Outcomes(kernels(name))
+    for text in DATA["pages"][name]:
+        assert not_safe([item.as_dict() for item in model.of(int(text, 16))]) == {}
+
+
+def test_each_stored_vmcore_has_outcomes_and_each_case_is_met() -> None:
+    assert set(STORED) == {*DATA["findings"], *DATA["pages"]}
+    assert {row["case"] for rows in DATA["findings"].values() for row in rows} | {"plain"} == set(DATA["cases"])
 
 
 @pytest.mark.parametrize("name", ["amd64-6.1-interleaved-page", "amd64-7.3-interleaved-enough"])
