@@ -43,6 +43,8 @@ COMMITS = {
     "859a85ddf90e": ("mm: remove pfn_valid_within() and CONFIG_HOLES_IN_ZONE", "v5.15"),
     "864b75f9d6b0": ("mm/page_alloc: fix memmap_init_zone pageblock alignment", "v4.16"),
     "907ec5fca3dc": ("mm: zero remaining unavailable struct pages", "v4.20"),
+    "8c846c879e22": ("mm: rework compound_head() for power-of-2 sizeof(struct page)", "v7.1"),
+    "9f94db4c7eaa": ("mm/sparse: check memmap alignment for compound_info_has_mask()", "v7.1"),
     "a4b0bf6a40f3": ("x86/efi: defer freeing of boot services memory", "v7.0"),
     "a4d5613c4dc6": ("arm: extend pfn_valid to take into account freed memory map alignment", "v5.14"),
     "aad5f69bc161": ("fs/proc/page.c: don't access uninitialized memmaps in fs/proc/page.c", "v5.4"),

@@ -156,7 +156,8 @@ def test_example_is_a_finding_of_its_vmcore(rule: str, unpacked: Unpacked, tmp_p
 
 def test_every_rule_of_vmcores_has_an_example() -> None:
     shown = {data["id"] for data in load_catalog() if data["example"] is not None}
-    assert shown == set(EXAMPLES) == set(all_rules()) - {"proc-disagrees"}
+    # A dump whose memmap were moved would have no struct pages where it says.
+    assert shown == set(EXAMPLES) == set(all_rules()) - {"proc-disagrees", "memmap-alignment"}
 
 
 def test_catalog_says_what_the_rules_say() -> None:
