@@ -10,7 +10,7 @@ import click
 
 from mminspect.cli.output import stdout
 from mminspect.cli.session import Session, scan_with_progress
-from mminspect.commands.watch import changes
+from mminspect.commands.watch import changes, headline
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import CHANGE_FORMATS, changes_writer, report_writer
@@ -43,7 +43,10 @@ def run(
             begin = time.monotonic()
             report = scan_with_progress(kernel, rules, Limits(max_rate))
             if write_changes is not None:
-                write_changes(changes(before, report.findings), stdout(), style_of(stdout()))
+                found = changes(before, report.findings)
+                if format_ == "table":
+                    stdout().write(headline(time.localtime(), found, report.findings))
+                write_changes(found, stdout(), style_of(stdout()))
                 before = report.findings
             else:
                 with session.output() as out:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,3 +41,15 @@ def changes(before: Sequence[Finding], now: Sequence[Finding]) -> list[Change]:
     old, new = {_key(f) for f in before}, {_key(f) for f in now}
     gone = [Change("gone", f) for f in before if _key(f) not in new]
     return gone + [Change("new", f) for f in now if _key(f) not in old]
+
+
+def headline(when: time.struct_time, found: Sequence[Change], now: Sequence[Finding]) -> str:
+    """
+    Write the line that each scan begins with: its time, what changed, and what there is.
+
+    :param found: What changed since the last scan.
+    :param now: All that was found.
+    """
+    counts = [(event, sum(change.event == event for change in found)) for event in ("new", "gone")]
+    changed = ", ".join(f"{count} {event}" for event, count in counts if count) or "nothing new, nothing gone"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S%z', when)} {changed}; findings: {len(now)}\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from mminspect.program.wrapping import START, is_wrapped
 MANY_RECORDS = 1 << 14
 # Wrappings of a dump that are taken off: a compressed archive of a compressed dump.
 MAX_WRAPPINGS = 3
+
+PROC = "/proc"
 
 
 def from_program(prog: Program) -> Target:
@@ -391,16 +394,34 @@ def _check_foreign(path: str, core: corefile.CoreFile, files: int) -> None:
         raise TargetError(f"{path}: {core.incomplete}")
 
 
+def why_no_kcore(proc: str) -> str | None:
+    """
+    Say why a proc file system has no ``kcore`` that is one, ``None`` if it has.
+
+    Containers get one with a device or a folder mounted over it, or one of processes alone (subset=pid).
+    """
+    path = f"{proc}/kcore"
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return None
+    except FileNotFoundError:
+        if not os.path.exists(f"{proc}/meminfo"):
+            return f"{path} doesn't exist, nor does {proc}/meminfo: not all of proc is mounted here, as in a container"
+        return f"{path} doesn't exist: this kernel was built without CONFIG_PROC_KCORE"
+    except OSError as e:
+        return f"{path}: {e.strerror}"
+    return f"{path} isn't a file: something else is mounted over it, as in a container; run mminspect on the host"
+
+
 def open_live() -> Target:
     """
     Open the running kernel.
 
     :raises TargetError: if it can't be read; the message says what is missing.
     """
-    if not os.path.exists(KCORE):
-        raise TargetError(
-            f"{KCORE} doesn't exist: this kernel was built without CONFIG_PROC_KCORE; give a vmcore with -c"
-        )
+    why = why_no_kcore(PROC)
+    if why is not None:
+        raise TargetError(f"{why}; give a vmcore with -c")
     if os.geteuid() != 0:
         raise TargetError("the running kernel's memory is readable by root only: run mminspect as root, or give -c")
     lockdown = Path("/sys/kernel/security/lockdown")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,29 @@ from mminspect.program import open as targets
 from tests.conftest import Cli, complaint
 
 
-def test_running_kernel_without_kcore(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "KCORE", "/nonexistent/kcore")
+def test_running_kernel_without_kcore(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").touch()
+    monkeypatch.setattr(targets, "PROC", str(tmp_path))
     assert "CONFIG_PROC_KCORE" in complaint(cli("scan"))
 
 
-def test_running_kernel_without_root(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "KCORE", "/dev/null")
+def test_kcore_that_a_container_hides(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(targets, "PROC", str(tmp_path))
+    # With subset=pid, nothing but processes is there.
+    assert "not all of proc is mounted" in complaint(cli("scan"))
+    (tmp_path / "meminfo").touch()
+    for mask in ("/dev/null", str(tmp_path)):
+        (tmp_path / "kcore").symlink_to(mask)
+        told = complaint(cli("scan"))
+        assert "mounted over it" in told
+        assert "CONFIG_PROC_KCORE" not in told
+        (tmp_path / "kcore").unlink()
+    (tmp_path / "kcore").touch()
+    assert targets.why_no_kcore(str(tmp_path)) is None
+
+
+def test_running_kernel_without_root(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kcore").touch()
+    monkeypatch.setattr(targets, "PROC", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "root" in complaint(cli("scan"))
