@@ -137,6 +137,16 @@ def test_wrong_last_page_makes_the_block_refused() -> None:
     assert result["__pageblock_pfn_to_page"] == ("refuses", "the block's last page isn't of node 0 zone DMA32")
 
 
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_block_whose_end_is_not_online_is_refused(which: str) -> None:
+    """__pageblock_pfn_to_page(): pfn_to_online_page() of both ends, before their zones are compared."""
+    page = Page(3, SPARSE.link(0, 1), INITIALIZED)
+    pfn = 0 if which == "first" else 7
+    hole = Page(pfn, SPARSE.link(0, 1), OFFLINE)
+    result = judged(SPARSE_MAP, page, **{which: hole})
+    assert result["__pageblock_pfn_to_page"] == ("refuses", "the first or last page of the block is not online")
+
+
 def test_contiguous_skips_the_check() -> None:
     contiguous = memory_map(zone(1, 0, 12, contiguous=True), zone(2, 12, 20))
     result = judged(contiguous, Page(0, SPARSE.link(0, 2), INITIALIZED, lru=True))

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from mminspect.errors import LayoutError
 from mminspect.memmap import reader as memmap_
 from mminspect.memmap.calibrate import calibrate
-from mminspect.memmap.chunk import DAMAGED, DEFERRED, INITIALIZED, POISONED, STALE, ZEROED
+from mminspect.memmap.chunk import (
+    DAMAGED,
+    DEFERRED,
+    INITIALIZED,
+    OFFLINE,
+    POISONED,
+    STALE,
+    UNINITIALIZED_KINDS,
+    UNREADABLE_REASONS,
+    ZEROED,
+)
 from mminspect.memmap.digest import digest
 from mminspect.memmap.reader import Memmap, join_in_blocks
 from mminspect.memorymap.map import MemoryMap
@@ -347,3 +357,12 @@ def test_damaged_data_are_not_called_unmapped() -> None:
     prog.add_memory_segment(BASE, 64 * SIZE, fail)
     (chunk,) = Memmap(prog, memory).chunks()
     assert set(chunk.state.tolist()) == {DAMAGED}
+
+
+def test_each_state_is_one_and_has_one_name() -> None:
+    assert (len(UNINITIALIZED_KINDS), len(UNREADABLE_REASONS)) == (4, 5)
+    states = {INITIALIZED, OFFLINE, *UNINITIALIZED_KINDS, *UNREADABLE_REASONS}
+    assert len(states) == 11
+    # Runs up to DEFERRED were read; what is not online is the last.
+    assert max(UNINITIALIZED_KINDS) == DEFERRED < min(UNREADABLE_REASONS)
+    assert max(states) == OFFLINE
