@@ -22,6 +22,15 @@ def rule_list(context: click.Context, parameter: click.Parameter, value: tuple[s
     return chosen
 
 
+def complete_rules(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the last of some rule IDs, separated by commas, in a shell."""
+    # Imported late: only shells ask for it.
+    from mminspect.rules.catalog import load_catalog
+
+    *before, last = incomplete.split(",")
+    return [",".join((*before, rule["id"])) for rule in load_catalog() if rule["id"].startswith(last)]
+
+
 def id_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Parse IDs of findings, separated by commas."""
     return tuple(name.strip() for names in value for name in names.split(",") if name.strip())
@@ -68,10 +77,20 @@ def output_option(what: str, required: bool = False) -> click.Option:
 
 
 SELECT = click.Option(
-    ["--select"], metavar="RULE,...", multiple=True, callback=rule_list, help="Apply these rules only."
+    ["--select"],
+    metavar="RULE,...",
+    multiple=True,
+    callback=rule_list,
+    shell_complete=complete_rules,
+    help="Apply these rules only.",
 )
 IGNORE = click.Option(
-    ["--ignore"], metavar="RULE,...", multiple=True, callback=rule_list, help="Leave these rules out."
+    ["--ignore"],
+    metavar="RULE,...",
+    multiple=True,
+    callback=rule_list,
+    shell_complete=complete_rules,
+    help="Leave these rules out.",
 )
 FAIL_ON = click.Option(
     ["--fail-on"],

@@ -30,6 +30,7 @@ from mminspect.cli.options import (
     SELECT,
     USER,
     WIDTH,
+    complete_rules,
     date,
     format_option,
     id_list,
@@ -303,7 +304,10 @@ COMMANDS = (
     Command(
         "rules",
         help="Show the catalog of rules, or all about one RULE.",
-        params=[click.Argument(["rule"], required=False), format_option("table", "json")],
+        params=[
+            click.Argument(["rule"], required=False, shell_complete=complete_rules),
+            format_option("table", "json"),
+        ],
     ),
     Command(
         "capture",
