@@ -81,7 +81,7 @@ def test_what_rules_are_about() -> None:
         "per-cpu-list",
         "zone-pages",
     }
-    assert about[TARGET] == {"proc-disagrees", "unreadable"}
+    assert about[TARGET] == {"memmap-alignment", "proc-disagrees", "unreadable"}
 
 
 @pytest.mark.parametrize(
