@@ -68,13 +68,14 @@ def show(results: Path) -> None:
 def known(only: str) -> None:
     """Try the mistakes that tests once missed. Exit status 1 if one is missed again."""
     missed = 0
-    for mistake, tests in known_mistakes(KNOWN):
-        if only not in mistake.file:
-            continue
-        with tempfile.TemporaryDirectory() as directory:
-            result = Bench(None, Path(directory), tests).try_(mistake)
-        missed += result.outcome != KILLED
-        click.echo(f"{result.outcome:10} {result.seconds:5.0f} s  {mistake.file}: {mistake.kind}  {result.by}")
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory))
+        for mistake, tests in known_mistakes(KNOWN):
+            if only not in mistake.file:
+                continue
+            result = bench.try_(mistake, tests)
+            missed += result.outcome != KILLED
+            click.echo(f"{result.outcome:10} {result.seconds:5.0f} s  {mistake.file}: {mistake.kind}  {result.by}")
     sys.exit(1 if missed else 0)
 
 

@@ -188,12 +188,12 @@ def _slice(text: _Text, node: ast.Slice) -> Iterator[Change]:
             yield (*text.of(bound), f"({text.text(bound)}) + 1", "slice")
 
 
-def _statement(text: _Text, node: ast.stmt, alone: bool) -> Iterator[Change]:
+def _statement(text: _Text, node: ast.stmt) -> Iterator[Change]:
     start, end = text.of(node)
     is_call = isinstance(node, ast.Expr) and isinstance(node.value, (ast.Call, ast.Yield, ast.YieldFrom))
     if is_call or isinstance(node, (ast.AugAssign, ast.Continue, ast.Break)):
         yield start, end, "pass", "dropped statement"
-    elif isinstance(node, ast.If) and not node.orelse and not alone:
+    elif isinstance(node, ast.If) and not node.orelse:
         yield (*text.of(node.test), "False", "dropped branch")
     elif isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Name, ast.Tuple)):
         # One that changes what it has: the name is read in its own value.
@@ -242,12 +242,10 @@ def mistakes(file: str, source: str) -> list[Mistake]:
     """
     text, found = _Text(source), {}
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.stmt) or isinstance(
-            node, (ast.Import, ast.ImportFrom, ast.AnnAssign, ast.ClassDef)
-        ):
+        if not isinstance(node, ast.stmt) or isinstance(node, LEFT_ALONE):
             continue
-        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if is_text or isinstance(node, (ast.Raise, ast.Assert)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            # A docstring.
             continue
         head_end = node.end_lineno
         body = getattr(node, "body", None)
@@ -255,16 +253,17 @@ def mistakes(file: str, source: str) -> list[Mistake]:
             head_end = max(node.lineno, body[0].lineno - 1)
         assert head_end is not None
         lines = tuple(range(node.lineno, head_end + 1))
-        changes = [*_statement(text, node, False), *(c for inner in _inner(node) for c in _of(text, inner))]
+        changes = [*_statement(text, node), *(c for inner in _inner(node) for c in _of(text, inner))]
         for start, end, new, kind in changes:
             old = source[start:end]
             line = source.count("\n", 0, start) + 1
             column = start - (source.rfind("\n", 0, start) + 1)
             found[start, end, new] = Mistake(file, line, column, lines, start, end, old, new, kind)
-    return [found[key] for key in sorted(found) if _parses(found[key].apply(source))]
+    return [found[key] for key in sorted(found)]
 
 
-def _parses(source: str) -> bool:
+def parses(source: str) -> bool:
+    """Tell whether a source text can be read. A few replacements leave one that can't."""
     try:
         ast.parse(source)
     except SyntaxError:

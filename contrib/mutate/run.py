@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from typing import Any
 import click
 
 from contrib.mutate.covering import ROOT
-from contrib.mutate.mistakes import Mistake, mistakes
+from contrib.mutate.mistakes import Mistake, mistakes, parses
 
 # The core: what decides on answers. Options, colors and the like are left out.
 CORE = tuple(
@@ -52,7 +53,6 @@ class CoverageMap:
         self._tests: list[str] = data["tests"]
         self._seconds: list[float] = data["seconds"]
         self._files: dict[str, Any] = data["files"]
-        self._known = set(self._tests)
 
     def tests(self, mistake: Mistake, source: str) -> list[str]:
         """Return the tests to run for a mistake: those named after the file first, then the fastest."""
@@ -117,15 +117,9 @@ class Result:
 
 
 class Bench:
-    """
-    A copy of the source that mistakes are put into.
+    """A copy of the source that mistakes are put into."""
 
-    :param tests: What to run for each mistake, in the place of what the map says.
-    """
-
-    def __init__(self, coverage: CoverageMap | None, directory: Path, tests: Sequence[str] = ()) -> None:
-        self._map = coverage
-        self._tests = tuple(tests)
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         for name in COPIED:
             there = ROOT / name
@@ -135,12 +129,9 @@ class Bench:
                 shutil.copyfile(there, directory / name)
         (directory / "fixtures").symlink_to(ROOT / "fixtures")
 
-    def try_(self, mistake: Mistake) -> Result:
+    def try_(self, mistake: Mistake, tests: Sequence[str]) -> Result:
         """Put a mistake in, run tests until one fails, and take it out again."""
         source = (ROOT / mistake.file).read_text(encoding="utf-8")
-        tests = list(self._tests)
-        if not tests and self._map is not None:
-            tests = self._map.tests(mistake, source)
         if not tests:
             return Result(mistake, UNCOVERED, "", 0, 0.0)
         began = time.monotonic()
@@ -192,21 +183,23 @@ def choose(seed: int, count: int, folders: Sequence[str] = CORE) -> list[Mistake
     :param folders: Files or folders, from the root of the repository.
     """
     by_line: dict[tuple[str, int], list[Mistake]] = {}
+    sources: dict[str, str] = {}
     for folder in sorted(folders):
         there = ROOT / folder
         for path in sorted(there.rglob("*.py")) if there.is_dir() else [there]:
             name = str(path.relative_to(ROOT))
-            for mistake in mistakes(name, path.read_text(encoding="utf-8")):
+            sources[name] = path.read_text(encoding="utf-8")
+            for mistake in mistakes(name, sources[name]):
                 by_line.setdefault((name, mistake.line), []).append(mistake)
     chance = random.Random(seed)
     places = list(by_line)
     chance.shuffle(places)
-    return [chance.choice(by_line[place]) for place in places[:count]]
+    # To see whether a mistake can be read takes far longer than to make it, so only those of chosen lines are.
+    readable = ([m for m in by_line[place] if parses(m.apply(sources[m.file]))] for place in places)
+    return [chance.choice(found) for found in itertools.islice(filter(None, readable), count)]
 
 
-def run(
-    chosen: Sequence[Mistake], coverage: CoverageMap | None, results: Path, tests: Sequence[str] = ()
-) -> Iterator[Result]:
+def run(chosen: Sequence[Mistake], coverage: CoverageMap, results: Path) -> Iterator[Result]:
     """
     Try mistakes, but for those that a file of results has.
 
@@ -214,11 +207,12 @@ def run(
     """
     done = {line["id"] for line in read_results(results)} if results.exists() else set()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(coverage, Path(directory), tests)
+        bench = Bench(Path(directory))
         for mistake in chosen:
             if mistake.id in done:
                 continue
-            result = bench.try_(mistake)
+            tests = coverage.tests(mistake, (ROOT / mistake.file).read_text(encoding="utf-8"))
+            result = bench.try_(mistake, tests)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result.as_dict()) + "\n")
             yield result

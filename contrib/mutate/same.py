@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 SAME = Path(__file__).parent / "same.json"
+
+
+@cache
+def _same() -> set[tuple[str, str, str]]:
+    """Read them: file, line of code, change."""
+    return {(item["file"], item["code"], item["change"]) for item in json.loads(SAME.read_text(encoding="utf-8"))}
 
 
 def is_same(row: dict[str, Any]) -> bool:
@@ -18,7 +25,4 @@ def is_same(row: dict[str, Any]) -> bool:
     """
     file, _, rest = row["id"].partition(":")
     change = rest.split(": ", 1)[1]
-    return any(
-        (item["file"], item["code"], item["change"]) == (file, row["code"], change)
-        for item in json.loads(SAME.read_text(encoding="utf-8"))
-    )
+    return (file, row["code"], change) in _same()

@@ -73,13 +73,13 @@ def test_tests_of_a_line_are_found_after_the_file_has_grown(tmp_path: Path) -> N
 
 def test_mistake_that_a_test_notices_and_one_that_none_does(tmp_path: Path) -> None:
     test = "contrib/mutate/tests/test_mistakes.py::test_a_seed_chooses_the_same_mistakes"
-    bench = Bench(None, tmp_path, [test])
+    bench = Bench(tmp_path)
     file = "contrib/mutate/run.py"
     made = mistakes(file, (ROOT / file).read_text(encoding="utf-8"))
     noticed = next(m for m in made if "chance.choice" in m.old and m.new == "None")
-    assert bench.try_(noticed).by == test
+    assert bench.try_(noticed, [test]).by == test
     missed = next(m for m in made if m.old == "600")
-    assert (bench.try_(missed).outcome, bench.try_(missed).by) == ("survived", "")
+    assert (bench.try_(missed, [test]).outcome, bench.try_(missed, [test]).by) == ("survived", "")
 
 
 def test_mistakes_that_tests_once_missed_can_still_be_made() -> None:
