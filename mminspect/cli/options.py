@@ -71,27 +71,20 @@ def format_option(*formats: str) -> click.Option:
     return click.Option(["--format", "format_"], type=click.Choice(formats), default=formats[0], show_default=True)
 
 
+def rules_option(name: str, what: str) -> click.Option:
+    """Make an option that names rules."""
+    return click.Option(
+        [name], metavar="RULE,...", multiple=True, callback=rule_list, shell_complete=complete_rules, help=what
+    )
+
+
 def output_option(what: str, required: bool = False) -> click.Option:
     """Make the option that names the output file."""
     return click.Option(["-o", "--output"], metavar="FILE", required=required, help=what)
 
 
-SELECT = click.Option(
-    ["--select"],
-    metavar="RULE,...",
-    multiple=True,
-    callback=rule_list,
-    shell_complete=complete_rules,
-    help="Apply these rules only.",
-)
-IGNORE = click.Option(
-    ["--ignore"],
-    metavar="RULE,...",
-    multiple=True,
-    callback=rule_list,
-    shell_complete=complete_rules,
-    help="Leave these rules out.",
-)
+SELECT = rules_option("--select", "Apply these rules only.")
+IGNORE = rules_option("--ignore", "Leave these rules out.")
 FAIL_ON = click.Option(
     ["--fail-on"],
     type=click.Choice(["error", "warning", "note", "never"]),
