@@ -10,7 +10,7 @@ import click
 
 from mminspect.cli.output import stdout
 from mminspect.cli.session import Session, scan_with_progress
-from mminspect.commands.watch import changes, headline
+from mminspect.commands.watch import Changes, changes
 from mminspect.findings import Finding
 from mminspect.kernel.inputs import Inputs
 from mminspect.render.formats import CHANGE_FORMATS, changes_writer, report_writer
@@ -44,9 +44,8 @@ def run(
             report = scan_with_progress(kernel, rules, Limits(max_rate))
             if write_changes is not None:
                 found = changes(before, report.findings)
-                if format_ == "table":
-                    stdout().write(headline(time.localtime(), found, report.findings))
-                write_changes(found, stdout(), style_of(stdout()))
+                now = Changes(time.localtime(), found, len(report.findings))
+                write_changes(now, stdout(), style_of(stdout()))
                 before = report.findings
             else:
                 with session.output() as out:

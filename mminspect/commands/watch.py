@@ -26,6 +26,20 @@ class Change(NamedTuple):
         return {"event": self.event, **self.finding.as_dict()}
 
 
+class Changes(NamedTuple):
+    """
+    What a scan found that the last one had not, and the other way round.
+
+    :ivar when: When it ended, in local time.
+    :ivar changes: What is gone, then what is new.
+    :ivar findings: How many findings there are now.
+    """
+
+    when: time.struct_time
+    changes: list[Change]
+    findings: int
+
+
 def _key(finding: Finding) -> tuple[Hashable, str]:
     return identity(finding.as_dict()), finding.severity
 
@@ -41,15 +55,3 @@ def changes(before: Sequence[Finding], now: Sequence[Finding]) -> list[Change]:
     old, new = {_key(f) for f in before}, {_key(f) for f in now}
     gone = [Change("gone", f) for f in before if _key(f) not in new]
     return gone + [Change("new", f) for f in now if _key(f) not in old]
-
-
-def headline(when: time.struct_time, found: Sequence[Change], now: Sequence[Finding]) -> str:
-    """
-    Write the line that each scan begins with: its time, what changed, and what there is.
-
-    :param found: What changed since the last scan.
-    :param now: All that was found.
-    """
-    counts = [(event, sum(change.event == event for change in found)) for event in ("new", "gone")]
-    changed = ", ".join(f"{count} {event}" for event, count in counts if count) or "nothing new, nothing gone"
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S%z', when)} {changed}; findings: {len(now)}\n"

@@ -9,16 +9,15 @@ or both; they take what to write, a text stream, and what the stream can show.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
-    from mminspect.commands.watch import Change
+    from mminspect.commands.watch import Changes
     from mminspect.findings import Report
     from mminspect.render.style import Style
 
     ReportWriter = Callable[[Report, IO[str], Style], None]
-    ChangesWriter = Callable[[Sequence[Change], IO[str], Style], None]
+    ChangesWriter = Callable[[Changes, IO[str], Style], None]
 
 # The file of each format. The default is first.
 REPORT_FORMATS = {

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from mminspect.findings import Report
@@ -11,7 +10,7 @@ from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
 
 if TYPE_CHECKING:
-    from mminspect.commands.watch import Change
+    from mminspect.commands.watch import Changes
 
 
 def write_report(report: Report, out: IO[str], style: Style) -> None:
@@ -20,7 +19,7 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
         out.write(dumps(finding.as_dict()) + "\n")
 
 
-def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
+def write_changes(found: Changes, out: IO[str], style: Style) -> None:
     """Write each change: a finding and ``event``."""
-    for change in changes:
+    for change in found.changes:
         out.write(dumps(change.as_dict()) + "\n")

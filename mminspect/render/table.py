@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from mminspect.commands.watch import Change
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
 from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
 from mminspect.text import one_line
+
+if TYPE_CHECKING:
+    from mminspect.commands.watch import Changes
 
 COLORS = {ERROR: "red", WARNING: "yellow", NOTE: "cyan"}
 
@@ -99,11 +102,14 @@ def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int 
             out.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ") + "\n")
 
 
-def write_changes(changes: Sequence[Change], out: IO[str], style: Style) -> None:
-    """Write what is new and what is gone, as ``mminspect watch`` shows it; nothing where nothing changed."""
+def write_changes(found: Changes, out: IO[str], style: Style) -> None:
+    """Write what is new and what is gone, as ``mminspect watch`` shows it: a line for each scan, then its changes."""
+    counts = [(event, sum(change.event == event for change in found.changes)) for event in ("new", "gone")]
+    changed = ", ".join(f"{count} {event}" for event, count in counts if count) or "nothing new, nothing gone"
+    out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S%z', found.when)} {changed}; findings: {found.findings}\n")
     rows = [
         (change.event, severity_of(f, style.color), f.rule, hex_range(f.start_pfn, f.end_pfn), one_line(f.message))
-        for change in changes
+        for change in found.changes
         for f in (change.finding,)
     ]
     if rows:
