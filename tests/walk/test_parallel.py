@@ -28,18 +28,15 @@ def all_children() -> set[str]:
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-@pytest.fixture(autouse=True)
-def _started_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what other tests started: multiprocessing's resource tracker stays until the end."""
-    monkeypatch.setattr(sys.modules[__name__], "BEFORE", all_children())
+@pytest.fixture()
+def children() -> Callable[[], list[str]]:
+    """
+    Get the processes that this test has started and not waited for.
 
-
-BEFORE: set[str] = set()
-
-
-def children() -> list[str]:
-    """Get the processes that this test has started and not waited for."""
-    return sorted(all_children() - BEFORE)
+    What other tests started is left out: multiprocessing's resource tracker stays until the end.
+    """
+    before = all_children()
+    return lambda: sorted(all_children() - before)
 
 
 def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -> list[Any]:
@@ -50,7 +47,7 @@ def run(work: Callable[[int], Iterable[Any]], items: Sequence[int], jobs: int) -
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 15, 16, 17, 100])
-def test_results_come_in_order(number: int, jobs: int) -> None:
+def test_results_come_in_order(number: int, jobs: int, children: Callable[[], list[str]]) -> None:
     results = run(lambda n: [(n, i) for i in range(n % 3)], range(number), jobs)
     assert results == [(n, i) for n in range(number) for i in range(n % 3)]
     assert children() == []
@@ -72,7 +69,7 @@ def fail(error: BaseException) -> Any:
     raise error
 
 
-def test_an_error_in_a_process_is_the_error_of_the_whole() -> None:
+def test_an_error_in_a_process_is_the_error_of_the_whole(children: Callable[[], list[str]]) -> None:
     with pytest.raises(MminspectError, match=r"^the memory is gone$"):
         run(lambda n: fail(LayoutError("the memory is gone")), range(40), 2)
     with pytest.raises(MminspectError, match="a worker process failed: ZeroDivisionError: "):
@@ -82,7 +79,7 @@ def test_an_error_in_a_process_is_the_error_of_the_whole() -> None:
     assert children() == []
 
 
-def test_a_process_that_is_killed_is_one_clear_error() -> None:
+def test_a_process_that_is_killed_is_one_clear_error(children: Callable[[], list[str]]) -> None:
     def work(number: int) -> Iterator[int]:
         if number == 40:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -95,7 +92,7 @@ def test_a_process_that_is_killed_is_one_clear_error() -> None:
     assert children() == []
 
 
-def test_processes_end_when_nobody_wants_their_results() -> None:
+def test_processes_end_when_nobody_wants_their_results(children: Callable[[], list[str]]) -> None:
     with parallel.run(lambda n: [bytes(1 << 20)], lambda: range(1000), 3) as results:
         # At work before anybody asks.
         assert len(children()) == 3
@@ -104,7 +101,9 @@ def test_processes_end_when_nobody_wants_their_results() -> None:
 
 
 @pytest.mark.parametrize("started", [0, 2])
-def test_process_that_cannot_be_started_is_one_clear_error(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_cannot_be_started_is_one_clear_error(
+    started: int, children: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fork = os.fork
     left = [None] * started
 
