@@ -84,8 +84,8 @@ def record(kernel: str, directory: Path | None = None) -> Path:
     try:
         boot_row(row, dump)
         inputs = Inputs(str(dump))
-        with open_kernel(inputs) as kernel, part.open("wb") as file:
-            capture(kernel, inputs, file)
+        with open_kernel(inputs) as opened, part.open("wb") as file:
+            capture(opened, inputs, file)
         part.rename(out)
     finally:
         dump.unlink(missing_ok=True)

@@ -144,8 +144,9 @@ class Tiler:
         self._size, self._lru = layout.page.size, layout.page.lru_offset
         self._vmemmap = self._memory.sections[0].mem_map
         self._bytes = np.memmap(source, np.uint8, "r")
-        self._elf = Elf.of(bytes(self._bytes[:16]))
-        assert self._elf is not None
+        elf = Elf.of(bytes(self._bytes[:16]))
+        assert elf is not None
+        self._elf = elf
         header = self._elf.header(bytes(self._bytes[: self._elf.header_size]))
         table = self._bytes[header.phoff : header.phoff + header.phnum * self._elf.segment_size]
         self._machine = header.machine
@@ -154,7 +155,8 @@ class Tiler:
         self._image = Image()
         # By the recorded section, the chains of which an end is in it: (word, chain, part, whether it is the first).
         self._ends: dict[int, list[tuple[int, Chain, Part, bool]]] = defaultdict(list)
-        self._patches: dict[int, int] = {}
+        # By the recorded section, links that its struct pages are given: (address, value).
+        self._patches: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def _plan(self, end: int) -> list[Part]:
         zones = [zone for zone in self._memory.populated_zones if zone.spanned]
@@ -171,6 +173,10 @@ class Tiler:
 
     def _address(self, pfn: int) -> int:
         return (self._vmemmap + pfn * self._size) & MASK
+
+    def _nr(self, address: int) -> int:
+        """Get the recorded section that a struct page is in."""
+        return (address - self._vmemmap) // self._size // self._per_section
 
     def _read(self, address: int, size: int) -> bytes:
         data: bytes = self._prog.read(address, size)
@@ -252,13 +258,8 @@ class Tiler:
         free = self._prog["NR_FREE_PAGES"].value_()
         with contextlib.suppress(FaultError):
             self._put(zone.vm_stat[free].counter, max(0, zone.vm_stat[free].counter.value_()) * part.copies)
-        for name in ("compact_cached_free_pfn", "compact_init_migrate_pfn", "compact_init_free_pfn"):
-            member = getattr(zone, name)
-            value = member.value_()
-            if part.start <= value <= part.start + part.pages:
-                self._put(member, value - part.start + part.first)
-        for index in range(len(zone.compact_cached_migrate_pfn)):
-            member = zone.compact_cached_migrate_pfn[index]
+        cursors = [zone.compact_cached_free_pfn, zone.compact_init_migrate_pfn, zone.compact_init_free_pfn]
+        for member in (*cursors, *zone.compact_cached_migrate_pfn):
             value = member.value_()
             if part.start <= value <= part.start + part.pages:
                 self._put(member, value - part.start + part.first)
@@ -275,7 +276,7 @@ class Tiler:
         """Put the chains of each copy on their lists."""
         for chain in chains:
             for node, first in ((chain.first, True), (chain.last, False)):
-                nr = (node - self._vmemmap) // self._size // self._per_section
+                nr = self._nr(node)
                 word = (node + 8 * first - self._address(nr * self._per_section)) // 8
                 self._ends[nr].append((word, chain, part, first))
         heads = chains[0].heads
@@ -363,8 +364,8 @@ class Tiler:
         """Link the pages of a piece, where that was cut from the lists of several CPUs."""
         for before, after in zip(piece, piece[1:]):
             if self._pointer(before) != after:
-                self._patches[before] = after
-                self._patches[after + 8] = before
+                self._patches[self._nr(before)].append((before, after))
+                self._patches[self._nr(after)].append((after + 8, before))
 
     def _change_resources(self) -> None:
         end = max(part.first + part.pages * part.copies for part in self._parts) << 12
@@ -378,7 +379,7 @@ class Tiler:
         """Read a section's struct pages as they were recorded, with pieces of per-CPU lists linked."""
         start = self._address(nr * self._per_section)
         words = np.frombuffer(self._read(start, self._per_section * self._size), np.uint64).copy()
-        for address, value in self._patches_of.get(nr, ()):
+        for address, value in self._patches.get(nr, ()):
             words[(address - start) // 8] = value
         return words
 
@@ -411,10 +412,6 @@ class Tiler:
         return words
 
     def _write_file(self, file: IO[bytes]) -> None:
-        self._patches_of: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for address, value in self._patches.items():
-            nr = (address - self._vmemmap) // self._size // self._per_section
-            self._patches_of[nr].append((address, value))
         made = sorted(self._copies(), key=lambda item: item[0])
         size = self._per_section * self._size
         runs: list[list[int]] = []
@@ -424,7 +421,6 @@ class Tiler:
             else:
                 runs.append([to, 1])
         elf = self._elf
-        assert elf is not None
         notes = next(segment for segment in self._segments if segment.type == PT_NOTE)
         pieces = list(self._image.pieces())
         count = 1 + len(pieces) + len(runs)
