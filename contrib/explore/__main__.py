@@ -31,6 +31,7 @@ from contrib.kernels.errors import HarnessError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 Pokes = tuple[tuple[str, bytes], ...]
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -67,6 +68,7 @@ def read_layout(path: Path) -> Layout:
 def kernel_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which kernel, and how to try it."""
     for option in (
+        click.option("--modules", type=DIRECTORY, help="Its modules, for layouts with devices but DIMMs."),
         click.option(
             "--poke", "pokes", multiple=True, callback=poke, metavar="SYMBOL[+0xOFFSET]=HEX", help="Bytes over code."
         ),
@@ -88,11 +90,15 @@ def pool_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_spec(
-    kernel: Path, vmlinux: Path | None, system_map: Path | None, pokes: tuple[tuple[str, bytes], ...]
+    kernel: Path,
+    vmlinux: Path | None = None,
+    system_map: Path | None = None,
+    pokes: Pokes = (),
+    modules: Path | None = None,
 ) -> Spec:
     """Return which kernel is meant."""
-    names = [str(path.absolute()) if path else None for path in (vmlinux, system_map)]
-    return Spec(str(kernel.absolute()), names[0], names[1], pokes)
+    names = [str(path.absolute()) if path else None for path in (vmlinux, system_map, modules)]
+    return Spec(str(kernel.absolute()), names[0], names[1], pokes, names[2])
 
 
 def say(line: str) -> None:
@@ -112,6 +118,7 @@ def main() -> None:
 @pool_options
 @click.option("--time", "seconds", callback=duration, metavar="10m", help="How long to try new layouts.")
 @click.option("--layouts", type=click.IntRange(0), help="How many new layouts to try.  [default: 200]")
+@click.option("--after-boot", is_flag=True, help="Layouts with devices, and memory brought online or taken away.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first layout's seed.")
 @click.option("--store", "path", type=click.Path(path_type=Path), default=Path("explore.db"), show_default=True)
 @click.option("--shrink", "least", type=click.Choice([*SEVERITIES, "never"]), default="warning", show_default=True)
@@ -121,21 +128,23 @@ def run(
     vmlinux: Path | None,
     system_map: Path | None,
     pokes: Pokes,
+    modules: Path | None,
     workers: int,
     scheduler: str | None,
     seconds: float | None,
     layouts: int | None,
+    after_boot: bool,
     seed: int,
     path: Path,
     least: str,
     confirmed: bool,
 ) -> None:
     """Try KERNEL, a bzImage or vmlinux, on random layouts. A store that is there is gone on with."""
-    spec = make_spec(kernel, vmlinux, system_map, pokes)
+    spec = make_spec(kernel, vmlinux, system_map, pokes, modules)
     opened = spec.open()
     store = Store(path)
     name = report.kernel_name(opened)
-    campaign = Campaign(spec, name, opened.image.wide, store, say)
+    campaign = Campaign(spec, name, opened.image.wide, store, say, after_boot)
     if layouts is None and seconds is None:
         layouts = 200
     pool = make_pool(workers, scheduler)
@@ -171,9 +180,10 @@ def replay(
     vmlinux: Path | None,
     system_map: Path | None,
     pokes: Pokes,
+    modules: Path | None,
 ) -> None:
     """Try KERNEL on the layout in a file; exit with 1 if there is an error."""
-    done = perform(make_spec(kernel, vmlinux, system_map, pokes), Task(dumps(read_layout(layout))))
+    done = perform(make_spec(kernel, vmlinux, system_map, pokes, modules), Task(dumps(read_layout(layout))))
     if done.outcome is None:
         raise HarnessError(done.error)
     click.echo(report.outcome(done.outcome))
@@ -197,11 +207,12 @@ def shrink(
     vmlinux: Path | None,
     system_map: Path | None,
     pokes: Pokes,
+    modules: Path | None,
     wanted: str | None,
     boots: int,
 ) -> None:
     """Print a minimal layout that still gives a signature."""
-    spec = make_spec(kernel, vmlinux, system_map, pokes)
+    spec = make_spec(kernel, vmlinux, system_map, pokes, modules)
     text = dumps(read_layout(layout))
     done = perform(spec, Task(text))
     if done.outcome is None:
@@ -255,7 +266,7 @@ def export_store(path: Path) -> None:
 @click.option("--least", type=click.Choice(SEVERITIES), default="note", show_default=True, help="What counts.")
 def compare_kernels(first: Path, second: Path, workers: int, scheduler: str | None, corpus: Path, least: str) -> None:
     """Compare two kernels on the same layouts; exit with 1 where SECOND shows what FIRST doesn't."""
-    specs = [make_spec(path, None, None, ()) for path in (first, second)]
+    specs = [make_spec(path) for path in (first, second)]
     names = [report.kernel_name(spec.open()) for spec in specs]
     layouts = read_corpus(corpus)
     pool = make_pool(workers, scheduler)
@@ -288,7 +299,7 @@ def try_mutants(
     layouts: int,
 ) -> None:
     """Put mistakes into KERNEL, one at a time, and see how many layouts show it; the bug of 2021 is the first."""
-    spec = make_spec(kernel, vmlinux, system_map, ())
+    spec = make_spec(kernel, vmlinux, system_map)
     opened = spec.open()
     pool = make_pool(workers, scheduler)
     try:

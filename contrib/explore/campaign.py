@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from contrib.explore.features import features
-from contrib.explore.generate import Seeded, generate, mutate
+from contrib.explore.generate import Seeded, generate, generate_after_boot, mutate
 from contrib.explore.judge import SEVERITIES, Sighting
 from contrib.explore.layout import Layout, dumps, loads
 from contrib.explore.shrink import MAX_BOOTS
@@ -63,10 +63,12 @@ class Campaign:
     :param wide: Whether it is a 64-bit kernel.
     :param store: Where results go.
     :param say: Prints a line.
+    :param after_boot: Whether every layout has something that is done after boot.
     """
 
-    def __init__(self, spec: Spec, name: str, wide: bool, store: Store, say: Say) -> None:
+    def __init__(self, spec: Spec, name: str, wide: bool, store: Store, say: Say, after_boot: bool = False) -> None:
         self.spec, self.name, self.wide, self.store, self.say = spec, name, wide, store, say
+        self.after_boot = after_boot
         self.progress = Progress()
         self.kept: list[Layout] = []
         self.features: set[str] = set()
@@ -79,7 +81,7 @@ class Campaign:
     def _keep(self, layout: Layout, anyway: bool) -> None:
         new = features(layout) - self.features
         self.features |= new
-        if (new or anyway) and len(self.kept) < MAX_KEPT:
+        if (new or anyway) and not layout.after_boot and len(self.kept) < MAX_KEPT:
             self.kept.append(layout)
 
     def layouts(self, seed: int, count: int | None, seconds: float | None) -> Iterator[Task]:
@@ -89,14 +91,16 @@ class Campaign:
         made = 0
         while (count is None or made < count) and (end is None or time.monotonic() < end):
             if seed not in tried:
-                draw = Seeded(seed)
-                if self.kept and draw.p(MUTANTS):
-                    layout = mutate(draw, draw.choice(self.kept), self.wide)
-                else:
-                    layout = generate(draw, self.wide)
                 made += 1
-                yield Task(dumps(layout), seed)
+                yield Task(dumps(self._layout(Seeded(seed))), seed)
             seed += 1
+
+    def _layout(self, draw: Seeded) -> Layout:
+        if self.after_boot:
+            return generate_after_boot(draw, self.spec.modules is not None)
+        if self.kept and draw.p(MUTANTS):
+            return mutate(draw, draw.choice(self.kept), self.wide)
+        return generate(draw, self.wide)
 
     def run(self, pool: Pool, seed: int, count: int | None, seconds: float | None) -> None:
         """Try layouts."""

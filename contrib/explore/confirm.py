@@ -32,6 +32,8 @@ def confirm(explorer: Explorer, layout: Layout, key: str, kernel: Path) -> str:
     text = f"direct boot {seen}/{REPEATS}"
     if explorer.kernel.pokes:
         return f"{text}; the kernel is patched"
+    if layout.after_boot:
+        return f"stock firmware {seen}/{REPEATS}"
     how = stock(layout, kernel)
     if how is None:
         return f"{text}; direct boot only: {why_not(layout)}"

@@ -54,6 +54,21 @@ def segments(ram_size: int, low_memory: int | None) -> list[tuple[int, int, int,
     return parts
 
 
+def _copy(source: Ram, target: int, offset: int) -> None:
+    """Copy what a file has beside holes."""
+    hole = 0
+    while True:
+        try:
+            data = os.lseek(source.fd, hole, os.SEEK_DATA)
+        except OSError:  # nothing but a hole is left
+            return
+        hole = os.lseek(source.fd, data, os.SEEK_HOLE)
+        os.lseek(source.fd, data, os.SEEK_SET)
+        os.lseek(target, offset + data, os.SEEK_SET)
+        while data < hole:
+            data += os.sendfile(target, source.fd, None, hole - data)
+
+
 def make_vmcore(ram: Ram, info: bytes, wide: bool, low_memory: int | None = None) -> None:
     """
     Turn the RAM file into a vmcore.
@@ -64,11 +79,21 @@ def make_vmcore(ram: Ram, info: bytes, wide: bool, low_memory: int | None = None
     """
     note = _note(info)
     loads = [_load(*part) for part in segments(ram.size, low_memory)]
+    end = ram.size + ALIGN + len(note)
+    for start, device in sorted(ram.devices.items()):
+        offset = -(-end // ALIGN) * ALIGN
+        loads.append(_load(offset, 0, start, device.size))
+        end = offset + device.size
     headers = struct.pack("<IIQQQQQQ", PT_NOTE, 0, ram.size + ALIGN, 0, 0, len(note), 0, 0) + b"".join(loads)
     identification = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
     machine = EM_X86_64 if wide else EM_386
     fields = (ET_CORE, machine, 1, 0, ram.size, 0, 0, EHDR_SIZE, PHDR_SIZE, 1 + len(loads), 0, 0, 0)
-    os.ftruncate(ram.fd, ram.size + ALIGN + len(note))
+    os.ftruncate(ram.fd, end)
     os.pwrite(ram.fd, headers, ram.size)
     os.pwrite(ram.fd, note, ram.size + ALIGN)
+    offset = ram.size + ALIGN + len(note)
+    for _, device in sorted(ram.devices.items()):
+        offset = -(-offset // ALIGN) * ALIGN
+        _copy(device, ram.fd, offset)
+        offset += device.size
     os.pwrite(ram.fd, identification + struct.pack("<HHIQQQIHHHHHH", *fields), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout
+from contrib.explore.layout import GIB, KIB, MIB, PAGE, VIRTIO_MEM, Layout
 
 PAGEBLOCK = 2 * MIB
 SECTION = 128 * MIB
@@ -68,7 +68,19 @@ def describe(layout: Layout) -> str:
         lines.append("command line: " + " ".join(layout.words))
     if layout.cpus > 1:
         lines.append(f"{layout.cpus} CPUs")
+    if layout.after_boot:
+        lines += ["after boot", *(f"  {line}" for line in _after_boot(layout))]
     return "\n".join(lines)
+
+
+def _after_boot(layout: Layout) -> list[str]:
+    lines = []
+    for one in layout.devices:
+        plugged = f", {size(one.plugged)} of it plugged" if one.kind == VIRTIO_MEM else ""
+        lines.append(f"{_span(one.start, one.end)} {one.kind}, node {one.node}{plugged}")
+    if layout.dax:
+        lines.append(f"soft-reserved memory gets the driver {layout.dax}")
+    return lines + [f"{step.verb} {step.address:#x}" for step in layout.steps]
 
 
 def _list(numbers: Sequence[int]) -> str:
@@ -87,4 +99,7 @@ def brief(layout: Layout) -> str:
         parts.append(f"initrd {layout.initrd.start:#x}+{layout.initrd.size:#x}")
     parts += [" ".join(layout.words)] if layout.words else []
     parts += [f"{layout.cpus} CPUs"] if layout.cpus > 1 else []
+    parts += [f"{one.start:#x}-{one.end:#x}:{one.kind}+{one.plugged:#x}:{one.node}" for one in layout.devices]
+    parts += [f"dax {layout.dax}"] if layout.dax else []
+    parts += [", ".join(f"{step.verb} {step.address:#x}" for step in layout.steps)] if layout.steps else []
     return " | ".join(parts)

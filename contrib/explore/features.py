@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from contrib.explore.describe import PAGEBLOCK, SECTION, alignment
-from contrib.explore.layout import HIGH_MEMORY, MIB, PAGE, RAM, Layout, ram_ranges
+from contrib.explore.layout import HIGH_MEMORY, MIB, PAGE, RAM, SOFT_RESERVED, Layout, ram_ranges
 
 DMA_END = 16 * MIB
 HOLE, NO_NODE = "hole", "-"
@@ -55,7 +55,7 @@ def features(layout: Layout) -> frozenset[str]:
                 together[name, edge // unit].append(sides)
     for (name, _), texts in together.items():
         found |= {f"in one {name}: {left}, {right}" for left, right in zip(texts, texts[1:])}
-    found |= _places(layout) | _nodes(layout)
+    found |= _places(layout) | _nodes(layout) | _after_boot(layout)
     found |= {f"word {word.split('=')[0]}" for word in layout.words}
     return frozenset(found)
 
@@ -71,6 +71,24 @@ def _places(layout: Layout) -> set[str]:
     if list(layout.e820) != sorted(layout.e820):
         found.add("e820 unsorted")
     found.add(f"CPUs {min(layout.cpus, 2)}")
+    return found
+
+
+def _after_boot(layout: Layout) -> set[str]:
+    found = {f"{one.kind} from a {alignment(one.start)} to a {alignment(one.end)}" for one in layout.devices}
+    found |= {f"{one.kind} in part" for one in layout.devices if 0 < one.plugged < one.size}
+    found |= {f"device on node {min(one.node, 2)}" for one in layout.devices}
+    found |= {
+        f"{layout.dax} at {_sides(layout, entry.start)}"
+        for entry in layout.e820
+        if layout.dax and entry.type == SOFT_RESERVED
+    }
+    verbs = [step.verb for step in layout.steps]
+    found |= {f"step {verb}" for verb in verbs} | {
+        f"steps {first}, {second}" for first, second in zip(verbs, verbs[1:])
+    }
+    ram = ram_ranges(layout.e820)
+    found |= {f"{step.verb} of RAM" for step in layout.steps if any(low <= step.address < high for low, high in ram)}
     return found
 
 

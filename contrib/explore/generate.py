@@ -14,6 +14,11 @@ from typing import Protocol, TypeVar
 
 from contrib.explore.layout import (
     ACPI,
+    BLOCK_STEPS,
+    DAX_DRIVERS,
+    DEVICE_UNIT,
+    DIMM,
+    EJECT,
     GIB,
     HIGH_MEMORY,
     KERNEL_AREA,
@@ -27,14 +32,20 @@ from contrib.explore.layout import (
     RESERVED,
     SOFT_RESERVED,
     UNUSABLE,
+    USUAL_ACPI,
+    VIRTIO_MEM,
+    Device,
     E820Entry,
     Initrd,
     Layout,
     LayoutError,
     SratEntry,
+    Step,
+    device_base,
     is_ram,
     ram_ranges,
 )
+from contrib.explore.qemu import why_not
 
 T = TypeVar("T")
 
@@ -64,7 +75,6 @@ FIRST_END = 80 * MIB
 HIGHEST = 9 * GIB
 MAX_ENTRIES = 24
 EBDA, VIDEO = 0x9F000, 0xA0000
-USUAL_ACPI = 0x9F100
 TRIES = 100
 
 
@@ -302,6 +312,73 @@ def words(draw: Draw, entries: Sequence[E820Entry], last: int, nodes: bool, wide
     if not wide and draw.p(0.15):
         chosen.append(f"vmalloc={draw.choice((64, 128, 200, 300, 333))}M")
     return tuple(chosen)
+
+
+def _device(draw: Draw, low: int, nodes: int) -> Device:
+    start = low + draw.choice((0, 0, 0, DEVICE_UNIT, SECTION // 2, SECTION, 3 * SECTION, 5 * GIB))
+    size = draw.choice((SECTION, SECTION, 2 * SECTION, 3 * SECTION, SECTION // 2, SECTION + 16 * DEVICE_UNIT))
+    node = draw.int(0, nodes)
+    if draw.p(0.6):
+        return Device(DIMM, -(-start // SECTION) * SECTION if draw.p(0.8) else start, size, node)
+    return Device(VIRTIO_MEM, start, size, node, DEVICE_UNIT * draw.int(0, size // DEVICE_UNIT))
+
+
+def _steps(draw: Draw, layout: Layout) -> tuple[Step, ...]:
+    places = [one.start + SECTION * draw.int(0, one.size // SECTION) for one in layout.devices]
+    places += [entry.start for entry in layout.e820 if layout.dax and entry.type == SOFT_RESERVED]
+    places += [end - 1 for _, end in ram_ranges(layout.e820) if end > FIRST_END]
+    verbs = (*BLOCK_STEPS, "offline", EJECT) if layout.devices else BLOCK_STEPS
+    return tuple(Step(draw.choice(verbs), draw.choice(places)) for _ in range(draw.choice((0, 1, 1, 2, 3, 4, 6))))
+
+
+def after_boot(draw: Draw, layout: Layout, modules: bool) -> Layout:
+    """
+    Return a layout with something that is done after boot.
+
+    :param modules: Whether drivers can be loaded.
+    """
+    devices: list[Device] = []
+    for _ in range(draw.choice((0, 1, 1, 2, 3))):
+        low = devices[-1].end if devices else device_base(layout)
+        one = _device(draw, low, draw.choice((0, 0, 1, 3)))
+        devices += [one] if modules or one.kind == DIMM else []
+    soft = any(entry.type == SOFT_RESERVED for entry in layout.e820)
+    dax = draw.choice(DAX_DRIVERS) if modules and soft else ""
+    chosen = list(layout.words)
+    if draw.p(0.3):
+        chosen.append(f"memhp_default_state={draw.choice(('offline', 'online', 'online_kernel', 'online_movable'))}")
+    if draw.p(0.15):
+        chosen.append("memory_hotplug.memmap_on_memory=1")
+    if draw.p(0.1):
+        chosen.append("movable_node")
+    changed = replace(layout, devices=tuple(devices), dax=dax, words=tuple(chosen))
+    return replace(changed, steps=_steps(draw, changed))
+
+
+def generate_after_boot(draw: Draw, modules: bool) -> Layout:
+    """
+    Return a layout for a 64-bit kernel with something that is done after boot, which QEMU's firmware can give.
+
+    :param modules: See :func:`after_boot`.
+    """
+    for _ in range(TRIES):
+        layout = generate(draw)
+        if layout.acpi is not None:
+            layout = replace(layout, acpi=USUAL_ACPI)
+        words = tuple(word for word in layout.words if not word.startswith("mem="))
+        layout = replace(layout, initrd=None, words=words)
+        if draw.p(0.5):  # memory that is a device of its own
+            last = max(entry.end for entry in layout.e820)
+            start = near(draw, last, last + 3 * SECTION) & -PAGE
+            soft = E820Entry(start, start + draw.choice((SECTION, 2 * SECTION, 3 * SECTION + PAGEBLOCK)), SOFT_RESERVED)
+            layout = replace(layout, e820=(*layout.e820, soft))
+        try:
+            layout = after_boot(draw, layout, modules).check()
+        except LayoutError:
+            continue
+        if layout.after_boot and not why_not(layout):
+            return layout
+    raise LayoutError(f"none of {TRIES} layouts makes sense")
 
 
 def _layout(draw: Draw, wide: bool) -> Layout:

@@ -52,6 +52,8 @@ class Kernel:
     :ivar btf: Raw BTF, where the kernel has none of its own.
     :ivar system_map: Goes with ``btf``.
     :ivar pokes: Bytes to write over code: by symbol, or ``SYMBOL+0xOFFSET``.
+    :ivar path: The file, for boots with firmware.
+    :ivar modules: The directory of its modules, for what is done after boot.
     """
 
     name: str
@@ -62,10 +64,16 @@ class Kernel:
     btf: str | None = None
     system_map: str | None = None
     pokes: tuple[tuple[str, bytes], ...] = ()
+    path: Path = Path()
+    modules: Path | None = None
 
-    def plan(self) -> Plan:
-        """Return how to boot it."""
-        return _plan(self.image, self.symbols, STOP, self.pokes)
+    def plan(self, stop: str = STOP) -> Plan:
+        """
+        Return how to boot it.
+
+        :param stop: The function to stop at.
+        """
+        return _plan(self.image, self.symbols, stop, self.pokes)
 
     def vmcoreinfo_of(self, ram: Ram) -> bytes:
         """Return the VMCOREINFO for a layout: ``mem_section`` points somewhere else in each."""
@@ -180,4 +188,5 @@ def open_kernel(path: Path, vmlinux: Path | None = None, system_map: Path | None
         info,
         str(btf) if btf.exists() else None,
         str(final / "System.map") if btf.exists() else None,
+        path=path,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A physical memory layout: what firmware and boot loader tell the kernel about memory."""
+"""A physical memory layout: what firmware and boot loader tell the kernel about memory, and what comes later."""
 
 from __future__ import annotations
 
@@ -50,8 +50,26 @@ BOOT_AREA = (0x7E000, 0x98000)
 KERNEL_AREA = (16 * MIB, 72 * MIB)
 # QEMU has no RAM here before firmware asks for it.
 LEGACY_AREA = (0xA0000, MIB)
-# All that fits between 0x9f100, the usual place, and video memory.
+# SeaBIOS keeps its ACPI tables in the last 128 KiB of low memory.
+FIRMWARE_ROOM = 2 * MIB
+USUAL_ACPI = 0x9F100
+# All that fits between there and video memory.
 ACPI_SIZE = 0xF00
+
+
+DIMM = "dimm"
+VIRTIO_MEM = "virtio-mem"
+DEVICE_KINDS = (DIMM, VIRTIO_MEM)
+MAX_DEVICES = 8
+# QEMU wants memory of devices in such pieces.
+DEVICE_UNIT = 2 * MIB
+MAX_DEVICE_NODE = 7
+# Whether the driver of soft-reserved memory makes it device memory or plugs it in.
+DAX_DRIVERS = ("device_dax", "kmem")
+# What can be done with the memory block that has an address, and with the device there.
+BLOCK_STEPS = ("online", "online_kernel", "online_movable", "offline")
+EJECT = "eject"
+MAX_STEPS = 16
 
 
 class LayoutError(HarnessError):
@@ -98,6 +116,43 @@ class Initrd:
     size: int
 
 
+@dataclass(frozen=True, order=True)
+class Device:
+    """
+    Memory that comes when the kernel already runs.
+
+    :ivar kind: One of :data:`DEVICE_KINDS`.
+    :ivar start: First byte.
+    :ivar size: Size in bytes.
+    :ivar node: Its node.
+    :ivar plugged: How many bytes of a virtio-mem device the guest may use.
+    """
+
+    kind: str
+    start: int
+    size: int
+    node: int = 0
+    plugged: int = 0
+
+    @property
+    def end(self) -> int:
+        """Return the byte behind the last."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """
+    Something done after boot.
+
+    :ivar verb: One of :data:`BLOCK_STEPS`, or :data:`EJECT`.
+    :ivar address: An address in the memory block, or in the device.
+    """
+
+    verb: str
+    address: int
+
+
 @dataclass(frozen=True)
 class Layout:
     """
@@ -111,6 +166,9 @@ class Layout:
     :ivar words: Words of the kernel's command line.
     :ivar cpus: Number of CPUs.
     :ivar machine: QEMU's machine.
+    :ivar devices: Memory that comes after boot.
+    :ivar dax: The driver that soft-reserved memory gets, one of :data:`DAX_DRIVERS`, or nothing.
+    :ivar steps: What is done after boot.
     """
 
     e820: tuple[E820Entry, ...]
@@ -121,6 +179,14 @@ class Layout:
     words: tuple[str, ...] = ()
     cpus: int = 1
     machine: str = "pc"
+    devices: tuple[Device, ...] = ()
+    dax: str = ""
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def after_boot(self) -> bool:
+        """Return whether something is done after boot, so that the guest needs an init."""
+        return bool(self.devices or self.dax or self.steps)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -136,6 +202,7 @@ class Layout:
         _check_e820(self.e820)
         _check_srat(self)
         _check_places(self)
+        _check_after_boot(self)
         if not 1 <= self.cpus <= MAX_CPUS:
             raise LayoutError(f"{self.cpus} CPUs: need 1 to {MAX_CPUS}")
         if self.machine != "pc":
@@ -195,6 +262,48 @@ def _check_places(layout: Layout) -> None:
     initrd = layout.initrd
     if initrd and (initrd.size <= 0 or initrd.start < KERNEL_AREA[1] or initrd.start + initrd.size > PCI_HOLE):
         raise LayoutError(f"initrd at {initrd.start:#x}: need a size and a place between kernel and 3 GiB")
+
+
+def memory(layout: Layout) -> int:
+    """Return how much memory QEMU must have for a boot with its firmware, in bytes."""
+    ends = [end for _, end in ram_ranges(layout.e820)]
+    if max(ends) > HIGH_MEMORY:
+        return max(4 * GIB, -(-(max(ends) - HIGH_MEMORY + PCI_HOLE) // MIB) * MIB)
+    return min(PCI_HOLE, -(-max(ends) // MIB) * MIB + FIRMWARE_ROOM)
+
+
+def device_base(layout: Layout) -> int:
+    """Return where QEMU's memory for devices begins: at the next GiB above RAM and 4 GiB."""
+    above = max(0, memory(layout) - PCI_HOLE)
+    return HIGH_MEMORY + -(-above // GIB) * GIB
+
+
+def _check_after_boot(layout: Layout) -> None:
+    base, end = device_base(layout), 0
+    if len(layout.devices) > MAX_DEVICES:
+        raise LayoutError(f"{len(layout.devices)} devices: at most {MAX_DEVICES}")
+    for device in sorted(layout.devices, key=lambda device: device.start):
+        what = f"{device.kind} {device.start:#x}"
+        if device.kind not in DEVICE_KINDS:
+            raise LayoutError(f"{what}: not one of {', '.join(DEVICE_KINDS)}")
+        if device.size <= 0 or any(value % DEVICE_UNIT for value in (device.start, device.size, device.plugged)):
+            raise LayoutError(f"{what}: need multiples of {DEVICE_UNIT:#x}")
+        if not max(base, end) <= device.start < device.end <= MAX_ADDRESS:
+            raise LayoutError(f"{what}: need a place in {max(base, end):#x}-{MAX_ADDRESS:#x}")
+        if not 0 <= device.node <= MAX_DEVICE_NODE:
+            raise LayoutError(f"{what}: node {device.node}: need 0 to {MAX_DEVICE_NODE}")
+        if not 0 <= device.plugged <= (device.size if device.kind == VIRTIO_MEM else 0):
+            raise LayoutError(f"{what}: {device.plugged:#x} bytes can't be plugged")
+        end = device.end
+    if layout.dax and layout.dax not in DAX_DRIVERS:
+        raise LayoutError(f"driver {layout.dax}: not one of {', '.join(DAX_DRIVERS)}")
+    if len(layout.steps) > MAX_STEPS:
+        raise LayoutError(f"{len(layout.steps)} steps: at most {MAX_STEPS}")
+    for step in layout.steps:
+        if step.verb not in (*BLOCK_STEPS, EJECT):
+            raise LayoutError(f"step {step.verb}: not one of {', '.join((*BLOCK_STEPS, EJECT))}")
+        if not 0 <= step.address < MAX_ADDRESS:
+            raise LayoutError(f"step {step.verb} {step.address:#x}: need an address below {MAX_ADDRESS:#x}")
 
 
 def merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -273,6 +382,15 @@ def to_json(layout: Layout) -> dict[str, Any]:
         data["cpus"] = layout.cpus
     if layout.machine != "pc":
         data["machine"] = layout.machine
+    if layout.devices:
+        data["devices"] = [
+            [one.kind, hex(one.start), hex(one.size), one.node, *([hex(one.plugged)] if one.plugged else [])]
+            for one in layout.devices
+        ]
+    if layout.dax:
+        data["dax"] = layout.dax
+    if layout.steps:
+        data["steps"] = [[step.verb, hex(step.address)] for step in layout.steps]
     return data
 
 
@@ -299,7 +417,18 @@ def _srat(value: object) -> SratEntry:
     return SratEntry(parse_number(start), parse_number(end), parse_number(node), bool(flags))
 
 
-KEYS = ("schema", "e820", "srat", "cpu_nodes", "acpi", "initrd", "words", "cpus", "machine")
+def _device(value: object) -> Device:
+    kind, *numbers = _row(value, 4, 5, "devices")
+    return Device(str(kind), *(parse_number(number) for number in numbers))
+
+
+def _step(value: object) -> Step:
+    verb, address = _row(value, 2, 2, "steps")
+    return Step(str(verb), parse_number(address))
+
+
+LISTS = ("e820", "srat", "cpu_nodes", "words", "devices", "steps")
+KEYS = ("schema", *LISTS, "acpi", "initrd", "cpus", "machine", "dax")
 
 
 def from_json(data: object) -> Layout:
@@ -313,7 +442,7 @@ def from_json(data: object) -> Layout:
     unknown = set(data) - set(KEYS)
     if unknown:
         raise LayoutError(f"a layout has no {sorted(map(str, unknown))[0]!r}")
-    for key in ("e820", "srat", "cpu_nodes", "words"):
+    for key in LISTS:
         if not isinstance(data.get(key, []), list):
             raise LayoutError(f"{key} is not a list")
     initrd = data.get("initrd")
@@ -327,6 +456,9 @@ def from_json(data: object) -> Layout:
         words=tuple(str(word) for word in data.get("words", [])),
         cpus=parse_number(data.get("cpus", 1)),
         machine=str(data.get("machine", "pc")),
+        devices=tuple(_device(value) for value in data.get("devices", [])),
+        dax=str(data.get("dax", "")),
+        steps=tuple(_step(value) for value in data.get("steps", [])),
     ).check()
 
 

@@ -23,7 +23,18 @@ from contrib.explore.acpi import acpi_tables
 from contrib.explore.bootparams import BOOT_PARAMS, PAGE_TABLES, loaded
 from contrib.explore.gdbstub import Gdb, StubError
 from contrib.explore.image import Image
-from contrib.explore.layout import GIB, HIGH_MEMORY, MIB, PCI_HOLE, Layout, LayoutError, is_ram, ram_ranges
+from contrib.explore.layout import (
+    DIMM,
+    GIB,
+    HIGH_MEMORY,
+    MIB,
+    PCI_HOLE,
+    Device,
+    Layout,
+    LayoutError,
+    is_ram,
+    ram_ranges,
+)
 from contrib.explore.rom import make_rom
 from contrib.kernels.boot import dies_with_parent
 from contrib.kernels.errors import HarnessError
@@ -55,11 +66,16 @@ TRAPS = {0: "divide error", 6: "invalid opcode", 13: "general protection fault",
 
 
 class Ram:
-    """The memory of a guest: a file without a name. What is beyond the PCI hole follows what is below it."""
+    """
+    The memory of a guest: a file without a name. What is beyond the PCI hole follows what is below it.
+
+    :ivar devices: The memory of devices, by physical address.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+        self.devices: dict[int, Ram] = {}
         os.ftruncate(self.fd, self.size)
 
     def offset(self, physical: int) -> int:
@@ -91,7 +107,7 @@ class Ram:
     @property
     def used(self) -> int:
         """Return how many bytes of the host's memory it takes."""
-        return os.fstat(self.fd).st_blocks * 512
+        return os.fstat(self.fd).st_blocks * 512 + sum(device.used for device in self.devices.values())
 
     @property
     def path(self) -> str:
@@ -172,16 +188,42 @@ def fill(ram: Ram, plan: Plan, layout: Layout) -> None:
         ram.write(layout.acpi, acpi_tables(layout, layout.acpi))
 
 
+def _backend(name: str, ram: Ram) -> list[str]:
+    path = f"/proc/self/fd/{ram.fd}"
+    return ["-object", f"memory-backend-file,id={name},size={ram.size},mem-path={path},share=on,prealloc=off"]
+
+
 def command(plan: Plan, layout: Layout, ram: Ram, firmware: Sequence[str]) -> list[str]:
     """Return QEMU's command line; its standard input and output are the gdb stub."""
-    path = f"/proc/self/fd/{ram.fd}"
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S", "-gdb", "stdio"),
         *("-accel", "tcg", "-cpu", plan.cpu_model, "-smp", str(layout.cpus)),
-        *("-machine", f"{layout.machine},memory-backend=ram", "-m", f"{ram.size >> 20}M"),
-        *("-object", f"memory-backend-file,id=ram,size={ram.size},mem-path={path},share=on,prealloc=off"),
+        *_backend("ram", ram),
         *firmware,
     ]
+
+
+def device_words(devices: Sequence[Device]) -> list[str]:
+    """Return QEMU's options for nodes and devices. The RAM is ``ram``, memory of devices ``memory0`` and so on."""
+    nodes = max(device.node for device in devices) + 1
+    words = ["-numa", "node,nodeid=0,memdev=ram"]
+    for node in range(1, nodes):
+        words += ["-numa", f"node,nodeid={node}"]
+    for number, device in enumerate(devices):
+        place = f"memdev=memory{number},node={device.node}"
+        if device.kind == DIMM:
+            words += ["-device", f"pc-dimm,{place},addr={device.start:#x}"]
+        else:
+            words += ["-device", f"virtio-mem-pci,{place},memaddr={device.start:#x},requested-size={device.plugged}"]
+    return words
+
+
+def memory_words(size: int, devices: Sequence[Device], room: int) -> list[str]:
+    """Return QEMU's options for the machine and its memory."""
+    if not devices:
+        return ["-machine", "pc,memory-backend=ram", "-m", f"{size >> 20}M"]
+    slots = max(1, sum(device.kind == DIMM for device in devices))
+    return ["-machine", "pc", "-m", f"{size >> 20}M,slots={slots},maxmem={(size + room) >> 20}M"]
 
 
 @contextlib.contextmanager
@@ -204,12 +246,18 @@ class Stock:
     :ivar memory: Size of the guest's RAM, in bytes.
     :ivar append: The kernel's command line.
     :ivar srat: An ACPI table to add, or nothing.
+    :ivar initrd: An initrd, or nothing.
+    :ivar devices: Memory that comes after boot.
+    :ivar room: How many bytes of addresses the devices take from the first possible one on.
     """
 
     kernel: str
     memory: int
     append: str
-    srat: bytes
+    srat: bytes = b""
+    initrd: bytes = b""
+    devices: tuple[Device, ...] = ()
+    room: int = 0
 
 
 class Qemu:
@@ -362,12 +410,20 @@ def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[t
             fill(ram, plan, layout)
             rom = make_rom(plan.image.wide, plan.image.entry, BOOT_PARAMS, PAGE_TABLES)
             fds = [ram.fd, stack.enter_context(nameless_file(rom))]
-            firmware = ["-bios", f"/proc/self/fd/{fds[1]}"]
+            firmware = [*memory_words(ram.size, (), 0), "-bios", f"/proc/self/fd/{fds[1]}"]
         else:
             fds, firmware = [ram.fd], ["-kernel", stock.kernel, "-append", stock.append]
-            if stock.srat:
-                fds.append(stack.enter_context(nameless_file(stock.srat)))
-                firmware += ["-acpitable", f"file=/proc/self/fd/{fds[1]}"]
+            firmware += memory_words(ram.size, stock.devices, stock.room)
+            for option, data in (("-acpitable", stock.srat), ("-initrd", stock.initrd)):
+                if data:
+                    fds.append(stack.enter_context(nameless_file(data)))
+                    firmware += [option, ("file=" if option == "-acpitable" else "") + f"/proc/self/fd/{fds[-1]}"]
+            for number, device in enumerate(stock.devices):
+                ram.devices[device.start] = Ram(device.size)
+                stack.callback(ram.devices[device.start].close)
+                fds.append(ram.devices[device.start].fd)
+                firmware += _backend(f"memory{number}", ram.devices[device.start])
+            firmware += device_words(stock.devices) if stock.devices else []
         traced = None
         if plan.trace:
             traced = stack.enter_context(nameless_file(b""))

@@ -7,12 +7,16 @@ import re
 import time
 from dataclasses import dataclass, replace
 
+from contrib.explore.afterboot import STOP
 from contrib.explore.corefile import make_vmcore
 from contrib.explore.coverage import Block, log_filter, read_blocks
 from contrib.explore.judge import Judgment, Scanner, Sighting, without_numbers
+from contrib.explore.kernel import STOP as DRIVER_INIT
 from contrib.explore.kernel import Kernel
-from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, ram_ranges, subtract
+from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, LayoutError, ram_ranges, subtract
 from contrib.explore.machine import HANG, PANIC, STOPPED, Boot, Ram, Stock, booted
+from contrib.explore.qemu import stock as stock_boot
+from contrib.explore.qemu import why_not
 
 LOG_SIZE = 256 << 10
 # What the kernel takes away from RAM by itself, see trim_bios_range().
@@ -166,7 +170,7 @@ class Explorer:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.scanner = Scanner()
-        self.plan = replace(kernel.plan(), trace=log_filter(kernel.symbols))
+        self.trace = log_filter(kernel.symbols)
         self.options: list[str] = []
         if kernel.btf and kernel.system_map:
             self.options = ["--btf", kernel.btf, "--system-map", kernel.system_map]
@@ -176,17 +180,35 @@ class Explorer:
         address = self.kernel.symbols.get("__log_buf")
         return ram.read(self.kernel.image.physical(address), LOG_SIZE) if address else b""
 
+    def after_boot(self, layout: Layout) -> Stock:
+        """
+        Return how to boot a layout with what is done after boot.
+
+        :raises LayoutError: if that can't be.
+        """
+        if not self.kernel.image.wide:
+            raise LayoutError("what is done after boot needs a 64-bit kernel")
+        if self.kernel.pokes:
+            raise LayoutError("firmware boots the kernel's file, which has no bytes over it")
+        how = stock_boot(layout, self.kernel.path, self.kernel.modules)
+        if how is None:
+            raise LayoutError(f"what is done after boot needs firmware: {why_not(layout)}")
+        return how
+
     def run(self, layout: Layout, stock: Stock | None = None) -> Outcome:
         """
         Try a layout.
 
-        :param stock: How to boot it with firmware; else it is booted directly.
+        :param stock: How to boot it with firmware; else it is booted directly, unless something is done after boot.
         :raises LayoutError: if it can't be booted with this kernel.
         :raises HarnessError: if the harness fails.
         """
         start = time.monotonic()
         kernel = self.kernel
-        with booted(self.plan, layout.check(), stock) as (boot, ram):
+        if layout.check().after_boot:
+            stock = self.after_boot(layout)
+        plan = replace(kernel.plan(STOP if layout.after_boot else DRIVER_INIT), trace=self.trace)
+        with booted(plan, layout, stock) as (boot, ram):
             log = self.log(ram)
             sightings = log_sightings(log)
             if kernel.pokes:

@@ -11,17 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from contrib.explore.generate import EBDA, FIRST_END, SECTION, USUAL_ACPI, move
+from contrib.explore.generate import EBDA, FIRST_END, SECTION, move
 from contrib.explore.layout import (
+    DEVICE_UNIT,
     HIGH_MEMORY,
     MIB,
     PAGE,
     RAM,
     RESERVED,
+    USUAL_ACPI,
     E820Entry,
     Layout,
     LayoutError,
     SratEntry,
+    device_base,
     dumps,
     ram_ranges,
 )
@@ -54,6 +57,7 @@ def _without_parts(layout: Layout) -> Iterator[Layout]:
     """Leave out whole parts."""
     if layout.words:
         yield replace(layout, words=())
+    yield from _less_after_boot(layout)
     if layout.srat:
         yield replace(layout, srat=(), cpu_nodes=(), acpi=None)
         yield replace(layout, srat=(), cpu_nodes=())
@@ -72,6 +76,27 @@ def _without_parts(layout: Layout) -> Iterator[Layout]:
         yield replace(layout, words=layout.words[:index] + layout.words[index + 1 :])
     if layout.e820[:2] != FIRST_MIB:
         yield replace(layout, e820=FIRST_MIB + _high(tuple(sorted(layout.e820))))
+
+
+def _less_after_boot(layout: Layout) -> Iterator[Layout]:
+    """Leave out what is done after boot."""
+    if layout.after_boot:
+        yield replace(layout, devices=(), dax="", steps=())
+    if layout.steps:
+        yield replace(layout, steps=())
+    if layout.devices:
+        yield replace(layout, devices=())
+    if layout.dax:
+        yield replace(layout, dax="")
+    for i in range(len(layout.devices)):
+        yield replace(layout, devices=layout.devices[:i] + layout.devices[i + 1 :])
+    for i in range(len(layout.steps)):
+        yield replace(layout, steps=layout.steps[:i] + layout.steps[i + 1 :])
+    for i, one in enumerate(layout.devices):
+        for simpler in (replace(one, node=0), replace(one, size=SECTION), replace(one, start=device_base(layout))):
+            if simpler != one:
+                changed = replace(simpler, plugged=min(simpler.plugged, simpler.size))
+                yield replace(layout, devices=(*layout.devices[:i], changed, *layout.devices[i + 1 :]))
 
 
 def _fewer_entries(layout: Layout) -> Iterator[Layout]:
@@ -166,7 +191,11 @@ def cost(layout: Layout) -> tuple[int, ...]:
     entries = layout.e820
     digits = sum(len(f"{edge:x}".rstrip("0")) for edge in edges(layout))
     parts = len(entries) + len(layout.srat) + bool(layout.initrd) + (layout.acpi is not None) + layout.cpus
+    later = len(layout.devices) + len(layout.steps) + bool(layout.dax)
     return (
+        later,
+        sum(one.node for one in layout.devices),
+        sum(one.size + one.start for one in layout.devices) // DEVICE_UNIT,
         len(layout.words) + (layout.acpi not in (None, USUAL_ACPI)) + any(part.hotplug for part in layout.srat),
         parts,
         sum(entry.type != RAM for entry in entries) + len(layout.nodes),

@@ -30,17 +30,21 @@ class Spec:
     :ivar vmlinux: See :func:`contrib.explore.kernel.open_kernel`.
     :ivar system_map: As above.
     :ivar pokes: Bytes over functions, by symbol.
+    :ivar modules: The directory of its modules.
     """
 
     path: str
     vmlinux: str | None = None
     system_map: str | None = None
     pokes: tuple[tuple[str, bytes], ...] = ()
+    modules: str | None = None
 
     def open(self) -> Kernel:
         """Return the kernel."""
-        vmlinux, system_map = (Path(name) if name else None for name in (self.vmlinux, self.system_map))
-        return replace(open_kernel(Path(self.path), vmlinux, system_map), pokes=self.pokes)
+        vmlinux, system_map, modules = (
+            Path(name) if name else None for name in (self.vmlinux, self.system_map, self.modules)
+        )
+        return replace(open_kernel(Path(self.path), vmlinux, system_map), pokes=self.pokes, modules=modules)
 
 
 @dataclass(frozen=True)

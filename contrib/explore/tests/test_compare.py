@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from contrib.explore.__main__ import main
 from contrib.explore.compare import compare, mail, read_corpus
 from contrib.explore.judge import Sighting
-from contrib.explore.layout import GIB, MIB, RAM, E820Entry, Initrd, dumps, loads
+from contrib.explore.layout import GIB, MIB, RAM, E820Entry, Initrd, dumps, loads, memory
 from contrib.explore.outcome import Outcome
-from contrib.explore.qemu import command, memory, stock, why_not
+from contrib.explore.qemu import command, stock, why_not
 from contrib.explore.report import CORPUS
 from contrib.explore.tests.test_layout import PLAIN, RICH
 from contrib.explore.workers import Done, Spec, Task

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from contrib.explore.judge import Judgment
 from contrib.explore.kernel import Kernel, open_kernel
-from contrib.explore.layout import MIB, RAM, RESERVED, SOFT_RESERVED, E820Entry, Layout
+from contrib.explore.layout import DIMM, HIGH_MEMORY, MIB, RAM, RESERVED, SOFT_RESERVED, Device, E820Entry, Layout, Step
 from contrib.explore.outcome import Explorer
 from contrib.explore.qemu import stock
 from contrib.explore.tests.test_layout import LOW, PLAIN
 from contrib.kernels.errors import HarnessError
+from contrib.kernels.fetch import Kernel as Fetched
 from contrib.kernels.fetch import Source, cached, fetch
 
 pytestmark = pytest.mark.vm
@@ -37,14 +39,19 @@ BUG_OF_2021 = (("init_unavailable_range", bytes.fromhex("31d231c990")),)
 
 
 @pytest.fixture(scope="module")
-def image() -> Path:
+def debian() -> Fetched:
     for program in ("qemu-system-x86_64", "apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     try:
-        return (cached(AMD64_6_1) or fetch(AMD64_6_1)).vmlinuz
+        return cached(AMD64_6_1) or fetch(AMD64_6_1)
     except HarnessError as error:
         pytest.skip(f"the kernel can't be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def image(debian: Fetched) -> Path:
+    return debian.vmlinuz
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +112,37 @@ def test_a_kernel_that_panics_tells_where(kernel: Kernel) -> None:
             mutant.close()
         assert outcome.boot == "panic"
         assert any(f"panic in {name}:" in sighting.signature for sighting in outcome.sightings)
+
+
+def test_what_comes_after_boot_is_judged(kernel: Kernel, debian: Fetched) -> None:
+    if shutil.which("busybox") is None:
+        pytest.skip("busybox-static is not installed")
+    seen: list[dict[str, object]] = []
+    # Node 1 has nothing but the module, whose first half is online in Movable and whose second half is not online.
+    layout = replace(
+        PLAIN,
+        e820=(*PLAIN.e820, E820Entry(512 * MIB, 768 * MIB, SOFT_RESERVED)),
+        words=("memhp_default_state=offline",),
+        devices=(Device(DIMM, HIGH_MEMORY, 256 * MIB, 1),),
+        dax="device_dax",
+        steps=(Step("online_movable", HIGH_MEMORY),),
+    )
+    explorer = Explorer(replace(kernel, modules=debian.modules))
+    scan = explorer.scanner.scan
+
+    def scan_and_keep(*words: object) -> Judgment:
+        judgment = scan(*words)  # type: ignore[arg-type]
+        seen.extend(dict(zone) for zone in judgment.zones)
+        return judgment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explorer.scanner, "scan", scan_and_keep)
+        outcome = explorer.run(layout)
+    explorer.close()
+    assert outcome.boot == "stopped"
+    found = {(zone["node"], zone["name"]): (zone["start_pfn"], zone["spanned"], zone["present"]) for zone in seen}
+    assert found[1, "Movable"] == (0x100000, 0x8000, 0x8000)
+    assert found[0, "Device"] == (0x20000, 0x10000, 0)
 
 
 def test_nothing_is_left_behind(explorer: Explorer) -> None:
