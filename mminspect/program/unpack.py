@@ -8,16 +8,12 @@ unpacker takes in memory by limits of its own.
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import io
-import lzma
 import os
 import tarfile
 import tempfile
-import zlib
-from typing import IO, Callable, NoReturn, cast
+from typing import IO, NoReturn, cast
 
 import zstandard
 
@@ -27,12 +23,10 @@ from mminspect.program.corefile import COPY_AGAIN
 from mminspect.program.elf import Elf
 from mminspect.program.flattened import read_records_there_are
 from mminspect.program.magic import plain
+from mminspect.program.packed import DAMAGED, OPENERS, XZ_MEMORY, ZSTD_WINDOW
 from mminspect.program.wrapping import START, compression, is_tar
 
 PIECE = 1 << 20
-# What xz may take: its presets need 65 MiB at most. The window of zstd: "zstd --long" alone needs half of it.
-XZ_MEMORY = 256 << 20
-ZSTD_WINDOW = 256 << 20
 # Room that is left free where temporary files are, though not more than a part of it, and after how much is looked.
 RESERVE = 64 << 20
 RESERVED_PART = 16
@@ -43,67 +37,7 @@ MAX_SIZE = 1 << 46
 MAX_MEMBERS = 100_000
 MAX_NAMED = 5
 MAX_NAME = 100
-_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, tarfile.TarError)
-
-
-class _Xz(io.RawIOBase):
-    """Unpacks .xz, of one stream or several, in bounded memory."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        """Unpack at most as much as the buffer holds."""
-        target = memoryview(buffer)  # type: ignore[arg-type]
-        while True:
-            if self._stream.eof:
-                # Streams can be padded with null bytes.
-                rest = self._stream.unused_data.lstrip(b"\0")
-                while not rest:
-                    piece = self._file.read(PIECE)
-                    if not piece:
-                        return 0
-                    rest = piece.lstrip(b"\0")
-                self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-            elif self._stream.needs_input:
-                rest = self._file.read(PIECE)
-                if not rest:
-                    raise EOFError("the end of the stream is missing")
-            else:
-                rest = b""
-            data = self._stream.decompress(rest, len(target))
-            if data:
-                target[: len(data)] = data
-                return len(data)
-
-
-def _open_zstd(file: IO[bytes]) -> IO[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    return cast(IO[bytes], decompressor.stream_reader(file, read_across_frames=True))
-
-
-def _open_gzip(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file))
-
-
-def _open_xz(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], io.BufferedReader(_Xz(file), PIECE))
-
-
-def _open_bzip2(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], bz2.BZ2File(file))
-
-
-_OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    "gzip": _open_gzip,
-    "xz": _open_xz,
-    "zstd": _open_zstd,
-    "bzip2": _open_bzip2,
-}
+_DAMAGED = (*DAMAGED, tarfile.TarError)
 
 
 def unpack(fd: int, path: str) -> int:
@@ -125,7 +59,7 @@ def unpack(fd: int, path: str) -> int:
             packed.seek(0)
             reader: IO[bytes] = packed
             if name is not None:
-                reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, _OPENERS[name](packed)), PIECE))
+                reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, OPENERS[name](packed)), PIECE))
             if is_tar(cast(io.BufferedReader, reader).peek(START)[:START]):
                 return _from_tar(reader, path)
             with _store(reader, path) as target:

@@ -69,6 +69,30 @@ def test_pages_are_read_from_the_file(kernels: Kernels, monkeypatch: pytest.Monk
     assert str(found) == str(slow)
 
 
+@pytest.mark.parametrize("length", [0, 9 * 64, 9 * 64 + 100])
+def test_a_file_that_got_shorter_is_left_to_drgn(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(length))
+
+    class Direct:
+        def place(self, address: int, size: int) -> int | None:
+            return 0
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    memory_of_guest = Memory([8, 40])
+    prog: Any = memory_of_guest
+    direct: Any = Direct()
+    section = Section(0, ((0, PAGES),), VMEMMAP, 0x1000)
+    memory = dataclasses.replace(memory_map(zone(1, 0, PAGES), layout=LAYOUT), sections=(section,))
+    with path.open("rb") as file:
+        pages = PlainPages(prog, memory, direct)
+        assert pages.are_plain_behind(memory.populated_zones[0], [8, 40], 2)
+        memory_of_guest.put(42, 0x34, "<I", 1)
+        assert not pages.are_plain_behind(memory.populated_zones[0], [8, 40], 2)
+
+
 def test_pages_that_cross_pieces_are_left_to_drgn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(PAGES * 64))

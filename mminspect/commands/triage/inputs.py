@@ -3,111 +3,32 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import os
+import re
 import stat
-import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import IO, Callable, cast
-
-import zstandard
+from typing import IO, cast
 
 from mminspect.commands.triage.lines import MAX_BYTES, Log, read_text
 from mminspect.errors import TargetError
 from mminspect.program import elf, files, flattened, kdump_header, lime, magic
-from mminspect.program.wrapping import is_tar
+from mminspect.program.packed import DAMAGED, OPENERS
+from mminspect.program.wrapping import compression, is_tar
 
 PIECE = 1 << 20
 # A log that unpacks to more is not read: only its end would count, and that may be very far away.
 MAX_UNPACKED = 1 << 30
-# Memory that unpacking may take.
-MAX_MEMORY = 128 << 20
+# Bytes that are no text: some may always be there, and one in so many, or more if a kernel's time stamps are there.
+ODD_ANYWAY = 16
+ODD_SHARE = 32
+ODD_SHARE_OF_LOGS = 3
+_USUAL = dict.fromkeys(map(ord, "\0\t\n\r\x1b"))
+_STAMP = re.compile(rb"\[ {0,11}\d{1,12}\.\d{6}\]")
 # What is looked at to tell text from anything else.
 SAMPLE = 1 << 16
 MAGIC = 512
-
-
-class _Xz(io.RawIOBase):
-    """Unpacks xz in bounded memory, which lzma.LZMAFile can't."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._unpacker: lzma.LZMADecompressor | None = None
-        self._rest = b""
-
-    def readable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def read(self, size: int = PIECE) -> bytes:
-        """Return the next bytes; none at the end."""
-        while True:
-            data = self._rest or self._file.read(PIECE)
-            self._rest = b""
-            if self._unpacker is None:
-                # Streams may follow each other, padded with zeros.
-                data = data.lstrip(b"\0")
-                if not data:
-                    return b""
-                self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_MEMORY)
-            elif not data and self._unpacker.needs_input:
-                raise EOFError("it ends early")
-            if not self._unpacker.needs_input:
-                self._rest, data = data, b""
-            out = self._unpacker.decompress(data, size)
-            if self._unpacker.eof:
-                self._rest = self._unpacker.unused_data + self._rest
-                self._unpacker = None
-            if out:
-                return out
-
-
-class _Zstd(io.RawIOBase):
-    """Unpacks zstd, and notices when it ends early, which the reader of zstandard doesn't."""
-
-    # So little of it that even the tightest packed makes no more than MAX_MEMORY.
-    PIECE = 1 << 11
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._unpacker: zstandard.ZstdDecompressionObj | None = None
-        self._rest = b""
-        self._out = b""
-
-    def readable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def read(self, size: int = PIECE) -> bytes:
-        """Return the next bytes; none at the end."""
-        while not self._out:
-            data = self._rest or self._file.read(self.PIECE)
-            self._rest = b""
-            if self._unpacker is None:
-                if not data:
-                    return b""
-                self._unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_MEMORY).decompressobj()
-            elif not data:
-                raise EOFError("it ends early")
-            self._out = self._unpacker.decompress(data)
-            if self._unpacker.eof:
-                self._rest = self._unpacker.unused_data
-                self._unpacker = None
-        out, self._out = self._out[:size], self._out[size:]
-        return out
-
-
-_PACKED: tuple[tuple[bytes, str, Callable[[IO[bytes]], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", "gzip", lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file))),
-    (b"\xfd7zXZ\0", "xz", lambda file: cast(IO[bytes], _Xz(file))),
-    (b"BZh", "bzip2", lambda file: cast(IO[bytes], bz2.BZ2File(file))),
-    (b"\x28\xb5\x2f\xfd", "zstd", lambda file: cast(IO[bytes], _Zstd(file))),
-)
-_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 
 def open_streams(paths: Sequence[str]) -> dict[str, int]:
@@ -142,9 +63,11 @@ def read_log_file(path: str, streams: Mapping[str, int]) -> Log | None:
     :raises TargetError: if it is neither, or can't be read.
     """
     try:
-        with os.fdopen(streams[path] if path in streams else files.open_file(path), "rb") as file:
-            if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
-                raise TargetError(f"{path}: is a directory; give a vmcore or a log")
+        fd = streams[path] if path in streams else files.open_file(path)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise TargetError(f"{_shown(path)}: is a directory; give a vmcore or a log")
+        with os.fdopen(fd, "rb") as file:
             log = _read(file, path)
     except OSError as e:
         raise TargetError(f"{_shown(path)}: {e.strerror or e}") from None
@@ -159,8 +82,8 @@ def _shown(path: str) -> str:
 
 def _read(file: IO[bytes], path: str) -> Log | None:
     start = cast(io.BufferedReader, file).peek(MAGIC)[:MAGIC]
-    name, unpacker = next(((name, new) for begin, name, new in _PACKED if start.startswith(begin)), (None, None))
-    if unpacker is None:
+    name = compression(start)
+    if name is None:
         if _is_core(start):
             return None
         if file.seekable():
@@ -170,33 +93,19 @@ def _read(file: IO[bytes], path: str) -> Log | None:
                 file.seek(size - MAX_BYTES - 1)
         return _parse(file, path)
     try:
-        reader = io.BufferedReader(cast(io.RawIOBase, _Stream(unpacker(file))), PIECE)
+        reader = io.BufferedReader(cast(io.RawIOBase, OPENERS[name](file)), PIECE)
         if _is_core(reader.peek(MAGIC)[:MAGIC]):
             return None
         return _parse(reader, path)
-    except _DAMAGED as e:
-        # A window of zstd, or a dictionary of xz, that is too large here. Who opens vmcores takes more, or names it.
+    except (*DAMAGED, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise
+        # A window of zstd, or a dictionary of xz, that is too large. Who opens vmcores names it.
         if "emory" in str(e):
             return None
-        raise TargetError(f"{path}: the {name} data is damaged or cut short ({e}); copy the file again") from None
-
-
-class _Stream(io.RawIOBase):
-    """A stream that can be read by a BufferedReader."""
-
-    def __init__(self, inner: IO[bytes]) -> None:
-        self._inner = inner
-
-    def readable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        """Read into a buffer."""
-        view = cast(memoryview, buffer)
-        data = self._inner.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        raise TargetError(
+            f"{_shown(path)}: the {name} data is damaged or cut short ({e}); copy the file again"
+        ) from None
 
 
 def _is_core(start: bytes) -> bool:
@@ -233,9 +142,12 @@ def _check_text(sample: bytes, path: str) -> None:
     """
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return
-    # Consoles leave some control characters, flash memory leaves zeros.
-    odd = len(sample.translate(None, bytes(range(0x20, 0x7F)) + b"\0\t\n\r\x1b"))
+    if magic.known(sample):
+        raise TargetError(f"{_shown(path)}: {magic.explain(sample, path)}")
+    # Consoles leave control characters and bytes that got lost, flash memory leaves zeros.
+    text = sample.decode("utf-8", "surrogateescape").translate(_USUAL)
+    odd = sum("\udc80" <= c <= "\udcff" or not c.isprintable() for c in text)
     zeros = sample.count(0)
-    if 3 * odd > len(sample) or (zeros > 64 and 2 * zeros > len(sample)):
-        named = magic.explain(sample, path) if magic.known(sample) else "neither a vmcore nor a kernel's log"
-        raise TargetError(f"{path}: {named}")
+    allowed = max(ODD_ANYWAY, len(sample) // (ODD_SHARE_OF_LOGS if _STAMP.search(sample) else ODD_SHARE))
+    if odd > allowed or (zeros > 64 and 2 * zeros > len(sample)):
+        raise TargetError(f"{_shown(path)}: neither a vmcore nor a kernel's log")
