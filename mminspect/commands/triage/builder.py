@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from mminspect.commands.triage import kinds, stacks
-from mminspect.commands.triage.functions import is_helper, is_interrupt, is_reporter, is_sleeper
+from mminspect.commands.triage.functions import is_allocator, is_helper, is_interrupt, is_reporter, is_sleeper
 from mminspect.commands.triage.kinds import Sign
 from mminspect.commands.triage.lines import Line
 from mminspect.commands.triage.registers import USER, RegisterReader, RegisterSet
@@ -53,6 +53,11 @@ _IP = re.compile(rf"IP: (?:\[<[0-9a-f]{{8,16}}>\] )?({_NAME})\+0x")
 _LOCK_AT = re.compile(
     rf".{{0,300}}?, at: {{0,8}}(?:\[<[0-9a-f]{{8,16}}>\] {{0,8}})?({_NAME})(?:\+0x|$)|last function: ({_NAME})$"
 )
+
+
+def _serves(function: str) -> bool:
+    """Return whether a function reports, or helps another one."""
+    return is_helper(function) or is_reporter(function)
 
 
 class Builder:
@@ -296,6 +301,9 @@ class Builder:
             return counter
         if self.kind == kinds.HANG:
             return self._hanging(counter, trace)
+        if self.kind == kinds.LOCKING and trace:
+            # Registers in it are of what an interrupt came to.
+            return next((name for name in trace if not (_serves(name) or is_sleeper(name))), self._hint or trace[0])
         named: list[str] = []
         if (self.kind in (kinds.WARNING, kinds.BUG_AT, kinds.FAULT) and counter is None) or self.kind == kinds.WARNING:
             match = _AT_LINE.search(self.reason) or _AT_SYMBOL.search(self.reason)
@@ -308,7 +316,9 @@ class Builder:
         if self._hint and not counter and not named:
             named = [self._hint]
         names = (*named, *self._below(named, trace))
-        chosen = next((name for name in names if not is_helper(name) and not is_reporter(name)), None)
+        # Who asks for too much memory is warned of in the allocator.
+        asked = self.kind == kinds.WARNING
+        chosen = next((name for name in names if not (_serves(name) or (asked and is_allocator(name)))), None)
         return chosen or (names[0] if names else self._unsure)
 
     @staticmethod

@@ -26,28 +26,30 @@ REPORTERS = _Names(
     """
     dump_stack* show_stack* dump_backtrace* unwind_backtrace* show_regs* walk_stack* save_stack* stack_trace_*
     arch_stack_walk* show_trace* print_report* print_address* print_error_desc* kasan_* asan_* hwasan_* kmsan_*
-    msan_* kcsan_* tsan_* ubsan_* sanitizer_* kfence_* check_memory_region* check_region_inline*
-    handle_overflow* val_to_string* end_report* start_report* panic* nmi_panic* vpanic* check_panic_on_warn*
-    report_bug* handle_bug* fixup_bug* exc_* asm_exc_* do_error_trap* do_trap* do_invalid_op* invalid_op* oops_*
-    no_context* async_page_fault* do_page_fault* do_user_addr_fault* do_kern_addr_fault* page_fault*
-    bad_area_nosemaphore* general_protection* do_general_protection* error_entry* error_exit* double_fault*
-    do_mem_abort* do_translation_fault* do_kernel_fault* do_sea* do_bad_area* die_kernel_fault* brk_handler*
-    call_break_hook* do_debug_exception* do_el1_* do_DataAbort* do_PrefetchAbort* dabt_svc* pabt_svc* und_svc*
-    do_undefinstr* arm_notify_die* program_check* do_program_check* handle_page_fault* data_access_common*
-    instruction_access* print_usage_bug* print_circular_bug* print_unlock* print_lock* print_bad* print_irq*
-    print_deadlock* lockdep_* debug_print_object* debug_object* debug_check_no_obj* rcu_lockdep* might_sleep*
-    might_fault* might_resched* bad_page* free_page_is_bad* check_free_page_bad* dump_page* free_pages_check*
-    check_new_page* ret_from_exception* trace_hardirqs* stack_segment* int3* exception_* handle_exception*
-    fortify* usercopy_abort* check_heap_object* check_object_size* check_stack_object* slab_err* slab_bug*
-    object_err* print_trailer* rcu_dump* dump_cpu_task* sched_show_task* show_data* slab_pad* print_track* bug_*
-    check_preemption* schedule_bug* schedule_debug* cant_sleep* cant_migrate* print_tainted* ex_handler*
-    fixup_exception* nmi_trigger* nmi_cpu_backtrace* arch_trigger* trigger_* watchdog* print_cpu_stall*
-    print_other_cpu* check_cpu_stall* rcu_check* rcu_pending* rcu_sched_clock* softlockup* is_softlockup*
-    check_hung* die warn warn_slowpath* warn_printk warn_alloc warn_thunk_thunk el1_* el1h_*
+    msan_* kcsan_* tsan_* ubsan_* sanitizer_* kfence_* check_memory_region* check_region_inline* handle_overflow*
+    val_to_string* end_report* start_report* panic* nmi_panic* vpanic* check_panic_on_warn* report_bug* handle_bug*
+    fixup_bug* exc_* asm_exc_* do_error_trap* do_trap* do_invalid_op* invalid_op* oops_* no_context*
+    async_page_fault* do_page_fault* do_user_addr_fault* do_kern_addr_fault* page_fault* bad_area_nosemaphore*
+    general_protection* do_general_protection* error_entry* error_exit* double_fault* do_mem_abort*
+    do_translation_fault* do_kernel_fault* do_sea* do_bad_area* die_kernel_fault* brk_handler* call_break_hook*
+    do_debug_exception* do_el1_* do_DataAbort* do_PrefetchAbort* dabt_svc* pabt_svc* und_svc* do_undefinstr*
+    arm_notify_die* program_check* do_program_check* handle_page_fault* data_access_common* instruction_access*
+    print_usage_bug* print_circular_bug* print_unlock* print_lock* print_bad* print_irq* print_deadlock* lockdep_*
+    debug_print_object* debug_object* debug_check_no_obj* rcu_lockdep* might_sleep* might_fault* might_resched*
+    bad_page* free_page_is_bad* check_free_page_bad* dump_page* free_pages_check* check_new_page*
+    ret_from_exception* trace_hardirqs* stack_segment* int3* exception_* handle_exception* fortify* usercopy_abort*
+    check_heap_object* check_object_size* check_stack_object* slab_err* slab_bug* object_err* print_trailer*
+    rcu_dump* dump_cpu_task* sched_show_task* show_data* slab_pad* print_track* bug_* check_preemption*
+    schedule_bug* schedule_debug* cant_sleep* cant_migrate* print_tainted* ex_handler* fixup_exception* nmi_trigger*
+    nmi_cpu_backtrace* arch_trigger* trigger_* watchdog* print_cpu_stall* print_other_cpu* check_cpu_stall*
+    rcu_check* rcu_pending* rcu_sched_clock* softlockup* is_softlockup* check_hung* kmemleak_* create_object*
+    this_cpu_preempt_check* debug_smp_processor_id* stack_chk_fail* kcov_* check_kcov_mode* usercopy_warn* die warn
+    warn_slowpath* warn_printk warn_alloc warn_thunk_thunk el1_* el1h_* check_usage* check_irq_usage* entry_SYSCALL*
+    entry_SYSENTER* entry_INT80* va_format* dev_vprintk* dev_printk*
     """
 )
 
-# They interrupt what a hang is about.
+# They interrupt what a hang is about, or are of what runs now and then everywhere.
 INTERRUPTS = _Names(
     """
     update_process_times* tick_* hrtimer_* run_hrtimer* local_apic_timer* apic_timer* smp_apic_timer* sysvec_*
@@ -56,7 +58,9 @@ INTERRUPTS = _Names(
     end_repeat_nmi* timer_interrupt* decrementer* do_idle* do_irq* asm_common_interrupt* reschedule_interrupt*
     riscv_timer* rcu_report* perf_event_nmi* native_apic* profile_tick* trigger_load_balance* ret_from_intr*
     handle_riscv_irq* do_ext_* ext_int_handler* io_int_handler* sched_clock_tick* restore_all* nmi nmi_* el1_*
-    el1h_*
+    el1h_* delay_tsc* unwind_* is_bpf_text_address* kernel_text_address* is_ftrace_trampoline* bpf_address_lookup*
+    rcu_is_watching* rcu_dynticks* preempt_schedule_irq* preempt_schedule_common* preempt_schedule_notrace*
+    write_comp_data* finish_task_switch* do_softirq*
     """
 )
 
@@ -76,34 +80,40 @@ SLEEPERS = _Names(
 # They do one small thing for their caller, and die of what he gave them.
 HELPERS = _Names(
     """
-    copy_* clear_user* get_user* put_user* raw_copy* copyin* copyout* list_* hlist_* rb_* klist_* refcount_*
-    kref_* atomic* arch_atomic* ref_tracker* set_bit* clear_bit* change_bit* test_bit* test_and* arch_set_bit*
+    copy_* clear_user* get_user* put_user* raw_copy* copyin* copyout* list_* hlist_* rb_* klist_* refcount_* kref_*
+    atomic* arch_atomic* ref_tracker* set_bit* clear_bit* change_bit* test_bit* test_and* arch_set_bit*
     arch_clear_bit* arch_test_bit* raw_spin* spin_* do_raw_* queued_spin* native_queued* raw_read* raw_write*
-    read_lock* write_lock* read_unlock* write_unlock* lock_acquire* lock_release* lock_is_held*
-    register_lock_class* mark_lock* validate_chain* look_up_lock* mutex_* rt_spin* pv_queued* kvm_wait*
-    local_bh* kfree* kvfree* vfree* kmalloc* kzalloc* kmem_cache* slab_* kvmalloc* krealloc* vmalloc*
-    read_word_at* read_once* write_once* READ_ONCE* WRITE_ONCE* instrument_* get_unaligned* put_unaligned*
-    logic_* native_write_msr* native_read_msr* phys_addr* virt_to* string* pointer* vsnprintf* snprintf*
-    sprintf* scnprintf* vprintk* printk* console_* format_decode* timer_is_static* work_is_static* queue_work*
-    queue_delayed* insert_work* wake_up* complete* swake_* kobject_* device_add* device_del* sysfs_* print_hex*
-    ida_* idr_* xas_* radix_tree* skb_panic* skb_over_panic* skb_under_panic* skb_pull* skb_push* skb_put*
-    assertfail* osq_* lock_timer_base* del_timer* timer_delete* mod_timer* try_to_grab_pending* kthread_stop*
-    finish_wait* usb_kill* drain_workqueue* destroy_workqueue* flush_work* cancel_work* cancel_delayed_work*
-    wait_for_completion* debug_lockdep* vscnprintf* bitmap_* find_next* find_first* cpumask_* nla_* iput*
-    put_device* device_unregister* device_destroy* device_remove_file* device_for_each* get_device* dpm_sysfs*
-    devres_release* add_uevent_var* seqprop_* get_taint* might_* debug_check_no* drop_nlink* rhashtable_* rht_*
-    kcalloc* devm_* cleanup_srcu* xa_* lock_sock_nested* find_lock_entries* find_get_entries*
-    tty_unregister_device* hwrng_unregister* lookup_fast* call_rcu* warn_bogus_irq* hlock_class* reacquire_held*
-    up_write* up_read* srcu_* x86_indirect* indirect_thunk* retbleed* trace_* perf_trace* preempt_count*
-    rcu_read* xen_hypercall* mark_held* mark_usage check_prev* check_noncircular check_wait* crc16 crc32
-    crc32_be crc32_le crc32c down down_common down_interruptible down_killable down_read down_read_killable
-    down_read_trylock down_timeout down_trylock down_write down_write_killable down_write_nested
+    read_lock* write_lock* read_unlock* write_unlock* lock_acquire* lock_release* lock_is_held* register_lock_class*
+    mark_lock* validate_chain* look_up_lock* mutex_* rt_spin* pv_queued* kvm_wait* local_bh* kfree* kvfree* vfree*
+    kmalloc* kzalloc* kmem_cache* slab_* kvmalloc* krealloc* vmalloc* read_word_at* read_once* write_once*
+    READ_ONCE* WRITE_ONCE* instrument_* get_unaligned* put_unaligned* logic_* native_write_msr* native_read_msr*
+    phys_addr* virt_to* string* pointer* vsnprintf* snprintf* sprintf* scnprintf* vprintk* printk* console_*
+    format_decode* timer_is_static* work_is_static* queue_work* queue_delayed* insert_work* wake_up* complete*
+    swake_* kobject_* device_add* device_del* sysfs_* print_hex* ida_* idr_* xas_* radix_tree* skb_panic*
+    skb_over_panic* skb_under_panic* skb_pull* skb_push* skb_put* assertfail* osq_* lock_timer_base* del_timer*
+    timer_delete* mod_timer* try_to_grab_pending* kthread_stop* finish_wait* usb_kill* drain_workqueue*
+    destroy_workqueue* flush_work* cancel_work* cancel_delayed_work* wait_for_completion* debug_lockdep* vscnprintf*
+    bitmap_* find_next* find_first* cpumask_* nla_* iput* put_device* device_unregister* device_destroy*
+    device_remove_file* device_for_each* get_device* dpm_sysfs* devres_release* add_uevent_var* seqprop_* get_taint*
+    might_* debug_check_no* drop_nlink* rhashtable_* rht_* kcalloc* devm_* cleanup_srcu* xa_* lock_sock_nested*
+    find_lock_entries* find_get_entries* tty_unregister_device* hwrng_unregister* lookup_fast* call_rcu*
+    warn_bogus_irq* hlock_class* reacquire_held* up_write* up_read* srcu_* x86_indirect* indirect_thunk* retbleed*
+    trace_* perf_trace* preempt_count* rcu_read* xen_hypercall* arch_local_irq* arch_local_save* crc_* crc32_* aes_*
+    hex_string* kstrdup* kmemdup* sock_kmalloc* prandom_* get_random_* umount_check* fast_dput* proc_register*
+    virt_addr_valid* try_to_del_timer* simple_copy_to_iter* mark_held* mark_usage check_prev* check_noncircular
+    check_wait* crc16 crc32 crc32_be crc32_le crc32c down down_common down_interruptible down_killable down_read
+    down_read_killable down_read_trylock down_timeout down_trylock down_write down_write_killable down_write_nested
     down_write_trylock hex_dump_to_buffer inb inl inw memcg_slab_post_alloc_hook memchr memchr_inv memcmp memcpy
     memcpy_erms memcpy_fromio memcpy_orig memcpy_toio memdup memdup_user memmove memmove_erms memscan memset
-    memset_erms memset_io memset_orig outb outl outw readb readl readq readw strcasecmp strcat strchr strcmp
-    strcpy strcspn strdup strim strlcat strlcpy strlen strncasecmp strncmp strncpy strndup strndup_user strnlen
-    strnstr strrchr strscpy strsep strspn strstr writeb writel writeq writew
+    memset_erms memset_io memset_orig outb outl outw readb readl readq readw strcasecmp strcat strchr strcmp strcpy
+    strcspn strdup strim strlcat strlcpy strlen strncasecmp strncmp strncpy strndup strndup_user strnlen strnstr
+    strrchr strscpy strsep strspn strstr writeb writel writeq writew
     """
+)
+
+# They allocate for whoever asks.
+ALLOCATORS = _Names(
+    "alloc_pages* alloc_frozen_pages* folio_alloc* kmalloc* kvmalloc* get_free_pages* vmalloc* vzalloc*"
 )
 
 # They walk, take or give struct pages, and call nobody else's code.
@@ -235,6 +245,11 @@ def is_sleeper(function: str) -> bool:
 def is_helper(function: str) -> bool:
     """Return whether a function does a small thing for its caller, who counts."""
     return function in HELPERS
+
+
+def is_allocator(function: str) -> bool:
+    """Return whether a function allocates pages for whoever asks."""
+    return function in ALLOCATORS
 
 
 def is_of_struct_pages(function: str) -> bool:

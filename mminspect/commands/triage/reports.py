@@ -40,7 +40,8 @@ _CONSEQUENCE = re.compile(
     r"Fatal (?:local )?(?:hardware error|[Mm]achine [Cc]heck)|[Mm]achine [Cc]heck|Timeout: Not all CPUs|"
     r"Unrecoverable [Mm]achine|Unhandled|"
     r"Asynchronous SError|bad mode|Bad mode|kernel stack overflow|double fault|Fatal trap|Unknown NMI|"
-    r"memory_failure|Unexpected|Insufficient|lockdep|corrupted list|Fatal Machine|Aborting|unhandled"
+    r"memory_failure|Unexpected|Insufficient|lockdep|corrupted list|Fatal Machine|Aborting|unhandled|"
+    r"Machine halted|Corrupt kernel stack|Bad page fault"
 )
 # What begins a report whose first line is lost or unknown.
 _HEADLESS = re.compile(

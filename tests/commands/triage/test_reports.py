@@ -177,3 +177,97 @@ def test_time_is_proportional_to_the_log() -> None:
 
     seconds(10)
     assert seconds(400) < 30 * max(seconds(40), 0.01)
+
+
+def function_of(text: str) -> str | None:
+    """Return the function that the one report of a log names."""
+    (report,) = read_reports(read_text(text.encode()).lines)
+    return report.function
+
+
+def test_lockdep_names_who_did_it_and_not_who_was_interrupted() -> None:
+    assert (
+        function_of(
+            "WARNING: inconsistent lock state\n"
+            "6.1.0 #1 Not tainted\n"
+            "tar/66 [HC1[1]:SC0[0]:HE0:SE1] takes:\n"
+            "ffff8801e85ebf20 (&gizmo->lock){?.+.}-{2:2}, at: gizmo_timer+0x11/0xe0\n"
+            "Call Trace:\n"
+            " <IRQ>\n"
+            " dump_stack_lvl+0x40/0x60\n"
+            " print_usage_bug+0x10/0x20\n"
+            " mark_lock+0x20/0x30\n"
+            " __lock_acquire+0x40/0x60\n"
+            " lock_acquire+0x40/0x60\n"
+            " _raw_spin_lock+0x2b/0x40\n"
+            " gizmo_timer+0x11/0xe0\n"
+            " </IRQ>\n"
+            "RIP: 0010:victim+0x54/0x80\n"
+            " victim_caller+0x66/0x180\n"
+        )
+        == "gizmo_timer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "frames", "function"),
+    [
+        (
+            "BUG: scheduling while atomic: tar/66/0x00000002",
+            "__schedule_bug __schedule schedule gizmo_wait",
+            "gizmo_wait",
+        ),
+        (
+            "BUG: using smp_processor_id() in preemptible [00000000] code: tar/66",
+            "check_preemption_disabled debug_smp_processor_id gizmo_cpu",
+            "gizmo_cpu",
+        ),
+        (
+            "BUG: sleeping function called from invalid context at mm/slab.h:500",
+            "__might_resched kmem_cache_alloc gizmo_make",
+            "gizmo_make",
+        ),
+    ],
+)
+def test_rules_of_context_name_who_broke_them(line: str, frames: str, function: str) -> None:
+    stack = "".join(f" {name}+0x40/0x60\n" for name in ("dump_stack_lvl", *frames.split(), "vfs_write"))
+    assert function_of(f"{line}\nCPU: 1 PID: 66 Comm: tar Not tainted 6.1.0 #1\nCall Trace:\n{stack}") == function
+
+
+def test_who_asks_for_too_much_is_named_and_not_the_allocator() -> None:
+    text = (
+        "WARNING: CPU: 1 PID: 66 at mm/page_alloc.c:5500 {0}+0x40/0x60\n"
+        "RIP: 0010:{0}+0x40/0x60\n"
+        "Call Trace:\n"
+        " {0}+0x40/0x60\n alloc_pages_mpol+0x40/0x60\n ___kmalloc_large_node+0x4/0x60\n gizmo_write+0x40/0x60\n"
+        "---[ end trace 0000000000000000 ]---\n"
+    )
+    assert function_of(text.format("__alloc_frozen_pages_noprof")) == "gizmo_write"
+    # What it warns of within is its own.
+    assert function_of(text.format("get_page_from_freelist")) == "get_page_from_freelist"
+
+
+def test_stall_in_a_tracer_is_that_of_its_caller() -> None:
+    assert (
+        function_of(
+            "rcu: INFO: rcu_sched self-detected stall on CPU\n"
+            "CPU: 1 PID: 66 Comm: tar Not tainted 6.1.0 #1\n"
+            "RIP: 0010:unwind_next_frame+0x40/0x60\n"
+            "Call Trace:\n <TASK>\n"
+            " unwind_next_frame+0x40/0x60\n arch_stack_walk+0x40/0x60\n stack_trace_save+0x40/0x60\n"
+            " kasan_save_stack+0x40/0x60\n gizmo_loop+0x40/0x60\n"
+        )
+        == "gizmo_loop"
+    )
+
+
+def test_machine_that_is_halted_died_of_what_was_before() -> None:
+    text = (
+        "PANIC: double fault, error_code: 0x0\n"
+        "CPU: 1 PID: 66 Comm: tar Not tainted 4.16.0 #1\n"
+        "RIP: 0010:gizmo_wait+0x19d/0x250\n"
+        "Call Trace:\n gizmo_read+0x67/0x90\n"
+        "Kernel panic - not syncing: Machine halted.\n"
+    )
+    (report,) = read_reports(read_text(text.encode()).lines)
+    assert (report.kind, report.function, report.fatal) == (kinds.FAULT, "gizmo_wait", True)
