@@ -30,12 +30,15 @@ MAX_SECONDS = 120
 MAX_ADDRESS_SPACE = 4 << 30
 MAX_FILE_SIZE = 1 << 30
 COMMANDS: tuple[tuple[str, ...], ...] = (
-    *(("scan", "--format", name) for name in ("table", "json", "ndjson", "csv", "prometheus")),
+    *(("scan", "--format", name) for name in ("table", "json", "ndjson", "csv", "prometheus", "html", "ktap")),
     ("scan", "-v"),
     ("scan", "--jobs", "2"),
     *(("zones", "--format", name) for name in ("table", "json")),
     *(("page", "PAGES", "--format", name) for name in ("table", "json")),
-    *(("triage", "--format", name) for name in ("text", "json")),
+    *(("triage", "--format", name) for name in ("text", "json", "html")),
+    *(("map", "--format", name) for name in ("table", "json", "html")),
+    ("map", "PAGES"),
+    ("diff", "CORE", "CORE"),
     ("triage",),
     ("capture", "-o", "OUTPUT"),
     ("watch", "--count", "1"),
@@ -61,7 +64,9 @@ class Result:
 
 def command_line(random: Random, core: Path, output: Path) -> list[str]:
     """Choose a command line."""
-    arguments = ["-c", str(core), *random.choice(COMMANDS)]
+    command = random.choice(COMMANDS)
+    # Each has its command at the same place.
+    arguments = [*(("--sandbox", "auto") if command[0] == "diff" else ("-c", str(core))), *command]
     pages = random.choice(
         (
             *(
@@ -75,7 +80,9 @@ def command_line(random: Random, core: Path, output: Path) -> list[str]:
             *("0xffffea0000040000", "0xffff888000100000", "0xffffffff82000000"),
         )
     )
-    return [{"OUTPUT": str(output), "PAGES": pages}.get(argument, argument) for argument in arguments]
+    return [
+        {"OUTPUT": str(output), "PAGES": pages, "CORE": str(core)}.get(argument, argument) for argument in arguments
+    ]
 
 
 @contextlib.contextmanager
