@@ -17,6 +17,7 @@ from drgn.commands import argument, command
 
 from mminspect.commands import map as maps
 from mminspect.commands.page import pages
+from mminspect.commands.page_argument import parse
 from mminspect.commands.zones import zones
 from mminspect.errors import MminspectError
 from mminspect.kernel.kernel import from_program
@@ -51,7 +52,8 @@ def _zones(prog: Program, what: str | None, out: TextIO, style: Style) -> object
 def _page(prog: Program, what: str | None, out: TextIO, style: Style) -> object:
     if what is None:
         raise MminspectError("give a pfn, a range or an address: %mminspect page 0x1000")
-    data = pages(from_program(prog), what)
+    kernel = from_program(prog)
+    data = pages(kernel, parse(kernel, what))
     write_pages(data, out, style.width)
     return data
 

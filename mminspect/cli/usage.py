@@ -46,6 +46,8 @@ from mminspect.render.formats import CHANGE_FORMATS, PAGE, REPORT_FORMATS
 HINT = "the options of 'mminspect --help' can be given here, too"
 # What an option of the group is called in the context of a command, where it can be given as well.
 LATER = "later_"
+# PID_MAX_LIMIT.
+MAX_PID = 1 << 22
 
 
 @contextlib.contextmanager
@@ -254,10 +256,17 @@ COMMANDS = (
         "page",
         help="Show all about a page, or a range of pages.\n\n"
         "A number is a pfn if there is such a page, else the address of a struct page, a physical address or a kernel "
-        "virtual address.",
+        "virtual address. With --pid, it is an address of a process.",
         params=[
             click.Argument(["pages"], metavar="PFN|START-END|ADDRESS"),
             format_option("table", "json"),
+            click.Option(
+                ["--pid"],
+                metavar="PID",
+                type=click.IntRange(1, MAX_PID),
+                help="ADDRESS is of that process: show the page behind it.",
+            ),
+            click.Option(["--slab"], is_flag=True, help="ADDRESS is in a slab object: show which one it is."),
             click.Option(["--brief"], is_flag=True, help="A line a page, of what is in its struct page."),
             USER,
         ],

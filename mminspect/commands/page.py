@@ -8,7 +8,8 @@ from typing import Any, Callable
 
 from drgn import FaultError
 
-from mminspect.commands import owner, page_argument, page_findings
+from mminspect.commands import owner, page_findings
+from mminspect.commands.page_argument import Meant
 from mminspect.consequences.attach import Outcomes
 from mminspect.errors import MminspectError
 from mminspect.findings import Finding
@@ -22,18 +23,14 @@ from mminspect.memorymap.sections import Section
 from mminspect.walk.limits import Progress
 
 
-def pages(kernel: Kernel, text: str, progress: Callable[[int], Progress] | None = None) -> dict[str, Any]:
+def pages(kernel: Kernel, meant: Meant, progress: Callable[[int], Progress] | None = None) -> dict[str, Any]:
     """
-    Describe the pages that a text means.
+    Describe the pages that are meant.
 
-    :param text: As :func:`mminspect.commands.page_argument.parse` takes it.
     :param progress: As in :func:`mminspect.walk.scan.scan`.
     :return: ``start_pfn``, ``end_pfn``, ``understood_as``, and ``pages``: what is known of each.
-    :raises MminspectError: if it means none.
     """
-    start, end, meaning = page_argument.parse(kernel, text)
-    found = describe(kernel, start, end, progress)
-    return {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": found}
+    return meant.as_dict(describe(kernel, meant.start, meant.end, progress))
 
 
 def describe(

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Callable
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, NamedTuple
 
 from mminspect.errors import MminspectError
 from mminspect.kernel.identify import virtual_to_pfn
@@ -18,13 +19,33 @@ MAX_PAGES = 4096
 _NUMBER = r"0[xX][0-9a-fA-F]+|[0-9]+"
 
 
-def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
+class Meant(NamedTuple):
+    """
+    Pages that are meant.
+
+    :ivar start: First pfn.
+    :ivar end: Pfn behind the last.
+    :ivar understood_as: What the argument was taken for.
+    :ivar about: What else is known of it, by key.
+    """
+
+    start: int
+    end: int
+    understood_as: str
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    def as_dict(self, pages: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what a command writes, with what it found out about the pages."""
+        place = {"start_pfn": self.start, "end_pfn": self.end, "understood_as": self.understood_as}
+        return {**place, **self.about, "pages": pages}
+
+
+def parse(kernel: Kernel, text: str) -> Meant:
     """
     Find out which pages are meant.
 
     :param text: A pfn, a physical address, the address of a struct page, a kernel virtual address, or a range
         ``START-END`` (half-open) of two of a kind. The first of these kinds that fits is taken.
-    :return: (first pfn, pfn after the last, how it was understood).
     :raises MminspectError: if it is none of these.
     """
     memory = kernel.memory
@@ -57,7 +78,7 @@ def parse(kernel: Kernel, text: str) -> tuple[int, int, str]:
             raise MminspectError(f"{text}: these addresses are not next to each other in physical memory")
         if end - start >= MAX_PAGES:
             raise MminspectError(f"{text}: {end - start + 1} pages; {MAX_PAGES} can be shown at once")
-        return start, end + 1, kind
+        return Meant(start, end + 1, kind)
     why = ""
     if kernel.target.core is not None and CAPTURE_NOTE in kernel.target.core.notes:
         why = "; a capture has no page tables for virtual addresses"
@@ -80,6 +101,17 @@ def _refuse_offline(kernel: Kernel, text: str, pfn: int) -> None:
         raise MminspectError(
             f"{text}: pfn {pfn:#x} is not online: pfn_to_online_page() returns NULL. Section {entry.nr} has {flags}"
         )
+
+
+def number(text: str) -> int:
+    """
+    Return one number.
+
+    :raises MminspectError: if the text isn't one.
+    """
+    if re.fullmatch(_NUMBER, text.strip()) is None:
+        raise MminspectError(f"{text!r}: not an address; give one number, hexadecimal with 0x")
+    return _number(text.strip())
 
 
 def _number(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mminspect.commands import page_argument
+from mminspect.commands.page_argument import Meant
 from mminspect.kernel.kernel import Kernel
 from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, UNREADABLE_REASONS, Chunk
 from mminspect.memmap.page import page_of
@@ -13,16 +13,14 @@ from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
 
 
-def brief(kernel: Kernel, text: str) -> dict[str, Any]:
+def brief(kernel: Kernel, meant: Meant) -> dict[str, Any]:
     """
-    Describe the pages that a text means, without findings and without what leads to them.
+    Describe the pages that are meant, without findings and without what leads to them.
 
-    :param text: As :func:`mminspect.commands.page_argument.parse` takes it.
     :return: ``start_pfn``, ``end_pfn``, ``understood_as``, and ``pages``: what is in the struct page of each that is
         online.
-    :raises MminspectError: if it means none.
     """
-    start, end, meaning = page_argument.parse(kernel, text)
+    start, end = meant.start, meant.end
     memory = kernel.memory
     names = _flag_names(kernel)
     pages = []
@@ -34,7 +32,7 @@ def brief(kernel: Kernel, text: str) -> dict[str, Any]:
             chunk = kernel.memmap.chunk(first, last, section)
             for pfn in range(first, last):
                 pages.append(_page(kernel, pfn, section, chunk, names))
-    return {"start_pfn": start, "end_pfn": end, "understood_as": meaning, "pages": pages}
+    return meant.as_dict(pages)
 
 
 def _flag_names(kernel: Kernel) -> list[tuple[int, str]]:

@@ -11,12 +11,31 @@ from mminspect.render.table import write_consequences, write_pairs, write_table
 
 def write_pages(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     """Write what ``mminspect page`` shows: a block per page."""
-    if data["understood_as"] != "pfn":
+    if "process" in data:
+        process = data["process"]
+        where = f"{process['address']:#x} of PID {process['pid']} ({process['comm']})"
+        out.write(f"{where} is at physical address {process['physical_address']:#x}.\n\n")
+    elif "slab_object" in data:
+        out.write(f"{_slab_object(data['slab_object'])}.\n\n")
+    elif data["understood_as"] != "pfn":
         out.write(f"There is no such online pfn: taken for a {data['understood_as']}.\n\n")
     for number, page in enumerate(data["pages"]):
         if number:
             out.write("\n")
         _write_page(page, out, width)
+
+
+def _slab_object(found: dict[str, Any]) -> str:
+    """Say which slab object it is, as far as that is known."""
+    cache = f"of cache {found['cache']}" if found["cache"] else "of an unknown cache"
+    size = "" if found["object_size"] is None else f", {found['object_size']} bytes"
+    if found["object"] is None:
+        return f"{found['address']:#x} is in the slab at {found['start']:#x} {cache}{size} an object"
+    state = {True: "allocated", False: "free", None: "not known whether allocated"}[found["allocated"]]
+    many = "" if found["objects"] is None else f" of {found['objects']}"
+    offset = f"byte {found['offset']} of " if found["offset"] else ""
+    where = f"object {found['index']}{many} in the slab at {found['start']:#x}"
+    return f"{found['address']:#x} is {offset}the object at {found['object']:#x} {cache}{size}: {state}, {where}"
 
 
 def _migratetype(page: dict[str, Any]) -> str:

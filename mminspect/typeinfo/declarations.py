@@ -17,12 +17,14 @@ from mminspect.typeinfo.sections import HAS_MEM_MAP, MARKED_PRESENT, section_fla
 
 # Variables whose type is the same in every kernel since 4.19, in C.
 DECLARATIONS = {
+    "__cpu_online_mask": "struct cpumask",
     "__cpu_possible_mask": "struct cpumask",
     "__highest_present_section_nr": "unsigned long",
     "_totalram_pages": "atomic_long_t",
     "contig_page_data": "struct pglist_data",
     "high_memory": "void *",
     "init_mm": "struct mm_struct",
+    "init_pid_ns": "struct pid_namespace",
     "init_task": "struct task_struct",
     "init_uts_ns": "struct uts_namespace",
     "iomem_resource": "struct resource",

@@ -92,4 +92,4 @@ def test_pfn_of_offline_memory_is_not_taken_for_an_address(cli: Cli, unpacked: U
 @pytest.mark.parametrize(("name", "pfn"), [("ppc64el-6.12", 0x4000), ("ppc64el-6.12-64k", 0x400)])
 def test_linear_map_of_ppc64_needs_no_page_tables(name: str, pfn: int, kernels: Kernels) -> None:
     """__pa() of ppc64 takes 0xc000000000000000 away, whichever MMU the kernel has."""
-    assert page_argument.parse(kernels(name), "0xc000000004000000") == (pfn, pfn + 1, "virtual address")
+    assert page_argument.parse(kernels(name), "0xc000000004000000")[:3] == (pfn, pfn + 1, "virtual address")

@@ -11,6 +11,7 @@ from drgn import Program
 
 from mminspect.commands.capture import capture
 from mminspect.commands.page import pages
+from mminspect.commands.page_argument import parse
 from mminspect.commands.triage.run import triage
 from mminspect.commands.zones import zones
 from mminspect.errors import CutShortError, LayoutError
@@ -26,7 +27,7 @@ READERS = ("read_memory_map", "calibrate", "with_per_cpu_pages", "per_cpu_blocks
 COMMANDS: dict[str, Callable[[Kernel], object]] = {
     "zones": zones,
     "scan": scan,
-    "page": lambda kernel: pages(kernel, "0x2000-0x2010"),
+    "page": lambda kernel: pages(kernel, parse(kernel, "0x2000-0x2010")),
     "triage": triage,
 }
 
