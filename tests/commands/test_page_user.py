@@ -26,7 +26,7 @@ GUEST = (
     "sleep 1",
     'echo "TRUTH pid $pid"',
     "for range in $(cut -d ' ' -f 1 /proc/$pid/maps); do start=$((0x${range%-*})); "
-    "entry=$(dd if=/proc/$pid/pagemap bs=8 skip=$((start / 4096)) count=1 2>/dev/null | hexdump -v -e '2/4 \"%08x \"'); "
+    "entry=$(dd if=/proc/$pid/pagemap bs=8 skip=$((start / 4096)) count=1 2>&- | hexdump -v -e '2/4 \"%08x \"'); "
     'echo "TRUTH page $start $entry"; done',
 )
 PRESENT, PFN = 1 << 63, (1 << 55) - 1
