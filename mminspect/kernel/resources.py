@@ -60,14 +60,18 @@ def _walk(resource: Object, depth: int) -> Iterator[Resource]:
 
 def ram_ranges(found: Sequence[Resource], page_size: int) -> list[tuple[int, int]] | None:
     """
-    Return the pfns that are System RAM in part at least, ascending.
+    Return the pfns that are System RAM as a whole, ascending.
+
+    The kernel takes no page that is RAM in part: e820__memblock_setup() of x86 throws them away
+    (memblock_trim_memory()), other architectures align what firmware says.
 
     :return: ``None`` if no resource says so, and nothing is known.
     """
     # "System RAM (kmem)" and the like are memory that was plugged in.
     named = [item for item in found if item.name.startswith("System RAM")]
-    ranges = merge((item.start // page_size, -(-item.end // page_size)) for item in named)
-    return list(ranges) or None
+    ranges = merge((item.start, item.end) for item in named)
+    whole = [(-(-start // page_size), end // page_size) for start, end in ranges]
+    return [(start, end) for start, end in whole if start < end] if named else None
 
 
 def resource_path(found: Sequence[Resource], address: int) -> list[str]:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What /proc/iomem says of memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from mminspect.kernel.resources import Resource, ram_ranges
+
+PAGE = 4096
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        # The kernel throws pages away that are RAM in part.
+        ([(0x1000, 0x9FEDD, "System RAM")], [(1, 0x9F)]),
+        ([(0x100400, 0x200000, "System RAM")], [(0x101, 0x200)]),
+        # Parts that touch inside a page are one.
+        ([(0x1000, 0x5800, "System RAM"), (0x5800, 0x9000, "System RAM (kmem)")], [(1, 9)]),
+        ([(0x1000, 0x5800, "System RAM"), (0x5900, 0x9000, "System RAM")], [(1, 5), (6, 9)]),
+        ([(0x1000, 0x1800, "System RAM")], []),
+        ([(0x1000, 0x5000, "Reserved")], None),
+        ([], None),
+    ],
+)
+def test_pages_that_are_ram_are_so_as_a_whole(
+    parts: list[tuple[int, int, str]], expected: list[tuple[int, int]] | None
+) -> None:
+    assert ram_ranges([Resource(start, end, name, 0) for start, end, name in parts], PAGE) == expected
