@@ -205,6 +205,12 @@ class Layout:
         """
         return node << self.flags.zone.width | zone
 
+    def flags_of_link(self, link: int) -> int:
+        """Return what ``page->flags`` has of a link."""
+        node, zone = self.node_zone(link)
+        where = self.flags.node
+        return zone << self.flags.zone.shift | (0 if self.flags.node_not_in_page_flags else node << where.shift)
+
     def node_zone(self, link: int) -> tuple[int, int]:
         """Get (node, zone ID) of a link."""
         width = self.flags.zone.width

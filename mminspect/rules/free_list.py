@@ -22,7 +22,8 @@ lists are not ``PageBuddy()``; rule ``per-cpu-list`` is about them.
 
 ``detail`` has the ``problem``, the ``order``, how many pages (``pages``) and the first 16 of them (``pfns``); for
 ``count`` the ``nr_free`` and ``counted``; for ``migratetype`` the ``list`` that the first page is on and its
-``pageblock``'s.
+``pageblock``'s; for ``link`` the ``next``, and ``hardware`` if that differs in ``one bit`` or ``one byte`` from the
+address of the one entry whose ``lru.prev`` leads back, and can't be that of another page.
 
 Example: a dump of amd64 6.1 in which ``nr_free`` of an order of DMA32 was raised by one.
 """
@@ -38,9 +39,11 @@ import numpy.typing as npt
 from mminspect.findings import ERROR, NOTE, WARNING, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk, Words
 from mminspect.memorymap import bitmap
+from mminspect.memorymap.bits import looks_like_hardware, one_place
 from mminspect.memorymap.layout import FREE_LISTS, PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK, PB_MIGRATE_ISOLATE
+from mminspect.memorymap.structpages import StructPages
 from mminspect.memorymap.zones import FreeArea, Zone
 from mminspect.rules.base import Rule, TallyCheck, Violation
 from mminspect.rules.commits import commit
@@ -226,7 +229,7 @@ class Lists:
         broken = address[next_index] != following
         broken |= before[next_index] != address
         if bool(broken.any()):
-            yield self._broken(zone, order, heads, pages, np.flatnonzero(broken), following)
+            yield self._broken(zone, order, heads, pages, np.flatnonzero(broken), (address, following, before))
         # A broken link ends a chain too; every page then leads to what ends its chain.
         lists = ends_of_chains(np.where(broken, np.arange(len(address)), next_index), kinds)
         lost = np.flatnonzero(lists[kinds:] == NO_LIST)
@@ -253,8 +256,9 @@ class Lists:
         heads: Words,
         pages: Links,
         where: npt.NDArray[np.intp],
-        following: Words,
+        words: tuple[Words, Words, Words],
     ) -> Violation:
+        address, following, before = words
         first = int(where[0])
         kinds = len(heads)
         if first < kinds:
@@ -264,7 +268,23 @@ class Lists:
         pfns = pages.pfn[where[where >= kinds] - kinds].tolist()
         target = int(following[first])
         what = f"{who} is followed by {target:#x}, {self._place(target)}"
-        return _violation(zone, order, "link", what, pfns, {"next": target})
+        difference = self._flipped(target, address[np.flatnonzero(before == address[first])])
+        what += looks_like_hardware(difference, "the address of what follows it by its lru.prev")
+        return _violation(
+            zone, order, "link", what, pfns, {"next": target, **({"hardware": difference} if difference else {})}
+        )
+
+    def _flipped(self, target: int, really: Words) -> str | None:
+        """
+        Tell whether the word that leads to the next entry differs in one place from that entry's address.
+
+        :param really: The entries that lead back.
+        """
+        found = StructPages(self._memory).find(target)
+        # What can be another page's address can be a bug's.
+        if len(really) != 1 or (found is not None and found.offset == self._memory.layout.page.lru_offset):
+            return None
+        return one_place(target, int(really[0]))
 
     def _place(self, address: int) -> str:
         for zone in self._links.values():

@@ -28,7 +28,8 @@ System RAM: PG_reserved alone doesn't prove it, as init memory, the initrd, the 
 what is initialized late are freed afterwards. Where ``/proc/iomem`` isn't known, reserved pages count.
 
 ``detail.runs`` lists ``[start, end, node, zone ID]`` of the whole block; ``detail.reserved`` says whether all pages
-that make it no mere boundary are PG_reserved.
+that make it no mere boundary are PG_reserved. ``detail.hardware`` is ``one bit`` if a single page makes it so that
+isn't PG_reserved, and its links differ from those on both sides of it in one bit.
 
 Example: Debian 5.10 on i386 with 1200 MiB: pageblock 0x36e00 holds the end of Normal and the start of HighMem
 (a note). With two NUMA nodes of 515 and 509 MiB, block 0x20200 holds the node boundary.
@@ -41,6 +42,7 @@ from collections.abc import Iterator, Sequence
 
 from mminspect.findings import BLOCK, ERROR, NOTE, SEVERITIES, WARNING
 from mminspect.memmap.chunk import UNINITIALIZED_KINDS, Chunk, Run
+from mminspect.memorymap.bits import looks_like_hardware, one_bit
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation
@@ -148,6 +150,18 @@ def _first_unspanned(runs: Sequence[LinkedRange], memory: MemoryMap) -> int | No
     return None
 
 
+def _flipped(runs: Sequence[LinkedRange], memory: MemoryMap) -> tuple[str | None, int]:
+    """
+    Tell whether the block is mixed because of one page whose flags differ in one bit from its neighbors'.
+
+    :return: In how much, and the pfn.
+    """
+    if len(runs) != 3 or runs[0][2] != runs[2][2] or runs[1][1] - runs[1][0] != 1:
+        return None, 0
+    flags_of = memory.layout.flags_of_link
+    return one_bit(flags_of(runs[1][2]), flags_of(runs[0][2])), runs[1][0]
+
+
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """List the block's runs."""
     layout = memory.layout
@@ -168,13 +182,17 @@ def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
         others = [(start, end) for start, end, link in runs if link != runs[0][2]]
         if zone is not None and all(end <= zone.start_pfn or zone.end_pfn <= start for start, end in others):
             hides = f"; hidden: its first and last page agree; the others are outside {zone}, where no walk of it comes"
+    # What the kernel itself gets wrong is PG_reserved.
+    difference, pfn = (None, 0) if reserved or reasons == (OWN_ZONE,) else _flipped(runs, memory)
     return Violation(
         severity,
-        f"pageblock links to {names}: {why}{hides}",
+        f"pageblock links to {names}: {why}{hides}"
+        + looks_like_hardware(difference, f"the links of its neighbors (page->flags of pfn {pfn:#x})"),
         {
             "runs": [[start, end, *layout.node_zone(link)] for start, end, link in runs],
             "hidden": hidden,
             "reserved": reserved,
+            **({"hardware": difference} if difference else {}),
         },
         wrong=_minority(runs, match.start, match.end),
         judged_by=_first_unspanned(runs, memory),

@@ -47,6 +47,20 @@ def test_link_that_leads_elsewhere() -> None:
     assert (found.detail["problem"], found.detail["pfns"], found.detail["next"]) == ("link", [8], made.address(50))
 
 
+@pytest.mark.parametrize(
+    ("flip", "hardware"),
+    [(1 << 40, "one bit"), (1 << 3, "one bit"), (0x5A << 48, "one byte"), (1 << 40 | 1 << 3, None), (1 << 6, None)],
+)
+def test_pointer_that_is_wrong_in_one_place_looks_like_hardware(flip: int, hardware: str | None) -> None:
+    made = machine()
+    areas = made.areas()
+    made.words[0, 1] = int(made.words[0, 1]) ^ flip
+    (found,) = made.scan("free-list", areas)
+    # The last flip makes it another page's address, which a bug can leave there.
+    assert found.detail["problem"] == "link" and found.detail.get("hardware") == hardware
+    assert (f"differs in {hardware} from" in found.message) == bool(hardware)
+
+
 def test_finding_of_two_blocks_has_the_pages_of_the_first() -> None:
     made = machine()
     areas = made.areas()

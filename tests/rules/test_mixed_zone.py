@@ -220,3 +220,28 @@ def test_detail_says_whether_all_wrong_pages_are_reserved(reserved: tuple[bool, 
     parts = [Part(6, zone=1), *(Part(1, zone=5, reserved=flag) for flag in reserved)]
     (finding,) = scan(TWO, chunk(TWO, 0, *parts), rule=RULE)
     assert finding.detail["reserved"] is told
+
+
+@pytest.mark.parametrize(
+    ("stranger", "hardware"),
+    [
+        # Normal is 2, 0b010. Movable, 3, differs in one bit, and its span is elsewhere.
+        (Part(1, zone=3), "one bit"),
+        (Part(1, zone=1), None),
+        # The kernel itself links reserved pages of holes elsewhere.
+        (Part(1, zone=3, reserved=True), None),
+        (Part(2, zone=3), None),
+    ],
+)
+def test_one_bit_looks_like_hardware(stranger: Part, hardware: str | None) -> None:
+    memory = memory_map(zone(1, 64, 64), zone(2, 0, 64), zone(3, 128, 64))
+    rest = Part(8 - 3 - stranger.count, zone=2)
+    (finding,) = scan(memory, chunk(memory, 0, Part(3, zone=2), stranger, rest), rule=RULE)
+    assert finding.detail.get("hardware") == hardware
+    assert ("one bit from the links of its neighbors (page->flags of pfn 0x3)" in finding.message) == bool(hardware)
+
+
+def test_a_page_that_its_own_zone_spans_is_no_flipped_bit() -> None:
+    memory = memory_map(zone(2, 0, 64), zone(3, 3, 1))
+    (finding,) = scan(memory, chunk(memory, 0, Part(3, zone=2), Part(1, zone=3), Part(4, zone=2)), rule=RULE)
+    assert "hardware" not in finding.detail

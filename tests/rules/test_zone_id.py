@@ -73,3 +73,27 @@ def test_poisoned_entries_link_to_no_zone() -> None:
 @pytest.mark.parametrize("state", [DEFERRED, EXCLUDED])
 def test_entries_that_mean_nothing_are_not_judged(state: int) -> None:
     assert found(MEMORY, Part(2, zone=7, state=state), rule=RULE) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "reserved", "around", "hardware"),
+    [
+        # DMA32 is 1, 0b001.
+        (5, False, (1, 1), "one bit"),
+        (6, False, (1, 1), None),
+        # init_reserved_page() leaves 5 in reserved pages.
+        (5, True, (1, 1), None),
+        (5, False, (1, 2), None),
+    ],
+)
+def test_one_bit_looks_like_hardware(index: int, reserved: bool, around: tuple[int, int], hardware: str | None) -> None:
+    before, after = around
+    parts = [Part(3, zone=before), Part(1, zone=index, reserved=reserved), Part(4, zone=after)]
+    (finding,) = scan(MEMORY, chunk(MEMORY, 0, *parts), rule=RULE)
+    assert finding.detail.get("hardware") == hardware
+    assert ("looks like hardware" in finding.message) == (hardware is not None)
+
+
+def test_two_pages_are_no_flipped_bit() -> None:
+    (finding,) = scan(MEMORY, chunk(MEMORY, 0, Part(3, zone=1), Part(2, zone=5), Part(3, zone=1)), rule=RULE)
+    assert "hardware" not in finding.detail

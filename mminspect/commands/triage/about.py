@@ -16,6 +16,7 @@ from mminspect.commands.triage import kinds
 from mminspect.commands.triage.functions import is_helper, is_of_memory_map, is_of_struct_pages, is_reporter
 from mminspect.commands.triage.lines import Line
 from mminspect.commands.triage.report import Report
+from mminspect.memorymap.bits import one_place
 
 # An access this far from a register's value may have been made through it.
 NEAR_REGISTER = 0x1000
@@ -264,14 +265,3 @@ def _wrong_address(report: Report, address: int) -> list[str]:
         if difference:
             return [f"the address {address:#x} differs in {difference} from what {name} points near to"]
     return []
-
-
-def one_place(first: int, second: int) -> str | None:
-    """Return ``one bit`` or ``one byte`` if two numbers differ in no more than that."""
-    difference = first ^ second
-    if not difference:
-        return None
-    if difference & (difference - 1) == 0:
-        return "one bit"
-    low = ((difference & -difference).bit_length() - 1) // 8 * 8
-    return "one byte" if difference >> low < 0x100 else None

@@ -80,9 +80,10 @@ _NEXT = ["give the log of the console or of pstore: mminspect triage --log FILE 
 
 def _judge(crash: Report, about: About, told: DumpLog, verdict: Verdict) -> Verdict:
     """Correct a verdict by what the dump as a whole tells."""
-    if about.hardware:
-        evidence = [*verdict.evidence, *({"hardware": text} for text in about.hardware)]
-        why = f"{verdict.why}; looks like hardware: {about.hardware[0]}"
+    hardware = [*about.hardware, *filter(None, map(_of_hardware, verdict.findings))]
+    if hardware:
+        evidence = [*verdict.evidence, *({"hardware": text} for text in hardware)]
+        why = f"{verdict.why}; looks like hardware: {hardware[0]}"
         verdict = replace(verdict, why=why, evidence=evidence)
     if is_bare(crash) and verdict.verdict in (OTHER, UNEXPLAINED):
         why = f"the kernel died, and the log doesn't tell of what: {crash.reason}"
@@ -92,6 +93,14 @@ def _judge(crash: Report, about: About, told: DumpLog, verdict: Verdict) -> Verd
         weaker = {EXPLAINED: POSSIBLE, POSSIBLE: POSSIBLE}.get(verdict.verdict, UNKNOWN)
         return replace(verdict, verdict=weaker, why=why + verdict.why)
     return verdict
+
+
+def _of_hardware(finding: Finding) -> str | None:
+    """Say why a finding looks like a fault of the machine's."""
+    difference = finding.detail.get("hardware")
+    return (
+        f"at pfn {finding.start_pfn:#x}, a word differs in {difference} from what it should be" if difference else None
+    )
 
 
 def _lived_on(crash: Report, told: DumpLog) -> bool:
