@@ -119,7 +119,7 @@ def options(text: str) -> set[str]:
 
 
 def test_every_option_is_documented(cli: Cli) -> None:
-    assert len(options(cli("--help").out)) == 11
+    assert len(options(cli("--help").out)) == 12
     for option in options(cli("--help").out):
         assert f"`{option}" in USAGE.split("\n## scan\n")[0], option
     for command in commands(cli):

@@ -41,8 +41,8 @@ def run(
     """Draw the memory map of a kernel, or one that was saved."""
     span = None if pages is None else maps.parse_range(pages)
     if from_ is not None:
-        if inputs.core is not None:
-            raise click.UsageError("--from draws what was saved; -c goes without it")
+        if inputs.core is not None or inputs.qemu is not None:
+            raise click.UsageError("--from draws what was saved; -c and --qemu go without it")
         check_writable(output, [from_])
         saved = load(from_)
         data = as_map(saved)

@@ -140,6 +140,11 @@ READ_FROM = (
     click.Option(
         ["--system-map"], metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF."
     ),
+    click.Option(
+        ["--qemu"],
+        metavar="SOCKET",
+        help="Read a QEMU guest on this machine, as root, by the Unix socket of its monitor (QMP).",
+    ),
     click.Option(["--vmcoreinfo"], metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none."),
     click.Option(
         ["--pageblock-order"],

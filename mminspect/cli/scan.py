@@ -36,6 +36,7 @@ def run(
     baseline: str | None,
     ignore_known: bool,
     ignore_id: tuple[str, ...],
+    stop: bool,
     partial: bool,
     jobs: int | None,
     verbose: bool,
@@ -50,7 +51,7 @@ def run(
     rules = select_rules(select, ignore)
     write = _write_page if format_ == PAGE else report_writer(format_)
     left = LeftOut(read_baseline(baseline) if baseline is not None else (), frozenset(ignore_id), ignore_known)
-    with Session(inputs, output, user, verbose=verbose, gentle=True) as session:
+    with Session(inputs, output, user, verbose=verbose, gentle=True, stop=stop) as session:
         with session.kernel() as kernel:
             stopper = signals.Stopper() if partial else None
             limits = Limits(max_rate, stopper, jobs)
@@ -104,6 +105,7 @@ def call(inputs: Inputs) -> tuple[str, ...]:
         ("--btf", (inputs.btf,)),
         ("--system-map", (inputs.system_map,)),
         ("--vmcoreinfo", (inputs.vmcoreinfo,)),
+        ("--qemu", (inputs.qemu,)),
         ("--pageblock-order", (inputs.pageblock_order,)),
     ):
         words += [f"{option} {shlex.quote(str(value))}" for value in values if value is not None]

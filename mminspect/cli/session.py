@@ -40,7 +40,7 @@ class Session:
     Rights are given up here, before a vmcore is looked at.
 
     What needs them is done first: the files that the user named are opened, and so is the place where output goes. The
-    running kernel is opened first as well, and what only root can read of it is read.
+    running kernel is opened first as well, and what only root can read of it is read. Of a guest, the memory is opened.
 
     :param output: Path of the output file; ``None`` or ``-`` for stdout.
     :param user: User to become.
@@ -48,6 +48,7 @@ class Session:
     :param verbose: Whether to say what of the sandbox can't be had.
     :param gentle: Whether the running kernel is read at low priority.
     :param forever: Whether a vmcore is read until the program is told to end.
+    :param stop: Whether a guest stands still until it was read.
     :raises MminspectError: if the rights of a process that reads the running kernel can't be given up, or the sandbox
         is required and can't be had.
     """
@@ -61,6 +62,7 @@ class Session:
         verbose: bool = False,
         gentle: bool = False,
         forever: bool = False,
+        stop: bool = False,
     ) -> None:
         self._inputs = inputs
         self._output = output
@@ -70,7 +72,12 @@ class Session:
         named = [name for name in (*inputs.files, *vmcores) if name is not None]
         check_writable(output, named)
         is_live = inputs.core is None and not vmcores
-        if is_live:
+        if inputs.qemu is not None:
+            # Most scans have no guest.
+            from mminspect.program import guest
+
+            guest.hold(inputs.qemu, stop)
+        elif is_live:
             with open_kernel(inputs) as self._live:
                 self._live.read_privileged()
         elif inputs.sandbox == sandbox.OFF:

@@ -48,6 +48,8 @@ HINT = "the options of 'mminspect --help' can be given here, too"
 LATER = "later_"
 # PID_MAX_LIMIT.
 MAX_PID = 1 << 22
+# Commands that read a guest.
+GUEST_COMMANDS = ("scan", "watch", "zones", "page", "map", "capture")
 
 
 @contextlib.contextmanager
@@ -93,7 +95,24 @@ class Command(click.Command):
         }
         given["core"] = (*given.get("core", ()), *own.pop("vmcores", ()))
         context.obj = inputs_of(context.obj, given)
+        check_guest(context.obj, self.name, bool(own.get("stop")))
         return context.invoke(module.run, context.obj, **own)
+
+
+def check_guest(inputs: Inputs, command: str | None, stop: bool) -> None:
+    """
+    Check that a guest can be read.
+
+    :param stop: Whether it is to stand still meanwhile.
+    """
+    if stop and inputs.qemu is None:
+        raise click.UsageError("--stop is of a guest: give --qemu SOCKET, too")
+    if inputs.qemu is None:
+        return
+    if inputs.core is not None:
+        raise click.UsageError("--qemu reads a guest, -c a vmcore; give one of them")
+    if command not in GUEST_COMMANDS:
+        raise click.UsageError(f"--qemu goes with {', '.join(GUEST_COMMANDS)}")
 
 
 def _later(option: click.Option) -> click.Option:
@@ -214,6 +233,7 @@ COMMANDS = (
                 callback=id_list,
                 help="Leave out the findings with these IDs.",
             ),
+            click.Option(["--stop"], is_flag=True, help="Stop the guest of --qemu while it is read."),
             click.Option(["--partial"], is_flag=True, help="When interrupted, report what was found so far."),
             JOBS,
             click.Option(["-v", "--verbose"], is_flag=True, help="Show what the kernel would do with each finding."),

@@ -49,8 +49,8 @@ class Kernel:
 
     @property
     def is_live(self) -> bool:
-        """Whether this is the running kernel."""
-        return self.target.kind == "live"
+        """Whether it runs while it is read."""
+        return self.target.moves
 
     @cached_property
     def memory(self) -> MemoryMap:
@@ -70,7 +70,7 @@ class Kernel:
         return memmap
 
     def _uncalibrated(self) -> Memmap:
-        return Memmap(self.prog, self.memory, live=self.is_live, direct=self.target.direct)
+        return Memmap(self.prog, self.memory, live=self.target.is_here, direct=self.target.direct)
 
     @cached_property
     def per_cpu_blocks(self) -> PerCpuBlocks:
@@ -106,7 +106,9 @@ class Kernel:
 
     @cached_property
     def proc_files(self) -> ProcFiles:
-        """What the running kernel says of its memory in ``/proc``, read after the memory map."""
+        """What the running kernel says of its memory in ``/proc``, read after the memory map; nothing of a guest's."""
+        if not self.target.is_here:
+            return ProcFiles(None, (), ())
         return read_proc_files(self.memory.layout.page_size)
 
     def has_member(self, type_name: str, member: str) -> bool:
@@ -143,12 +145,12 @@ class Kernel:
 @contextlib.contextmanager
 def open_kernel(inputs: Inputs) -> Iterator[Kernel]:
     """
-    Open a vmcore, or the running kernel, for as long as it is read.
+    Open a vmcore, the running kernel, or a guest, for as long as it is read.
 
     :raises mminspect.errors.MminspectError: if it can't be opened or has no types, or if the vmcore's file was cut
         short meanwhile.
     """
-    with targets.opened(inputs.core, inputs.pieces, inputs.vmcoreinfo) as target:
+    with targets.opened(inputs.core, inputs.pieces, inputs.vmcoreinfo, inputs.qemu) as target:
         types = typeinfo.load(target, inputs.symbols, inputs.btf, inputs.system_map)
         yield Kernel(target, types, inputs.pageblock_order)
 

@@ -112,7 +112,7 @@ def _find_order(target: Target, page_shift: int, largest: int, option: int | Non
             return int(prog.variable("pageblock_order").value_()), "variable"
         except (LookupError, FaultError):
             pass
-    if target.kind == "live":
+    if target.is_here:
         try:
             with open(PAGETYPEINFO, encoding="ascii") as file:
                 order = read_pagetypeinfo(file.read())

@@ -10,6 +10,7 @@ LATE = (
     "hashlib",
     "mminspect.kernel.identify",
     "mminspect.memmap._digest",
+    "mminspect.program.guest",
     "mminspect.program.unpack",
     "mminspect.walk.picture",
     "mminspect.walk.scan",

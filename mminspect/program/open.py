@@ -47,6 +47,8 @@ def from_program(prog: Program) -> Target:
         raise TargetError("the program is not a Linux kernel")
     vmcoreinfo = read_vmcoreinfo(prog)
     if prog.flags & ProgramFlags.IS_LIVE:
+        if not prog.flags & ProgramFlags.IS_LOCAL:
+            return Target(prog, "live", "guest", vmcoreinfo, is_guest=True)
         return Target(prog, "live", KCORE, vmcoreinfo)
     path = str(getattr(prog, "core_dump_path", None) or "")
     core = _read_headers(path)
@@ -202,13 +204,23 @@ class _Input:
 
 
 @contextlib.contextmanager
-def opened(path: str | None, pieces: Sequence[str] = (), vmcoreinfo: str | None = None) -> Iterator[Target]:
+def opened(
+    path: str | None, pieces: Sequence[str] = (), vmcoreinfo: str | None = None, qemu: str | None = None
+) -> Iterator[Target]:
     """
-    Open a vmcore, or the running kernel, for as long as it is read; see :meth:`Target.kept_whole`.
+    Open a vmcore, the running kernel or a guest, for as long as it is read; see :meth:`Target.kept_whole`.
 
     :param path: Path of the vmcore, ``None`` for the running kernel.
     :param pieces: As in :func:`open_vmcore`, and so is ``vmcoreinfo``.
+    :param qemu: Socket of a guest's monitor.
     """
+    if qemu is not None:
+        # Most targets are none, and don't need what asks QEMU.
+        from mminspect.program import guest
+
+        with guest.opened(qemu, vmcoreinfo) as target:
+            yield target
+        return
     target = open_vmcore(path, pieces, vmcoreinfo) if path is not None else open_live()
     with target.kept_whole():
         yield target

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Callable, Optional
 
@@ -39,6 +40,10 @@ class PageTables:
         self._entry = entry
         self._table = lru_cache(CACHED_TABLES)(self._read_table)
 
+    def again(self) -> PageTables:
+        """Get the same page tables without what was read of them."""
+        return PageTables(self._prog, self._root, self._levels, self._entry)
+
     def _read_table(self, address: int) -> tuple[int, ...]:
         return struct.unpack(f"<{ENTRIES}Q", self._prog.read(address, ENTRIES * 8, physical=True))
 
@@ -60,6 +65,33 @@ class PageTables:
                 inside = address & ((1 << leaf) - 1)
                 return table + inside, (1 << leaf) - inside
         raise FaultError("address is not mapped", address)
+
+    def leaves(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """
+        Find what is mapped in a range of virtual addresses that starts and ends at a table of the last level.
+
+        :return: Iterator of (physical address, bytes) of each leaf, in the order of virtual addresses.
+        """
+        whole = (1 << PAGE_SHIFT + self._levels * LEVEL_BITS) - 1
+        yield from self._leaves(self._root, self._levels - 1, start & whole, (end - 1 & whole) + 1)
+
+    def _leaves(self, table: int, level: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Find leaves of a table; the range is relative to what it maps."""
+        shift = PAGE_SHIFT + level * LEVEL_BITS
+        try:
+            entries = self._table(table)
+        except FaultError:
+            return
+        for index in range(start >> shift, (end - 1 >> shift) + 1):
+            found = self._entry(entries[index], shift)
+            if found is None:
+                continue
+            at, leaf = found
+            base = index << shift
+            if leaf:
+                yield at, 1 << leaf
+            elif level:
+                yield from self._leaves(at, level - 1, max(start - base, 0), min(end - base, 1 << shift))
 
     def large_runs(self, address: int, size: int) -> list[tuple[int, int]] | None:
         """

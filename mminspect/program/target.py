@@ -68,6 +68,9 @@ class Target:
     :ivar vmcoreinfo: The kernel's VMCOREINFO.
     :ivar core: The headers of a vmcore, ``None`` for a live kernel or a program of unknown origin.
     :ivar direct: Reads the memory of a vmcore without a copy, where that can be done.
+    :ivar is_guest: Whether a live kernel isn't the one that this process runs on, so that nothing of this machine tells
+        of it.
+    :ivar is_still: Whether a live kernel stands still while it is read.
     """
 
     prog: Program
@@ -76,6 +79,18 @@ class Target:
     vmcoreinfo: Vmcoreinfo
     core: corefile.CoreFile | None = None
     direct: DirectMemory | None = None
+    is_guest: bool = False
+    is_still: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the kernel that this process runs on, with files in /proc and /sys."""
+        return self.kind == "live" and not self.is_guest
+
+    @property
+    def moves(self) -> bool:
+        """Whether memory changes while it is read."""
+        return self.kind == "live" and not self.is_still
 
     @contextlib.contextmanager
     def kept_whole(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ drgn walks them too. It tells the contents of memory, but not where in the dump 
 
 from __future__ import annotations
 
-from drgn import Program
+from drgn import Architecture, Platform, PlatformFlags, Program
 
 from mminspect.program.pagetable import PAGE_SHIFT, PageTables
 from mminspect.program.vmcoreinfo import Vmcoreinfo
@@ -17,6 +17,11 @@ _PAGE_PRESENT = 1 << 0
 _PAGE_PSE = 1 << 7
 PHYSICAL_MASK = ((1 << 52) - 1) & -(1 << PAGE_SHIFT)
 START_KERNEL_MAP = 0xFFFFFFFF80000000
+# Where the kernel image can be; modules follow.
+KERNEL_IMAGE_SIZE = 1 << 30
+# The least address of the direct mapping, with five levels.
+START_DIRECT = 0xFF11000000000000
+PLATFORM = Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
 
 
 def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> PageTables | None:
@@ -29,8 +34,18 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> PageTables | No
     phys_base = vmcoreinfo.number("NUMBER(phys_base)")
     if root is None or phys_base is None:
         return None
-    # Memory encryption of AMD takes a bit of every address.
-    mask = PHYSICAL_MASK & ~(vmcoreinfo.number("NUMBER(sme_mask)") or 0)
+    levels = 5 if vmcoreinfo.number("NUMBER(pgtable_l5_enabled)") else 4
+    return page_tables(prog, root - START_KERNEL_MAP + phys_base, levels, vmcoreinfo.number("NUMBER(sme_mask)") or 0)
+
+
+def page_tables(prog: Program, root: int, levels: int, sme_mask: int = 0) -> PageTables:
+    """
+    Get page tables by where they are.
+
+    :param root: Physical address of the uppermost one.
+    :param sme_mask: Memory encryption of AMD takes a bit of every address.
+    """
+    mask = PHYSICAL_MASK & ~sme_mask
 
     def entry(value: int, shift: int) -> tuple[int, int] | None:
         if not value & _PAGE_PRESENT:
@@ -39,5 +54,4 @@ def kernel_page_tables(prog: Program, vmcoreinfo: Vmcoreinfo) -> PageTables | No
             return value & mask & -(1 << shift), shift
         return value & mask, 0
 
-    levels = 5 if vmcoreinfo.number("NUMBER(pgtable_l5_enabled)") else 4
-    return PageTables(prog, root - START_KERNEL_MAP + phys_base, levels, entry)
+    return PageTables(prog, root, levels, entry)

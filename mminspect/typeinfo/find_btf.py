@@ -23,7 +23,7 @@ PAGE = 4096
 
 def _find_btf(target: Target, table: SymbolTable, path: str | None) -> tuple[bytes, str, int | None]:
     """Get BTF data, where it is from, and its address if that is memory."""
-    if path is None and target.kind == "live":
+    if path is None and target.is_here:
         path = SYSFS_BTF
     if path is not None:
         return _read_btf(path), path, None

@@ -98,7 +98,7 @@ def load(
         # It has all that an analysis asks for; kallsyms would only make captures larger.
         table.add_capture_note(note)
     else:
-        table.add_kallsyms(target.kind == "live")
+        table.add_kallsyms(target.is_here)
     table.finish()
     data, location, address = _find_btf(target, table, btf)
     types = Btf(prog, data)

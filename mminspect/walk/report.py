@@ -38,6 +38,7 @@ def describe_target(kernel: Kernel) -> dict[str, Any]:
     incomplete = {} if target.incomplete is None else {"incomplete": target.incomplete.why}
     return {
         "kind": target.kind,
+        **({"guest": {"stopped": target.is_still}} if target.is_guest else {}),
         "path": target.path,
         "release": layout.release,
         "machine": layout.machine,

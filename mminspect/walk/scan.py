@@ -83,7 +83,7 @@ def _scan_live(
         findings.add(finding)
     report = make_report(result.kernel, result.walk, rules, findings, start)
     report.summary["transient"] = result.transient
-    for rule in rules:
+    for rule in rules if kernel.target.is_here else ():
         # They took part beside the walk.
         if any(isinstance(check, ProcCheck) for check in rule.checks):
             report.summary["skipped"].pop(rule.id, None)
