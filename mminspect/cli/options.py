@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # The longest interval, in seconds: a year.
 MAX_INTERVAL = 365 * 86400
@@ -29,6 +33,23 @@ def complete_rules(context: click.Context, parameter: click.Parameter, incomplet
 
     *before, last = incomplete.split(",")
     return [",".join((*before, rule["id"])) for rule in load_catalog() if rule["id"].startswith(last)]
+
+
+def complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete a file's name."""
+    return _left_to_shell(incomplete, "file")
+
+
+def complete_directories(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete a directory's name."""
+    return _left_to_shell(incomplete, "dir")
+
+
+def _left_to_shell(incomplete: str, kind: str) -> list[CompletionItem]:
+    # Imported late: only shells ask for it.
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type=kind)]
 
 
 def id_list(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,7 +101,7 @@ def rules_option(name: str, what: str) -> click.Option:
 
 def output_option(what: str, required: bool = False) -> click.Option:
     """Make the option that names the output file."""
-    return click.Option(["-o", "--output"], metavar="FILE", required=required, help=what)
+    return click.Option(["-o", "--output"], metavar="FILE", shell_complete=complete_files, required=required, help=what)
 
 
 SELECT = rules_option("--select", "Apply these rules only.")
@@ -122,6 +143,7 @@ READ_FROM = (
     click.Option(
         ["-c", "--core"],
         metavar="VMCORE",
+        shell_complete=complete_files,
         multiple=True,
         help="Core dump to read. Default: the running kernel, as root. May be given more than once, for the pieces of "
         "a split dump.",
@@ -129,23 +151,34 @@ READ_FROM = (
     click.Option(
         ["-s", "--symbols"],
         metavar="VMLINUX",
+        shell_complete=complete_files,
         multiple=True,
         help="File with the kernel's DWARF. May be given more than once. Not needed if the kernel has BTF.",
     ),
     click.Option(
         ["--btf"],
         metavar="FILE",
+        shell_complete=complete_files,
         help="Raw BTF of the kernel, instead of what is in its memory. Not read if -s is given.",
     ),
     click.Option(
-        ["--system-map"], metavar="FILE", help="System.map of the kernel, for symbols where there is no DWARF."
+        ["--system-map"],
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="System.map of the kernel, for symbols where there is no DWARF.",
+    ),
+    click.Option(
+        ["--vmcoreinfo"],
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="VMCOREINFO of the kernel, for a dump that has none.",
     ),
     click.Option(
         ["--qemu"],
         metavar="SOCKET",
+        shell_complete=complete_files,
         help="Read a QEMU guest on this machine, as root, by the Unix socket of its monitor (QMP).",
     ),
-    click.Option(["--vmcoreinfo"], metavar="FILE", help="VMCOREINFO of the kernel, for a dump that has none."),
     click.Option(
         ["--pageblock-order"],
         metavar="N",

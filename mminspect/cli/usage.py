@@ -30,6 +30,8 @@ from mminspect.cli.options import (
     SELECT,
     USER,
     WIDTH,
+    complete_directories,
+    complete_files,
     complete_rules,
     date,
     format_option,
@@ -73,7 +75,10 @@ class Command(click.Command):
         params = extra.pop("params")
         self._file = file or name
         if takes_vmcore:
-            params = [click.Argument(["vmcores"], metavar="[VMCORE]...", nargs=-1), *params]
+            params = [
+                click.Argument(["vmcores"], metavar="[VMCORE]...", shell_complete=complete_files, nargs=-1),
+                *params,
+            ]
         super().__init__(name, params=[*params, *map(_later, READ_FROM)], epilog=HINT.capitalize() + ".", **extra)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -223,6 +228,7 @@ COMMANDS = (
             click.Option(
                 ["--baseline"],
                 metavar="FILE",
+                shell_complete=complete_files,
                 help="Leave out the findings of this report in JSON.",
             ),
             click.Option(["--ignore-known"], is_flag=True, help="Leave out what is known and harmless."),
@@ -304,7 +310,12 @@ COMMANDS = (
                 help="What to draw: what pages are, the zones that they link to, or pageblocks. Default: state.",
             ),
             WIDTH,
-            click.Option(["--from", "from_"], metavar="FILE", help="Draw a saved map, or a report, in JSON."),
+            click.Option(
+                ["--from", "from_"],
+                metavar="FILE",
+                shell_complete=complete_files,
+                help="Draw a saved map, or a report, in JSON.",
+            ),
             output_option("Write there, not to stdout."),
             MAX_RATE,
             USER,
@@ -316,8 +327,8 @@ COMMANDS = (
         help="Compare two reports, maps or vmcores: what is new, changed or gone.\n\nReports and maps are those that "
         "scan and map write with --format json. /proc/kcore is the running kernel.",
         params=[
-            click.Argument(["before"], metavar="A"),
-            click.Argument(["after"], metavar="B"),
+            click.Argument(["before"], metavar="A", shell_complete=complete_files),
+            click.Argument(["after"], metavar="B", shell_complete=complete_files),
             format_option("table", "json", "html"),
             click.Option(
                 ["--fail-on"],
@@ -350,8 +361,13 @@ COMMANDS = (
         "Files are vmcores and kernel logs, packed or not; - is the standard input. The exit status is 1 if the memory "
         "map explains a death, or may, 2 if nothing tells what happened, else 0.",
         params=[
-            click.Argument(["files"], metavar="FILE...", nargs=-1),
-            click.Option(["--log"], metavar="FILE", help="The log of the vmcore, instead of what is in the dump."),
+            click.Argument(["files"], metavar="FILE...", shell_complete=complete_files, nargs=-1),
+            click.Option(
+                ["--log"],
+                metavar="FILE",
+                shell_complete=complete_files,
+                help="The log of the vmcore, instead of what is in the dump.",
+            ),
             format_option("text", "json", "ndjson", "html"),
             output_option("Write the result there, not to stdout."),
             USER,
@@ -374,8 +390,14 @@ FLEET = (
         "file, a folder, a glob, or @LIST: a file with one of these in each line. What is read already isn't read "
         "again. The exit status is 1 if some could not be read.",
         params=[
-            click.Argument(["sources"], metavar="SOURCE...", nargs=-1, required=True),
-            click.Option(["--out"], metavar="DIR", required=True, help="Folder; a run that was ended goes on there."),
+            click.Argument(["sources"], metavar="SOURCE...", shell_complete=complete_files, nargs=-1, required=True),
+            click.Option(
+                ["--out"],
+                metavar="DIR",
+                shell_complete=complete_directories,
+                required=True,
+                help="Folder; a run that was ended goes on there.",
+            ),
             click.Option(["--workers"], metavar="N", type=click.IntRange(1, 1024), help="Default: one a CPU."),
             click.Option(["--scheduler"], metavar="ADDRESS", help="Use the workers of this Dask scheduler."),
             click.Option(
@@ -399,7 +421,7 @@ FLEET = (
         file="fleet_show",
         help="Show the files in groups: what the memory map explains comes first.",
         params=[
-            click.Argument(["folder"], metavar="DIR"),
+            click.Argument(["folder"], metavar="DIR", shell_complete=complete_directories),
             click.Option(
                 ["--by"],
                 type=click.Choice(["signature", "bug", "rule", "function", "release", "host-layout"]),
