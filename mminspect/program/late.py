@@ -7,7 +7,10 @@ import contextlib
 import importlib
 
 LATE = (
+    # What drgn imports when a core dump is set.
+    "_drgn_util.plugins",
     "hashlib",
+    "importlib.metadata",
     "mminspect.kernel.identify",
     "mminspect.memmap._digest",
     "mminspect.program.guest",
