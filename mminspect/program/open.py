@@ -419,7 +419,7 @@ def why_no_kcore(proc: str) -> str | None:
     except FileNotFoundError:
         if not os.path.exists(f"{proc}/meminfo"):
             return f"{path} doesn't exist, nor does {proc}/meminfo: not all of proc is mounted here, as in a container"
-        return f"{path} doesn't exist: this kernel was built without CONFIG_PROC_KCORE"
+        return f"{path} doesn't exist; kernels without CONFIG_PROC_KCORE have none"
     except OSError as e:
         return f"{path}: {e.strerror}"
     return f"{path} isn't a file: something else is mounted over it, as in a container; run mminspect on the host"
