@@ -264,9 +264,15 @@ def _check_places(layout: Layout) -> None:
         raise LayoutError(f"initrd at {initrd.start:#x}: need a size and a place between kernel and 3 GiB")
 
 
+def backed_ranges(layout: Layout) -> list[tuple[int, int]]:
+    """Return where QEMU must have memory: the RAM, and what a driver plugs in or makes a device of."""
+    driven = [(entry.start, entry.end) for entry in layout.e820 if layout.dax and entry.type == SOFT_RESERVED]
+    return merge([*ram_ranges(layout.e820), *driven])
+
+
 def memory(layout: Layout) -> int:
     """Return how much memory QEMU must have for a boot with its firmware, in bytes."""
-    ends = [end for _, end in ram_ranges(layout.e820)]
+    ends = [end for _, end in backed_ranges(layout)]
     if max(ends) > HIGH_MEMORY:
         return max(4 * GIB, -(-(max(ends) - HIGH_MEMORY + PCI_HOLE) // MIB) * MIB)
     return min(PCI_HOLE, -(-max(ends) // MIB) * MIB + FIRMWARE_ROOM)
@@ -295,6 +301,9 @@ def _check_after_boot(layout: Layout) -> None:
         if not 0 <= device.plugged <= (device.size if device.kind == VIRTIO_MEM else 0):
             raise LayoutError(f"{what}: {device.plugged:#x} bytes can't be plugged")
         end = device.end
+    for start, stop in backed_ranges(layout):
+        if start < HIGH_MEMORY and stop > PCI_HOLE:
+            raise LayoutError(f"memory {start:#x}-{stop:#x}: QEMU has none in {PCI_HOLE:#x}-{HIGH_MEMORY:#x}")
     if layout.dax and layout.dax not in DAX_DRIVERS:
         raise LayoutError(f"driver {layout.dax}: not one of {', '.join(DAX_DRIVERS)}")
     if len(layout.steps) > MAX_STEPS:

@@ -32,7 +32,8 @@ LINES = (
     (re.compile(rb"kernel BUG at (\S+?):\d+!"), "kernel BUG at {}"),
     (re.compile(rb"(BUG: (?!Bad page)[A-Za-z][A-Za-z ,-]{3,60})"), "{}"),
     (re.compile(rb"(BUG: Bad (?:page state|page map|rss-counter state))"), "{}"),
-    (re.compile(rb"page dumped because: ([ -~]{3,60})"), "Bad page because: {}"),
+    # Memory that can't be taken offline is dumped, too.
+    (re.compile(rb"page dumped because: (?!unmovable page|migration failure)([ -~]{3,60})"), "Bad page because: {}"),
     (re.compile(rb"(general protection fault|divide error|invalid opcode|stack segment)[:,]"), "{}"),
     (re.compile(rb"Kernel panic - not syncing: ([ -~]{3,100})"), "Kernel panic: {}"),
 )

@@ -34,8 +34,10 @@ from contrib.explore.layout import (
     device_base,
     dumps,
     loads,
+    memory,
 )
 from contrib.explore.machine import Ram, memory_words
+from contrib.explore.outcome import log_sightings
 from contrib.explore.qemu import command, stock, why_not
 from contrib.explore.shrink import shrink
 from contrib.explore.tests.test_layout import PLAIN
@@ -93,6 +95,23 @@ def test_memory_of_devices_begins_at_a_gib_behind_ram() -> None:
     high = Layout((*PLAIN.e820, E820Entry(HIGH_MEMORY, HIGH_MEMORY + 100 * MIB, RAM)))
     # QEMU has 4 GiB then: 3 below the hole, 1 above.
     assert device_base(high) == HIGH_MEMORY + GIB
+
+
+def test_memory_that_a_driver_uses_is_there() -> None:
+    # A kernel that plugs in memory which isn't there dies of it, and the layout looks guilty.
+    soft = E820Entry(2 * GIB, 2 * GIB + 256 * MIB, SOFT_RESERVED)
+    plain = Layout((*PLAIN.e820, soft))
+    assert memory(plain) == 402 * MIB
+    assert memory(replace(plain, dax="kmem")) == 2 * GIB + 258 * MIB
+    hole = Layout((*PLAIN.e820, E820Entry(3 * GIB - MIB, 3 * GIB + MIB, SOFT_RESERVED)))
+    assert hole.check() == hole
+    with pytest.raises(LayoutError, match="QEMU has none"):
+        replace(hole, dax="device_dax").check()
+
+
+def test_memory_that_cannot_go_offline_is_no_bad_page() -> None:
+    assert log_sightings(b"page dumped because: unmovable page\npage dumped because: migration failure\n") == []
+    assert len(log_sightings(b"page dumped because: nonzero mapcount\n")) == 1
 
 
 def test_init_does_the_steps_in_order(tmp_path: Path) -> None:
