@@ -118,7 +118,7 @@ def _spread(start: Pfns, values: Codes, count: int) -> Codes:
     return result
 
 
-def _free_segments(chunk: Chunk) -> tuple[Pfns, Codes]:
+def free_segments(chunk: Chunk) -> tuple[Pfns, Codes]:
     """Get alternately what is in no free block, as 0, and free blocks: (edges, with the chunk's length last; codes)."""
     free = chunk.free_pages
     count = len(chunk.link)
@@ -159,13 +159,18 @@ def _plain(chunk: Chunk) -> int | None:
     return RESERVED if every & page.reserved else UNKNOWN
 
 
+def is_plain(chunk: Chunk, devices: Sequence[int] = ()) -> bool:
+    """Tell whether the digest says what all pages of a chunk are that are in no free block; see :func:`classify`."""
+    return _plain(chunk) is not None and chunk.runs[0].link not in devices
+
+
 def classify(chunk: Chunk, devices: Sequence[int] = ()) -> Classes:
     """
     Tell what the pages of a chunk are.
 
     :param devices: Links to zones of devices.
     """
-    edges, free = _free_segments(chunk)
+    edges, free = free_segments(chunk)
     plain = _plain(chunk)
     if plain is not None and chunk.runs[0].link not in devices:
         code = np.where(free, free, np.uint8(plain)).astype(np.uint8)

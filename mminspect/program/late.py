@@ -12,6 +12,7 @@ LATE = (
     "hashlib",
     "importlib.metadata",
     "mminspect.kernel.identify",
+    "mminspect.memmap._classes",
     "mminspect.memmap._digest",
     "mminspect.program.guest",
     "mminspect.program.unpack",

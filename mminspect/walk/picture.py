@@ -10,6 +10,7 @@ import numpy as np
 
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import Chunk
+from mminspect.memmap.counted import Counter
 from mminspect.memmap.picture import (
     CMA,
     COMPOUND,
@@ -20,12 +21,16 @@ from mminspect.memmap.picture import (
     cells_of,
     classify,
     concatenate,
+    is_plain,
     join,
 )
 from mminspect.memorymap.blocks import migratetype_runs
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range
 from mminspect.rules.collectors import Collector
+
+# Cells that are kept before they are joined.
+MANY_CELLS = 1 << 15
 
 
 class Seen(NamedTuple):
@@ -72,7 +77,9 @@ class Picture(Collector):
     def __init__(self, memory: MemoryMap, order: int, span: Range | None = None) -> None:
         self.memory = memory
         self.rules = picture_rules(memory, order, span)
+        self._counter = Counter(memory.layout, self.rules)
         self._parts: list[Cells] = []
+        self._apart = 0
         self._head: tuple[int, int] | None = None
 
     def look(self, chunk: Chunk) -> Seen | None:
@@ -84,6 +91,10 @@ class Picture(Collector):
                 return None
             classes = classify(chunk, self.rules.devices)
             return Seen(concatenate([]), -1, classes.head)
+        plain = is_plain(chunk, self.rules.devices)
+        counted = None if plain else self._counter.look(chunk)
+        if counted is not None:
+            return Seen(*counted)
         classes = classify(chunk, self.rules.devices)
         return Seen(cells_of(chunk, classes, self.rules), classes.before, classes.head)
 
@@ -96,10 +107,14 @@ class Picture(Collector):
         if seen.before >= 0:
             known = self._head is not None and self._head[0] == seen.before
             code = self._head[1] if self._head is not None and known else COMPOUND
-            cells = join(cells._replace(code=np.where(cells.code == CONTINUED, np.uint8(code), cells.code)), self.rules)
+            cells = cells._replace(code=np.where(cells.code == CONTINUED, np.uint8(code), cells.code))
         if seen.head is not None:
             self._head = seen.head
         self._parts.append(cells)
+        self._apart += len(cells.start)
+        if self._apart > MANY_CELLS:
+            self._parts = [self.cells]
+            self._apart = 0
         return ()
 
     @property

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mminspect.memmap import counted
 from mminspect.memmap.chunk import DEFERRED, EXCLUDED, INITIALIZED, POISONED, ZEROED, Chunk, Run
 from mminspect.memmap.digest import digest
 from mminspect.memmap.picture import NO_LINK, Cells, name_of
@@ -219,3 +220,60 @@ def test_a_long_run_that_begins_inside_a_cell_does_not_make_it_longer(cuts: list
     cells = picture(machine, 5, cuts)
     assert (cells.start.tolist(), cells.end.tolist()) == ([0, 32], [32, 64])
     assert counts(cells) == [{"unknown": 16, "free 4": 16}] * 2
+
+
+COMPILED = pytest.mark.skipif(counted.count is None, reason="mminspect is not compiled")
+ONE_LINK = tuple(kind for kind in KINDS if kind not in ("zeroed", "poisoned", "deferred", "excluded", "other zone"))
+
+
+@COMPILED
+@pytest.mark.parametrize("order", [1, 4, 6])
+@given(st.data())
+def test_compiled_code_counts_as_numpy_does(order: int, data: st.DataObject) -> None:
+    machine = Machine(LAYOUT)
+    pfn = 0
+    while pfn < PAGES:
+        block = data.draw(st.integers(0, 6 if pfn == 0 else (pfn & -pfn).bit_length() - 1))
+        fill(machine, pfn, block, data.draw(st.sampled_from(ONE_LINK)))
+        pfn += 1 << block
+    cut = data.draw(st.integers(1, PAGES - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[object] = []
+        count = counted.count
+        patch.setattr(counted, "count", lambda *arguments: seen.append(1) or count(*arguments))
+        compiled = picture(machine, order, [cut])
+        patch.setattr(counted, "count", None)
+        plain = picture(machine, order, [cut])
+    for one, other in zip(compiled, plain):
+        assert one.tolist() == other.tolist()
+    # Free pages of a whole zone and the like are told by the digest.
+    assert seen or all(name_of(code).startswith(("free", "unknown", "reserved")) for code in plain.code.tolist())
+
+
+@COMPILED
+def test_arguments_that_do_not_fit_together_are_refused() -> None:
+    machine = Machine(LAYOUT)
+    spec = counted._spec(machine.layout)
+    assert spec is not None
+    assert counted.count is not None
+    pages, edges = machine.words[:4], np.array([0, 2, 4], np.int64)
+    good = [pages, spec, machine.address(0), 0, 2, edges, np.zeros(2, np.uint8), np.zeros(64, np.int64)]
+    assert counted.count(*good)[1:] == (-1, 0)
+    changes: list[tuple[int, object]] = [
+        (0, pages[:0]),
+        (1, spec[:-8]),
+        (1, bytes(len(spec))),
+        (1, spec[:8] + b"\xff" * (len(spec) - 8)),
+        (3, -1),
+        (3, 4),
+        (4, 99),
+        (5, np.array([0, 2, 5], np.int64)),
+        (5, np.array([0, 3, 2], np.int64)),
+        (5, np.array([-1, 2, 4], np.int64)),
+        (6, np.zeros(3, np.uint8)),
+        (6, np.full(2, 64, np.uint8)),
+        (7, np.zeros(63, np.int64)),
+    ]
+    for index, value in changes:
+        with pytest.raises(ValueError, match="fit together"):
+            counted.count(*good[:index], value, *good[index + 1 :])
