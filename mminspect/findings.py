@@ -71,6 +71,12 @@ class Finding:
     signature: str = ""
     known: dict[str, Any] | None = None
 
+    def changed(self, **values: Any) -> Finding:
+        """Get a copy with other values. :func:`dataclasses.replace` takes ten times as long."""
+        copy = object.__new__(Finding)
+        copy.__dict__.update(self.__dict__, **values)
+        return copy
+
     @property
     def of_zone(self) -> bool:
         """Whether the finding is about a zone as a whole, and about no page of it in particular."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from drgn import FaultError
@@ -24,7 +23,7 @@ from mminspect.consequences.place import REFUSES, SAFE, Outcome, Place, fatal, s
 from mminspect.findings import BLOCK, ERROR, NOTE, TARGET, WARNING, Finding
 from mminspect.kernel.kernel import Kernel
 from mminspect.layout.sections import SUBSECTION_SHIFT, subsection
-from mminspect.memmap.chunk import INITIALIZED, OFFLINE, Chunk
+from mminspect.memmap.chunk import INITIALIZED, OFFLINE, UNREADABLE_REASONS, Chunk
 from mminspect.memmap.page import Page, page_of
 from mminspect.memorymap.layout import CONTIGUOUS, PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
@@ -192,26 +191,41 @@ class Outcomes:
     def brief(self, pfn: int) -> Brief | None:
         """Model the kernel's functions for a page; once for all pages that are alike in what decides."""
         try:
-            page = self.page(pfn)
-            if page is None:
+            alike = self._alike(pfn)
+            if alike is None:
                 return None
             block = pfn >> self.memory.layout.pageblock_order
             if block != self._block:
                 self._block, self._in_block = block, {} if self._is_plain(block) else None
             if self._in_block is None:
                 return self._brief(pfn)
-            alike = (*self._of_page(page), self._in_subsection(pfn))
             if alike not in self._in_block:
                 self._in_block[alike] = self._brief(pfn)
             return self._in_block[alike]
         except FaultError:
             return None
 
-    def _of_page(self, page: Page) -> tuple[Hashable, ...]:
-        """Get what of a page decides on what is done with it, in a block that no zone begins or ends in."""
-        free = page.state != INITIALIZED or not page.reserved or self._kernel.ram is None
-        in_ram = free or any(low <= page.pfn < high for low, high in self._kernel.ram or ())
-        return page.link, page.state, page.reserved, page.lru, page.buddy, in_ram
+    def _alike(self, pfn: int) -> Hashable | None:
+        """
+        Get what of a page decides on what is done with it, in a block that no zone begins or ends in.
+
+        :return: ``None`` if the target doesn't hold it.
+        """
+        chunk = self._window(pfn)
+        if chunk is None:
+            return OFFLINE
+        index = pfn - chunk.start_pfn
+        state = int(chunk.state[index])
+        if state in UNREADABLE_REASONS:
+            return None
+        member, ram = chunk.layout.page, self._kernel.ram
+        flags = int(chunk.flags[index])
+        in_ram = state != INITIALIZED or not flags & member.reserved or ram is None
+        in_ram = in_ram or any(low <= pfn < high for low, high in ram or ())
+        assert chunk.words is not None
+        mapcount = int(chunk.words[index, member.mapcount_offset // chunk.words.itemsize])
+        kept = flags & (member.reserved | member.lru)
+        return int(chunk.link[index]), state, kept, mapcount, in_ram, self._in_subsection(pfn)
 
     def _is_plain(self, block: int) -> bool:
         """Tell whether no zone begins or ends inside a pageblock: then only the page itself matters."""
@@ -411,8 +425,7 @@ def _judged(finding: Finding, judgment: Judgment, has_strangers: bool, memory: M
         names = " and ".join(f"{item.function}()" for item in checks)
         message = f"{message}; a zone spans pages of another, and {names} keep its walkers off"
         message += f": {'; '.join(item.why for item in checks)}" if judgment.explained else ""
-    return replace(
-        finding,
+    return finding.changed(
         severity=severity,
         message=message,
         detail={**finding.detail, **more},
@@ -423,4 +436,4 @@ def _judged(finding: Finding, judgment: Judgment, has_strangers: bool, memory: M
 
 def _with_quirk(finding: Finding, memory: MemoryMap) -> Finding:
     quirk = known_quirk(finding, memory)
-    return finding if quirk is None else replace(finding, known=quirk)
+    return finding if quirk is None else finding.changed(known=quirk)

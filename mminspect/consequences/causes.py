@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mminspect.findings import Finding
@@ -48,7 +47,7 @@ class Causes:
         cause: dict[str, Any] = {"rule": block.rule, "start_pfn": block.start, "end_pfn": block.end}
         where = f"pageblock {block.start:#x}-{block.end:#x}, from which one zone takes another's pages ({block.rule})"
         message = f"{finding.message}; likely cause: {where}"
-        return replace(finding, message=message, detail={**finding.detail, "cause": cause})
+        return finding.changed(message=message, detail={**finding.detail, "cause": cause})
 
     def _cause(self, finding: Finding) -> _Block | None:
         if not self._by_start:

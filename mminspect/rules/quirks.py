@@ -237,9 +237,15 @@ QUIRKS = (
 )
 
 
+_OF_RULE: dict[str, list[Quirk]] = {}
+for _quirk in QUIRKS:
+    for _name in _quirk.rules:
+        _OF_RULE.setdefault(_name, []).append(_quirk)
+
+
 def known_quirk(finding: Finding, memory: MemoryMap) -> dict[str, Any] | None:
     """Find the quirk that explains a finding, as the report's ``known`` has it."""
-    for quirk in QUIRKS:
-        if finding.rule in quirk.rules and quirk.explains(finding, memory):
+    for quirk in _OF_RULE.get(finding.rule, ()):
+        if quirk.explains(finding, memory):
             return {"id": quirk.id, "harmful": quirk.harmful, "why": quirk.why}
     return None

@@ -26,7 +26,11 @@ Key = tuple[int, int, str, int, str]
 
 def _items(finding: Finding) -> int:
     """Get how many items the lists of a finding have."""
-    return sum(len(value) for value in finding.detail.values() if isinstance(value, (list, tuple)))
+    items = 0
+    for value in finding.detail.values():
+        if type(value) is list or type(value) is tuple:
+            items += len(value)
+    return items
 
 
 def _batches(findings: Iterable[Finding]) -> Iterator[list[Finding]]:
