@@ -76,8 +76,14 @@ def _zones(finding: Finding, memory: MemoryMap) -> str:
         links = [tuple(pair) for pair in pairs if isinstance(pair, list)]
     if not links:
         return finding.zone or NOTHING
-    zones = (memory.zone(*link) for link in dict.fromkeys(links))
-    return "+".join(dict.fromkeys(zone.name if zone is not None else "none" for zone in zones))
+    names = []
+    # Most findings are about one or two zones.
+    for link in dict.fromkeys(links):
+        zone = memory.zone(*link)
+        name = zone.name if zone is not None else "none"
+        if name not in names:
+            names.append(name)
+    return "+".join(names)
 
 
 def _alignment(memory: MemoryMap, pfn: int) -> str:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from mminspect.findings import ERROR
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.ranges import Range
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 from mminspect.rules.commits import commit
 from mminspect.rules.zone_span import outside
@@ -30,17 +31,29 @@ from mminspect.rules.zone_span import outside
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of runs that are inside their zone and outside their node."""
+    known: dict[int, tuple[Range, Range] | None] = {}
     for run in chunk.runs:
         if not run.judged:
             continue
-        nid, index = memory.layout.node_zone(run.link)
-        zone, node = memory.zone(nid, index), memory.node(nid)
-        if zone is None or node is None:
+        if run.link not in known:
+            known[run.link] = _spans(run.link, memory)
+        spans = known[run.link]
+        if spans is None:
             continue
-        low, high = max(run.start, zone.start_pfn), min(run.end, zone.end_pfn)
+        (first, last), node = spans
+        low, high = max(run.start, first), min(run.end, last)
         if low < high:
-            for start, end in outside(low, high, node.start_pfn, node.end_pfn):
+            for start, end in outside(low, high, *node):
                 yield Match(start, end, link=run.link)
+
+
+def _spans(link: int, memory: MemoryMap) -> tuple[Range, Range] | None:
+    """Get what a zone and its node span, ``None`` where no page of the zone is outside of the node's span."""
+    nid, index = memory.layout.node_zone(link)
+    zone, node = memory.zone(nid, index), memory.node(nid)
+    if zone is None or node is None or node.start_pfn <= zone.start_pfn < zone.end_pfn <= node.end_pfn:
+        return None
+    return (zone.start_pfn, zone.end_pfn), (node.start_pfn, node.end_pfn)
 
 
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:

@@ -37,8 +37,10 @@ from mminspect.rules.commits import commit
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find runs with one impossible link."""
     layout = memory.layout
-    for position, run in enumerate(chunk.runs):
-        if run.judged and memory.zone(*layout.node_zone(run.link)) is None:
+    links = {run.link for run in chunk.runs}
+    wrong = {link for link in links if memory.zone(*layout.node_zone(link)) is None}
+    for position, run in enumerate(chunk.runs if wrong else ()):
+        if run.link in wrong and run.judged:
             flags = int(chunk.flags[run.start - chunk.start_pfn])
             if run.state != STALE:
                 yield Match(run.start, run.end, _flipped(chunk, position, memory), run.link, flags)

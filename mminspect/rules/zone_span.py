@@ -34,17 +34,20 @@ from collections.abc import Iterator
 from mminspect.findings import ERROR, NOTE, WARNING
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import Identify, Match, PageCheck, Rule, Violation, counted
 from mminspect.rules.commits import commit
 
 
 def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     """Find the parts of runs that lie outside the zone they link to."""
-    layout = memory.layout
+    known: dict[int, Zone | None] = {}
     for run in chunk.runs:
         if not run.judged:
             continue
-        zone = memory.zone(*layout.node_zone(run.link))
+        if run.link not in known:
+            known[run.link] = memory.zone(*memory.layout.node_zone(run.link))
+        zone = known[run.link]
         if zone is None:
             continue
         for start, end in outside(run.start, run.end, zone.start_pfn, zone.end_pfn):
