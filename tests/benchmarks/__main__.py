@@ -11,11 +11,11 @@ machine don't change them much. Only --jobs is judged by the clock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,17 +23,19 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import drgn
 import numpy as np
-from tabulate import tabulate
 
 from contrib.kernels.fetch import cache_dir
 from contrib.kernels.matrix import find_row
 from contrib.kernels.row import boot_row, debug_of, kernel_of
 from mminspect import __version__
+from tests.benchmarks.against import compare_with
+from tests.benchmarks.busy import compare_busy, machine
+from tests.benchmarks.measure import Table, best, command, run_once, scan_command
 
 # (GiB from the first to the last page, one section of so many is there, findings).
 GROWTH = (
@@ -74,7 +76,7 @@ prog.set_core_dump(sys.argv[1])
 prog.load_debug_info([sys.argv[2]])
 """
 
-ONLY = ("start", "peers", "use", "large", "kdump", "growth")
+ONLY = ("start", "peers", "use", "busy", "large", "kdump", "growth")
 
 HEAD = """\
 <!-- SPDX-License-Identifier: LGPL-2.1-or-later -->
@@ -107,68 +109,6 @@ ABOUT_GROWTH = (
 
 # Pages that crash is asked for, so that they take longer than its start.
 CRASH_PAGES = 1 << 23
-
-
-class Table(NamedTuple):
-    """
-    What was measured of one subject.
-
-    :ivar about: What the numbers mean, in Markdown.
-    """
-
-    title: str
-    about: str
-    headers: tuple[str, ...]
-    rows: Sequence[tuple[Any, ...]]
-
-    def text(self, form: str) -> str:
-        """Format the rows in one of tabulate's forms."""
-        return tabulate(self.rows, self.headers, tablefmt=form, disable_numparse=True)
-
-
-class Run(NamedTuple):
-    """What a command took: CPU and wall seconds, and the most memory of a process in MiB."""
-
-    cpu: float
-    wall: float
-    rss: int
-    out: str
-
-
-def run_once(command: Sequence[str], stdin: str = "") -> Run:
-    """Run a command and measure it."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as given:
-        given.write(stdin)
-        given.seek(0)
-        # As installed packages have it, modules are compiled once, not each time.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        process = subprocess.Popen(command, stdin=given, stdout=out, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        text = out.read()
-    if process.returncode not in (0, 1):
-        raise click.ClickException(f"{' '.join(command)}: exit status {process.returncode}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(cpu, time.monotonic() - start, usage.ru_maxrss >> 10, text)
-
-
-def best(repeat: int, command: Sequence[str], stdin: str = "") -> Run:
-    """Run a command a few times and choose the run that took the least CPU time."""
-    return min((run_once(command, stdin) for _ in range(repeat)), key=lambda run: run.cpu)
-
-
-def command(core: Path, *arguments: str, symbols: Path | None = None) -> list[str]:
-    """Get a command line of mminspect."""
-    options = ("-s", str(symbols)) if symbols is not None else ()
-    return [sys.executable, "-m", "mminspect", "-c", str(core), *options, *arguments]
-
-
-def scan_command(core: Path, jobs: int) -> list[str]:
-    """Get the command line of a scan."""
-    return command(core, "scan", "--format", "json", "--fail-on", "never", "--jobs", str(jobs))
 
 
 def peer(repeat: int, way: str, core: Path) -> dict[str, Any]:
@@ -376,10 +316,17 @@ def write_markdown(path: Path, tables: Sequence[Table]) -> None:
     "--large", type=click.Path(exists=True, path_type=Path), help="Vmcore of a large machine, compressed with zlib."
 )
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Runs, of which the best counts.")
+@click.option("--against", metavar="COMMIT", help="Compare with this commit, on --core or a busy machine, and no more.")
 @click.option("--only", type=click.Choice(ONLY), help="Measure this only.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables there as well.")
 def main(
-    core: Path | None, vmlinux: Path | None, large: Path | None, repeat: int, only: str | None, markdown: Path | None
+    core: Path | None,
+    vmlinux: Path | None,
+    large: Path | None,
+    repeat: int,
+    against: str | None,
+    only: str | None,
+    markdown: Path | None,
 ) -> None:
     directory = cache_dir() / "benchmarks"
     tables: list[Table] = []
@@ -389,6 +336,11 @@ def main(
         click.echo(f"\n{table.title}\n{table.about}\n\n{table.text('simple')}")
 
     click.echo(versions())
+    if against is not None:
+        with contextlib.ExitStack() as stack:
+            cores = [core] if core is not None else [stack.enter_context(machine("6.12", 64, directory))]
+            show(compare_with(against, cores, repeat))
+        return
     if only in (None, "start", "peers"):
         if core is None:
             core = build(directory, "amd64-6.1-4g", memory="4G")
@@ -399,6 +351,8 @@ def main(
             show(compare(core, vmlinux, repeat))
     if only in (None, "use"):
         show(compare_walk(build(directory, "amd64-6.1-4g-in-use", memory="4G", shell=USE), repeat))
+    if only in (None, "busy"):
+        show(compare_busy(directory, repeat))
     if only in (None, "large", "kdump"):
         if large is None:
             if only != "kdump":

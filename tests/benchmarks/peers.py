@@ -20,11 +20,14 @@ from unittest import mock
 from drgn import Program
 from drgn.helpers.linux.mm import for_each_valid_page_range, page_flags, pfn_to_page
 
+from mminspect.commands.map import cell_order
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
+from mminspect.memorymap.map import MemoryMap
 from mminspect.program import kdump
 from mminspect.rules.registry import all_rules
 from mminspect.walk.engine import Scan
+from mminspect.walk.picture import Picture
 from tests.kit.handmade import nothing_known
 
 # Chunks that prog.read() was fastest with.
@@ -37,6 +40,25 @@ def scan(kernel: Kernel) -> int:
     """Apply all rules, as mminspect does."""
     walk = Scan(kernel.memory, kernel.memmap, list(all_rules().values()), nothing_known)
     walk.findings()
+    return walk.pages_examined
+
+
+def lists(kernel: Kernel) -> int:
+    """Follow the per-CPU lists, and do nothing with them."""
+    return sum(found.count for found in kernel.memory_with_lists.per_cpu)
+
+
+def picture(kernel: Kernel) -> int:
+    """Apply all rules, and gather the picture, as ``mminspect map`` does."""
+    made: list[Picture] = []
+
+    def observe(memory: MemoryMap) -> Picture:
+        made.append(Picture(memory, cell_order(memory, None)))
+        return made[-1]
+
+    walk = Scan(kernel.memory, kernel.memmap, list(all_rules().values()), nothing_known, observe=observe)
+    walk.findings()
+    _ = made[0].cells
     return walk.pages_examined
 
 
@@ -87,6 +109,8 @@ def packed_pages(kernel: Kernel) -> list[bytes]:
 INFLATE: dict[str, Callable[..., bytes]] = {"inflate-zlib": zlib.decompress, "inflate": kdump.zlib.decompress}
 WAYS: dict[str, Callable[[Kernel], int]] = {
     "scan": scan,
+    "lists": lists,
+    "picture": picture,
     "plain-read": plain_read,
     "page-by-pfn": page_by_pfn,
     "valid-page-range": valid_page_range,
