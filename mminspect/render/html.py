@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 import pkgutil
@@ -23,6 +24,7 @@ from mminspect.text import one_line
 MAX_CELLS = 1 << 15
 # Bytes of what is said of findings; the rest of them is left out.
 MAX_FINDINGS_SIZE = 1 << 20
+SCRIPT, STYLE = "page.js", "page.css"
 # Columns of a cell as the script has them.
 START, END, LINK, SPAN, CLASSES, TYPES, LEVEL = range(7)
 
@@ -184,7 +186,7 @@ def write_page(
         f"<h2>How it was made</h2>\n<pre>{text(command)}</pre>",
         f'<script type="application/json" id="data">{_data(drawn)}</script>',
     ]
-    out.write(assembled(said, "\n".join(body), _file("page.js") if drawn["cells"] else ""))
+    out.write(assembled(said, "\n".join(body), _file(SCRIPT) if drawn["cells"] else ""))
 
 
 def assembled(title: str, body: str, script: str = "") -> str:
@@ -193,7 +195,7 @@ def assembled(title: str, body: str, script: str = "") -> str:
 
     :param body: Markup.
     """
-    style = _file("page.css")
+    style = _file(STYLE)
     policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'"
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -207,9 +209,16 @@ def assembled(title: str, body: str, script: str = "") -> str:
     return "\n".join(parts)
 
 
+@functools.cache
 def _file(name: str) -> str:
     """Read a file of this package."""
     return (pkgutil.get_data(__package__, name) or b"").decode()
+
+
+def read_files() -> None:
+    """Read what a page is made of, before it can't be read any more."""
+    for name in (SCRIPT, STYLE):
+        _file(name)
 
 
 def _digest(content: str) -> str:

@@ -7,6 +7,7 @@ The catalog of rules as plain data, read without loading the rules and what they
 
 from __future__ import annotations
 
+import functools
 import json
 import pkgutil
 from collections.abc import Iterable
@@ -26,8 +27,14 @@ def load_catalog() -> list[dict[str, Any]]:
         ``None``), and the ``finding``.
     """
     # importlib.resources would take longer to be imported than this does. It reads from a zip archive too.
-    loaded: list[dict[str, Any]] = json.loads(pkgutil.get_data(__package__, FILE) or b"")
+    loaded: list[dict[str, Any]] = json.loads(read_catalog())
     return loaded
+
+
+@functools.cache
+def read_catalog() -> bytes:
+    """Return the text of the catalog."""
+    return pkgutil.get_data(__package__, FILE) or b""
 
 
 def catalog_of(rule: str) -> dict[str, Any]:
