@@ -85,6 +85,10 @@ class Session:
         account = self._account(user, is_live)
         if account is not None and not sandbox.everybody_reads((__file__, os.__file__, drgn.__file__, click.__file__)):
             late.load()
+            # The folder of the rules can't be listed later.
+            from mminspect.rules.registry import all_rules
+
+            all_rules()
         if output is not None and output != "-":
             descriptor = own_descriptor(output)
             if descriptor is None:

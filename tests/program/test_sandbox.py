@@ -260,3 +260,19 @@ def test_debuginfod_is_never_asked(unpacked: Unpacked, monkeypatch: pytest.Monke
     command = [sys.executable, "-c", script, "-c", str(unpacked(AMD64_HEALTHY)), "zones"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
     assert done.stderr == "False\n"
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("words", [("scan",), ("map",), ("page", "0x1000"), ("zones",)])
+def test_an_installation_that_only_root_can_read(words: tuple[str, ...], unpacked: Unpacked, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(0o700)
+    shutil.copytree(ROOT / "mminspect", private / "mminspect")
+    core = unpacked(AMD64_HEALTHY)
+    arguments = [*words, "-c", str(core), "--format", "json"]
+    done = python(*arguments, cwd=private)
+    assert (done.status, done.err) == (0, "")
+    reports = [done.json(), python(*arguments, cwd=ROOT).json()]
+    for report in reports:
+        report.get("summary", {}).pop("elapsed_seconds", None)
+    assert reports[0] == reports[1]
