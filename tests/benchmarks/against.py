@@ -29,18 +29,22 @@ def _run(*command: str, cwd: Path) -> None:
         subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as e:
         lines = e.stderr.strip().splitlines() or ["it failed"]
-        raise click.ClickException(f"{' '.join(command[:3])}: {lines[-1]}") from None
+        raise click.ClickException(f"{' '.join(command[:4])}: {lines[-1]}") from None
 
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """Have the files of a commit for a while, compiled as this one is."""
+    """Have mminspect as a commit has it for a while."""
     with tempfile.TemporaryDirectory(prefix="mminspect-") as temporary:
+        # Everybody reads it, as what is installed.
+        Path(temporary).chmod(0o755)
         tree = Path(temporary) / "tree"
         _run("git", "worktree", "add", "--detach", str(tree), commit, cwd=ROOT)
         try:
-            _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=tree)
-            yield tree
+            # As users have it: compiled, where there is a compiler.
+            installed = Path(temporary) / "installed"
+            _run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(installed), ".", cwd=tree)
+            yield installed
         finally:
             _run("git", "worktree", "remove", "--force", str(tree), cwd=ROOT)
 
