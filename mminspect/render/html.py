@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from mminspect.findings import SEVERITIES
+from mminspect.findings import NOTE, SEVERITIES
 from mminspect.render.json_ import dumps
-from mminspect.render.marks import FINDINGS, MIXED, NO_ZONE, Mark, marks_of
+from mminspect.render.marks import CLASSES as PAGE_CLASSES
+from mminspect.render.marks import FINDINGS, FREE_LARGE, FREE_SMALL, MIXED, NO_ZONE, UNREADABLE, Mark, marks_of
 from mminspect.render.report import verdict
 from mminspect.render.table import hex_range, plural, without_markup
 from mminspect.rules.catalog import load_catalog
@@ -177,6 +178,7 @@ def write_page(
     )
     body = [
         f"<h1>{text(verdict(summary))}</h1>",
+        *_worst(shown),
         f'<p class="about">{text(about)}</p>',
         *([f'<p class="bad">{text("Not whole: " + target["incomplete"])}</p>'] if "incomplete" in target else []),
         *_map(drawn),
@@ -187,6 +189,15 @@ def write_page(
         f'<script type="application/json" id="data">{_data(drawn)}</script>',
     ]
     out.write(assembled(said, "\n".join(body), _file(SCRIPT) if drawn["cells"] else ""))
+
+
+def _worst(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say what is wrong, in the words of the first finding that is no note and not known to be harmless."""
+    for finding in findings:
+        if finding["severity"] != NOTE and finding.get("known", {}).get("harmful", True):
+            place = hex_range(finding["start_pfn"], finding["end_pfn"])
+            yield f"<p><b>{text(finding['rule'])}</b> at {place}: {text(finding['message'])}</p>"
+            return
 
 
 def assembled(title: str, body: str, script: str = "") -> str:
@@ -251,10 +262,17 @@ def _map(drawn: Mapping[str, Any]) -> Iterator[str]:
         "Home shows all; n and p go to the next and previous finding; Enter chooses. #pfn=0x1234 in the address opens "
         "there.</p>"
     )
-    for title, key in (("What pages are", "states"), ("Zones", "zones"), ("Migratetypes", "types")):
-        marks = drawn[key]
+    order = {mark.name: n for n, mark in enumerate((FREE_LARGE, FREE_SMALL, *PAGE_CLASSES.values(), UNREADABLE))}
+    states = sorted(drawn["states"], key=lambda mark: order.get(mark["name"], len(order)))
+    parts = (
+        ("Findings", drawn["levels"][:0:-1]),
+        ("What pages are", states),
+        ("Zones", drawn["zones"]),
+        ("Migratetypes", drawn["types"]),
+    )
+    for title, marks in parts:
         if marks:
-            yield f'<ul class="legend needs-script" aria-label="{title}">'
+            yield f'<ul class="legend needs-script" aria-label="{title}"><li class="title">{title}:</li>'
             for mark in marks:
                 colors = f'data-color="{mark["color"]}" data-ink="{mark["ink"]}"'
                 yield f"<li><b {colors}>{text(mark['letter'])}</b>{text(mark['name'])}</li>"
@@ -277,8 +295,8 @@ def _findings(findings: Sequence[Mapping[str, Any]], number: int) -> Iterator[st
         )
     options = "".join(f'<option value="{text(rule)}">{text(rule)}</option>' for rule in rules)
     yield f'<label>Rule <select id="rule"><option value="">all</option>{options}</select></label></div>'
-    yield '<div class="scroll"><table><thead><tr><th>severity</th><th>rule</th><th>pfns</th><th>what is wrong</th></tr>'
-    yield "</thead><tbody>"
+    yield '<div class="scroll"><table class="cards"><thead><tr><th>severity</th><th>rule</th><th>pfns</th>'
+    yield "<th>what is wrong</th></tr></thead><tbody>"
     size = written = 0
     for finding in findings:
         row = _row(finding)

@@ -9,7 +9,7 @@
     { name: "zone by span", height: 30, marks: data.spans, column: SPAN },
     { name: "migratetype", height: 30, marks: data.types, column: TYPE },
   ].filter((lane) => !lane.marks || lane.marks.length);
-  const LABEL = 15, AXIS = 18, LEVELS = data.levels;
+  const LABEL = 18, AXIS = 18, LEVELS = data.levels;
   const main = document.getElementById("map"), overview = document.getElementById("overview");
   const here = document.getElementById("here"), view = document.getElementById("view");
   const rows = [...document.querySelectorAll("tr[data-start]")];
@@ -52,7 +52,7 @@
     return `${+bytes.toFixed(1)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
   };
 
-  let from = 0, to = total, cursor = null, chosen = null;
+  let from = 0, to = total, cursor = null, chosen = null, printing = false;
   const least = () => Math.min(total, Math.max(8, main.clientWidth / 24));
 
   const paint = (canvas, low, high, drawn, axis) => {
@@ -62,7 +62,8 @@
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
     const context = canvas.getContext("2d", { willReadFrequently: true }), style = getComputedStyle(document.body);
-    const ink = style.getPropertyValue("--ink"), soft = style.getPropertyValue("--soft");
+    // Paper is light, whatever the screen is.
+    const ink = printing ? "#1b1d21" : style.getPropertyValue("--ink"), soft = printing ? "#5c636d" : style.getPropertyValue("--soft");
     context.scale(ratio, ratio);
     context.clearRect(0, 0, width, height);
     context.font = "12px system-ui, sans-serif";
@@ -72,11 +73,11 @@
     for (const lane of drawn) {
       if (axis) {
         context.fillStyle = soft;
-        context.fillText(lane.name, 2, top + 1);
+        context.fillText(lane.name, 2, top + 3);
         top += LABEL;
       }
       if (!lane.marks) {
-        context.fillStyle = style.getPropertyValue("--line");
+        context.fillStyle = printing ? "#d5d9de" : style.getPropertyValue("--line");
         context.fillRect(0, top, width, lane.height);
       }
       const best = new Float64Array(columns), mark = new Int16Array(columns).fill(-1);
@@ -138,15 +139,18 @@
     }
   };
 
+  const paintAll = () => {
+    paint(main, from, to, lanes, true);
+    paint(overview, 0, total, [{ ...lanes[1], height: 18 }, { ...lanes[0], height: 8 }], false);
+    view.textContent = `${hex(pfnOf(from))} to ${hex(pfnOf(to - 1) + 1)}, ${size(to - from)}`;
+  };
   let waiting = false;
   const draw = () => {
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      paint(main, from, to, lanes, true);
-      paint(overview, 0, total, [{ ...lanes[1], height: 18 }, { ...lanes[0], height: 8 }], false);
-      view.textContent = `${hex(pfnOf(from))} to ${hex(pfnOf(to - 1) + 1)}, ${size(to - from)}`;
+      paintAll();
     });
   };
   const show = (low, high) => {
@@ -226,10 +230,15 @@
   main.addEventListener("click", (event) => {
     if (moved < 5) choose(findingAt(tell(placeAt(event))), true);
   });
-  overview.addEventListener("click", (event) => {
+  const center = (event) => {
     const place = placeAt(event), half = (to - from) / 2;
     show(place - half, place + half);
+  };
+  overview.addEventListener("pointerdown", (event) => {
+    overview.setPointerCapture(event.pointerId);
+    center(event);
   });
+  overview.addEventListener("pointermove", (event) => { if (overview.hasPointerCapture(event.pointerId)) center(event); });
   const keys = {
     ArrowLeft: () => step(-1), ArrowRight: () => step(1), PageUp: () => show(2 * from - to, from), PageDown: () => show(to, 2 * to - from),
     "+": () => zoom(.5, middle()), "=": () => zoom(.5, middle()), "-": () => zoom(2, middle()),
@@ -283,7 +292,12 @@
   };
   window.addEventListener("hashchange", followHash);
   window.addEventListener("resize", draw);
-  window.addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
+  window.addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("details")) part.open = true;
+    printing = true;
+    paintAll();
+  });
+  window.addEventListener("afterprint", () => { printing = false; draw(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   show(0, total);
   followHash();

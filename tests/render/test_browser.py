@@ -245,9 +245,51 @@ def test_page_is_no_wider_than_the_screen(width: int, browser: Any, page: Path) 
     try:
         opened(browser, page)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        # What is wrong is read without moving the table sideways; a filtered finding is not there.
+        box = "const b = arguments[0].getBoundingClientRect(); return [b.left, b.right]"
+        for cell in browser.find_elements("css selector", "tr[data-start] > td"):
+            left, right = browser.execute_script(box, cell)
+            assert left >= 0 and right <= width
+        browser.find_element("css selector", "input[value=note]").click()
+        rows = browser.find_elements("css selector", "tr[data-start]")
+        assert {row.get_attribute("data-severity") for row in rows if row.is_displayed()} == {"error"}
         assert ERROR in findings_lane(browser)
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_paper_has_the_picture_in_the_colors_of_paper(browser: Any, page: Path) -> None:
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
+    try:
+        opened(browser, page)
+        lane = findings_lane(browser)
+        browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+        printed = findings_lane(browser)
+        browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+        settled(browser)
+        assert findings_lane(browser) == lane
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+        # The lane itself, beside the findings.
+        assert (0x36, 0x3B, 0x42) in lane and (0xD5, 0xD9, 0xDE) in printed and (0x36, 0x3B, 0x42) not in printed
+        assert ERROR in printed
+        assert browser.find_element("id", "map").is_displayed()
+        assert not browser.find_element("id", "keys").is_displayed()
+        assert all(part.get_attribute("open") for part in browser.find_elements("css selector", "tr details"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_overview_moves_what_is_shown(browser: Any, page: Path) -> None:
+    opened(browser, page, "#pfn=0xa17b")
+    low, high = shown(browser)
+    overview = browser.find_element("id", "overview")
+    webdriver.ActionChains(browser).click_and_hold(overview).move_by_offset(overview.size["width"] // 4, 0).perform()
+    settled(browser)
+    start, end = shown(browser)
+    webdriver.ActionChains(browser).release().perform()
+    # Three quarters of 0x4afe0 pages.
+    assert abs((start + end) // 2 - 0x4AFE0 * 3 // 4) < 0x4AFE0 // 200 and abs((end - start) - (high - low)) <= 2
 
 
 def test_tables_are_there_without_javascript(browser: Any, page: Path) -> None:

@@ -84,6 +84,17 @@ def test_page_has_what_the_report_has(name: str, cli: Cli, unpacked: Unpacked) -
     assert report["target"]["release"] in parsed.text
 
 
+def test_page_says_first_what_is_wrong_and_what_colors_mean(cli: Cli, unpacked: Unpacked) -> None:
+    page = cli("scan", unpacked(I386_HOLE), "--format", "html").out
+    first = page[page.index("</h1>") :].split("</p>")[0]
+    assert "<b>mixed-zone</b> at 0xa000-0xa200: pageblock links to node 0 zone Normal" in first
+    legends = re.findall(r'<ul class="legend[^>]*aria-label="([^"]*)".*?</ul>', page, re.DOTALL)
+    assert legends == ["Findings", "What pages are", "Zones", "Migratetypes"]
+    assert re.findall(r"</b>(error|warning|note)</li>", page) == ["error", "warning", "note"]
+    harmless = cli("scan", unpacked(AMD64_NUMA), "--select", "zone-span", "--format", "html").out
+    assert "<b>zone-span</b>" not in harmless
+
+
 def test_cells_are_those_of_the_map(cli: Cli, unpacked: Unpacked) -> None:
     drawn = Parsed(cli("map", "-c", unpacked(AMD64_NUMA), "--format", "html").out).data
     saved = cli("map", "-c", unpacked(AMD64_NUMA), "--format", "json").json()
