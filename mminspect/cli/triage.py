@@ -31,7 +31,8 @@ def run(inputs: Inputs, files: tuple[str, ...], log: str | None, format_: str, o
     named = paths if log is None else (*paths, log)
     if named.count("-") > 1:
         raise click.UsageError("the standard input can be read once")
-    streams = open_streams(named)
+    # A vmcore can't be read from a pipe, so nobody waits for what -c names.
+    streams = open_streams([path for path in named if path == "-" or path not in cores])
     results: list[dict[str, Any]] = []
     with Session(inputs, output, user, vmcores=named) as session:
         pieces = () if files else inputs.pieces

@@ -41,6 +41,10 @@ _NO_LINUX = "mminspect reads dumps of Linux only"
 _DISK = "the vmcore is a file in its file system, most often below /var/crash; mount it, and give that file"
 
 
+# Letters of a word that a text may begin with.
+LONGEST_WORD = 6
+
+
 class Known(NamedTuple):
     """
     A kind of file.
@@ -55,6 +59,15 @@ class Known(NamedTuple):
     what: str
     todo: str
     offset: int = 0
+
+    def is_long(self, start: bytes) -> bool:
+        """Tell whether what a file begins with is too long to begin a text by chance."""
+        return any(len(begin) > LONGEST_WORD for begin in self.starts if start[self.offset :].startswith(begin))
+
+    def advice(self, path: str) -> str:
+        """Return what a file is, and what to do."""
+        name = path if _PLAIN_PATH.fullmatch(path) and path != "-" else "FILE"
+        return f"{self.what}; {self.todo.replace('FILE', name)}"
 
 
 KNOWN = (
@@ -145,6 +158,18 @@ KNOWN = (
     ),
     Known((b"\x9f\xeb\x01\0", b"\xeb\x9f\x01\0"), "raw BTF", "give it with --btf, and the vmcore with -c"),
     Known((b"OSRELEASE=",), "the text of a VMCOREINFO", "give it with --vmcoreinfo, and the vmcore with -c"),
+    Known(
+        (b"LPKSHHRH",),
+        "a journal of systemd",
+        "write the kernel's lines of it with 'journalctl --file FILE -k -o short-monotonic > log', and triage that",
+    ),
+    Known((b"SQLite format 3\0",), "a database of SQLite", "give the vmcore, or the kernel's log as text"),
+    Known((b"%PDF-",), "a PDF document", "copy the kernel's log out of it as text, and triage that"),
+    Known(
+        (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"),
+        "a picture",
+        "only text can be read: write down what it shows, and triage that",
+    ),
     Known((b"version https://git-lfs",), "a pointer of Git LFS", "fetch the file itself with 'git lfs pull'"),
     Known((b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"), "a web page", "the download got a page and not the dump"),
 )
@@ -175,8 +200,7 @@ def explain(start: bytes, path: str) -> str:
     """
     kind = known(start)
     if kind is not None:
-        name = path if _PLAIN_PATH.fullmatch(path) else "FILE"
-        return f"not a vmcore, but {kind.what}; {kind.todo.replace('FILE', name)}"
+        return f"not a vmcore, but {kind.advice(path)}"
     if _LOG.match(start):
         return "not a vmcore, but the text of a kernel log; 'mminspect triage' reads that"
     text = start[:512]

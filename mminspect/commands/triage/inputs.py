@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -25,6 +26,7 @@ ODD_ANYWAY = 16
 ODD_SHARE = 32
 ODD_SHARE_OF_LOGS = 3
 _USUAL = dict.fromkeys(map(ord, "\0\t\n\r\x1b"))
+_ZEROS = re.compile(rb"\0+")
 _STAMP = re.compile(rb"\[ {0,11}\d{1,12}\.\d{6}\]")
 # What is looked at to tell text from anything else.
 SAMPLE = 1 << 16
@@ -63,17 +65,28 @@ def read_log_file(path: str, streams: Mapping[str, int]) -> Log | None:
     :raises TargetError: if it is neither, or can't be read.
     """
     try:
-        fd = streams[path] if path in streams else files.open_file(path)
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise TargetError(f"{_shown(path)}: is a directory; give a vmcore or a log")
-        with os.fdopen(fd, "rb") as file:
+        if path not in streams:
+            _check_kind(files.stat(path).st_mode, path)
+        with os.fdopen(streams[path] if path in streams else files.open_file(path), "rb") as file:
             log = _read(file, path)
     except OSError as e:
         raise TargetError(f"{_shown(path)}: {e.strerror or e}") from None
     if log is None and path in streams:
         raise TargetError(f"{_shown(path)}: a vmcore can't be read from a pipe; save it to a file, and give that")
     return log
+
+
+def _check_kind(mode: int, path: str) -> None:
+    """
+    Check that a path names something that can be read.
+
+    :raises TargetError: if it doesn't.
+    """
+    if stat.S_ISDIR(mode):
+        raise TargetError(f"{_shown(path)}: is a directory; give a vmcore or a log")
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        what = "a socket" if stat.S_ISSOCK(mode) else "a device" if stat.S_ISCHR(mode) else "not a file"
+        raise TargetError(f"{_shown(path)}: is {what}; give a vmcore or a log")
 
 
 def _shown(path: str) -> str:
@@ -126,11 +139,12 @@ def _parse(file: IO[bytes], path: str) -> Log:
         kept += len(piece)
         pieces.append(piece)
         if total > MAX_UNPACKED:
-            raise TargetError(f"{path}: longer than {MAX_UNPACKED >> 20} MiB; give the part with the crash")
+            raise TargetError(f"{_shown(path)}: longer than {MAX_UNPACKED >> 20} MiB; give the part with the crash")
         while kept - len(pieces[0]) > MAX_BYTES:
             kept -= len(pieces.popleft())
     if total == 0:
-        raise TargetError(f"{_shown(path)}: is empty; there is no log to read")
+        empty = "is empty or closed" if path == "-" else "is empty"
+        raise TargetError(f"{_shown(path)}: {empty}; there is no log to read")
     return read_text(b"".join(pieces))
 
 
@@ -140,14 +154,32 @@ def _check_text(sample: bytes, path: str) -> None:
 
     :raises TargetError: if it can't.
     """
-    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return
-    if magic.known(sample):
-        raise TargetError(f"{_shown(path)}: {magic.explain(sample, path)}")
-    # Consoles leave control characters and bytes that got lost, flash memory leaves zeros.
-    text = sample.decode("utf-8", "surrogateescape").translate(_USUAL)
-    odd = sum("\udc80" <= c <= "\udcff" or not c.isprintable() for c in text)
-    zeros = sample.count(0)
+    kind = magic.known(sample)
+    odd = _odd_characters(sample)
+    # "wake" begins hibernation files and sentences.
+    if kind is not None and (odd or not sample.isascii() or kind.is_long(sample)):
+        raise TargetError(f"{_shown(path)}: neither a vmcore nor a kernel's log, but {kind.advice(path)}")
+    zeros = 0 if _is_utf16(sample) else sample.count(0)
     allowed = max(ODD_ANYWAY, len(sample) // (ODD_SHARE_OF_LOGS if _STAMP.search(sample) else ODD_SHARE))
     if odd > allowed or (zeros > 64 and 2 * zeros > len(sample)):
         raise TargetError(f"{_shown(path)}: neither a vmcore nor a kernel's log")
+
+
+def _is_utf16(sample: bytes) -> bool:
+    return sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def _odd_characters(sample: bytes) -> int:
+    """
+    Count what text doesn't have.
+
+    Consoles leave control characters and bytes that got lost. Flash memory leaves zeros, many together; between other
+    bytes, zeros are of binary data.
+    """
+    if _is_utf16(sample):
+        # Any two bytes are a character of it. Most of a log's are ASCII.
+        text = sample.decode("utf-16", "replace").translate(_USUAL)
+        return sum(not " " <= c < "\x7f" for c in text)
+    text = sample.decode("utf-8", "surrogateescape").translate(_USUAL)
+    odd = sum("\udc80" <= c <= "\udcff" or not c.isprintable() for c in text)
+    return odd + sum(1 for _ in _ZEROS.finditer(sample))
