@@ -171,10 +171,11 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
     wrong = [f for f in data["findings"] if f["rule"] not in of_zones and f["start_pfn"] < f["end_pfn"]]
     worst = maps.Worst.of((f["severity"], [(f["start_pfn"], f["end_pfn"])]) for f in wrong)
     borders = {pfn for zone in zones for pfn in (zone["start_pfn"], zone["end_pfn"])}
-    low, high = min(borders, default=0), max(borders, default=0)
-    edges = np.unique([*borders, *(pfn for pfn in worst.edges().tolist() if low < pfn < high)]).astype(np.int64)
+    # No zone need span the pages of a finding.
+    edges = np.unique([*borders, *worst.edges().tolist()]).astype(np.int64)
+    low, high = (int(edges[0]), int(edges[-1])) if len(edges) else (0, 0)
     levels = worst.at(edges[:-1], edges[1:]).tolist() if len(edges) else []
-    spans: list[list[int]] = []
+    spans: list[list[int]] = [[]]
     cells: list[list[Any]] = []
     memory: list[dict[str, Any]] = []
     here: list[int] = []
@@ -183,12 +184,13 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
         if start in borders:
             here = [n for n, zone in enumerate(zones) if zone["start_pfn"] <= start < zone["end_pfn"]]
             spans.append(here)
-        state = "spanned" if here else "absent"
+        # What a rule looked at is there, although nothing spans it.
+        state = "spanned" if here else "online" if level else "absent"
         if memory and memory[-1]["state"] == state:
             memory[-1]["end_pfn"] = end
         else:
             memory.append({"start_pfn": start, "end_pfn": end, "state": state})
-        if here:
+        if here or level:
             cells.append([start, end, None, len(spans) - 1, [], [], level])
     return {
         **data,

@@ -125,6 +125,18 @@ def test_a_report_is_drawn_with_its_zones(cli: Cli, unpacked: Unpacked, tmp_path
     assert complaint(cli("map", "--from", saved, "--by", "state")).endswith("use --by zone")
 
 
+def test_findings_of_a_report_outside_of_zones_are_drawn(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    cli("scan", unpacked(AMD64_NUMA), "--format", "json", "-o", report)
+    drawn = cli("map", "--from", report).out
+    # pfn 0 is of no zone, and the last zone ends at 0x3ffe0.
+    assert "pfns 0x0-0x40000," in drawn
+    for pfns in ("0x0-0x1", "0x3ffe0-0x3ffe2", "0x3ffe2-0x40000"):
+        assert f" {pfns}: " in drawn
+    rows = [line.split(" ")[-1] for line in drawn.split("\n\n")[1].splitlines()]
+    assert rows[0].startswith("N") and rows[-1].endswith("E")
+
+
 def tiny() -> dict[str, Any]:
     """Make a small map: 64 pages, a hole of 1 MiB pages, and 32 pages more."""
     return {
