@@ -30,7 +30,10 @@ def write_diff_page(data: dict[str, Any], before: Mapping[str, Any], after: Mapp
     title = ", ".join(counts)
     body = [f"<h1>{text(title)}</h1>"]
     sides = (("before", before, "gone"), ("after", after, "new"))
-    pictures = {name: _lanes(data, name, side, event) for name, side, event in sides}
+    # A zone has one color on both sides.
+    known = dict.fromkeys((zone["node"], zone["name"]) for _, side, _ in sides for zone in side["zones"])
+    numbers = {key: number for number, key in enumerate(known)}
+    pictures = {name: _lanes(data, name, side, event, numbers) for name, side, event in sides}
     span = span_of(lane for lanes in pictures.values() for lane in lanes)
     for name, lanes in pictures.items():
         about = data[name]
@@ -39,14 +42,24 @@ def write_diff_page(data: dict[str, Any], before: Mapping[str, Any], after: Mapp
         body.append(strip(lanes, f"The memory map {name}", span))
     told = io.StringIO()
     write_diff(data, told, Style(120))
-    body.append(f"<h2>What differs</h2>\n<pre>{_lines(told.getvalue())}</pre>")
+    body.append(f"<h2>What differs</h2>\n<pre class='wide'>{_lines(told.getvalue())}</pre>")
     out.write(assembled(title, "\n".join(part for part in body if part)))
 
 
-def _lanes(data: Mapping[str, Any], name: str, side: Mapping[str, Any], event: str) -> list[Lane]:
+def _lanes(
+    data: Mapping[str, Any],
+    name: str,
+    side: Mapping[str, Any],
+    event: str,
+    numbers: Mapping[tuple[int, str], int],
+) -> list[Lane]:
     """Make what is drawn of a side: its zones and memory, what changed, and the findings that only it has."""
-    lanes = [*zones(side["zones"]), *memory(side.get("memory") or ()), *_changes(data, name)]
-    return lanes + findings(event, data[event] or ())
+    changes = data["zones"]
+    said = {(zone["node"], zone["name"]): key for key in (event, "changed") for zone in changes[key]}
+    lanes = [*zones(side["zones"], numbers, said), *memory(side.get("memory") or ()), *_changes(data, name)]
+    if data["changed"]:
+        lanes += findings("changed findings", [change[name] for change in data["changed"]])
+    return lanes + findings(f"{event} findings", data[event] or ())
 
 
 def _changes(data: Mapping[str, Any], name: str) -> list[Lane]:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mminspect.render.html import color, text
 from mminspect.render.marks import FINDINGS, ZONE_COLORS, ZONE_LETTERS
 
-WIDTH, HEIGHT, LABEL, GAP = 1000, 22, 150, 6
+# Heights are in pixels, widths in percent: letters stay as large as they are on the narrowest screen.
+HEIGHT, LABEL, GAP = 22, 17, 6
 # However small a range is, it is seen.
-LEAST = 3.0
+LEAST = 0.3
+# Percent of the width that a character of a range's letters takes.
+CHARACTER = 1.2
 MAX_RANGES = 2000
 STATES = {"online": "#5aa9d6", "offline": "#8a5a44", "spanned": "#5aa9d6"}
 MARK = "#c2410c"
@@ -36,13 +39,25 @@ class Range(NamedTuple):
 Lane = tuple[str, Sequence[Range]]
 
 
-def zones(data: Iterable[Mapping[str, Any]]) -> list[Lane]:
-    """Make a lane of each node's zones: those of one node can overlap those of another."""
+def zones(
+    data: Iterable[Mapping[str, Any]],
+    numbers: Mapping[tuple[int, str], int] | None = None,
+    said: Mapping[tuple[int, str], str] | None = None,
+) -> list[Lane]:
+    """
+    Make a lane of each node's zones: those of one node can overlap those of another.
+
+    :param numbers: By node and name, which letter and color a zone has, if not those of its place.
+    :param said: By node and name, what is said of a zone beside its name.
+    """
     lanes: dict[int, list[Range]] = {}
-    for number, zone in enumerate(data):
-        name = f"node {zone['node']} {zone['name']}"
+    for place, zone in enumerate(data):
+        key = zone["node"], zone["name"]
+        number = (numbers or {}).get(key, place)
+        more = f", {said[key]}" if said and key in said else ""
+        name = f"node {zone['node']} {zone['name']}{more}"
         background, ink = map(color, ZONE_COLORS[number % len(ZONE_COLORS)])
-        letter = f"{ZONE_LETTERS[number % len(ZONE_LETTERS)]} {zone['name']}"
+        letter = f"{ZONE_LETTERS[number % len(ZONE_LETTERS)]} {zone['name']}{more}"
         found = Range(zone["start_pfn"], zone["end_pfn"], background, name, letter, ink)
         lanes.setdefault(zone["node"], []).append(found)
     return [(f"node {node}", ranges) for node, ranges in sorted(lanes.items())]
@@ -96,25 +111,28 @@ def strip(lanes: Sequence[Lane], label: str, span: tuple[int, int] | None = None
     if span is None:
         return ""
     low, high = span
-    scale = (WIDTH - LABEL) / max(1, high - low)
-    height = len(lanes) * (HEIGHT + GAP) + 20
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img" aria-label="{text(label)}">']
+    height = len(lanes) * (LABEL + HEIGHT + GAP) + 20
+    parts = [f'<svg width="100%" height="{height}" role="img" aria-label="{text(label)}">']
     for number, (name, found) in enumerate(lanes):
-        top = number * (HEIGHT + GAP)
-        parts.append(f'<text x="0" y="{top + 15}">{text(name)}</text>')
-        parts.append(f'<rect x="{LABEL}" y="{top}" width="{WIDTH - LABEL}" height="{HEIGHT}" fill="#8884"/>')
-        for one in found[:MAX_RANGES]:
-            width = max(LEAST, (one.end - one.start) * scale)
-            left = min(LABEL + (one.start - low) * scale, WIDTH - width)
-            parts.append(
-                f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{HEIGHT}" fill="{one.color}">'
-                f"<title>{text(one.title)}</title></rect>"
-            )
-            if width > 12 * len(one.letter) > 0:
-                parts.append(
-                    f'<text x="{left + 4:.1f}" y="{top + 15}" fill="{one.ink}" class="on">{text(one.letter)}</text>'
-                )
+        top = number * (LABEL + HEIGHT + GAP) + LABEL
+        parts.append(f'<text x="0" y="{top - 4}">{text(name)}</text>')
+        parts.append(f'<rect x="0" y="{top}" width="100%" height="{HEIGHT}" fill="#8884"/>')
+        parts += [part for one in found[:MAX_RANGES] for part in _range(one, top, low, high)]
     bottom = height - 4
-    parts.append(f'<text x="{LABEL}" y="{bottom}">{low:#x}</text>')
-    parts.append(f'<text x="{WIDTH}" y="{bottom}" text-anchor="end">{high:#x}</text></svg>')
+    parts.append(f'<text x="0" y="{bottom}">{low:#x}</text>')
+    parts.append(f'<text x="100%" y="{bottom}" text-anchor="end">{high:#x}</text></svg>')
     return "\n".join(parts)
+
+
+def _range(one: Range, top: int, low: int, high: int) -> Iterator[str]:
+    """Draw a range, and its letters if there is room."""
+    scale = 100 / max(1, high - low)
+    width = max(LEAST, (one.end - one.start) * scale)
+    left = min((one.start - low) * scale, 100 - width)
+    place = f'x="{left:.3f}%" y="{top}" width="{width:.3f}%" height="{HEIGHT}"'
+    # On a narrow screen, its edge is what is seen of it.
+    edge = f' stroke="{one.color}" stroke-width="2"' if width < 1 else ""
+    yield f'<rect {place} fill="{one.color}"{edge}><title>{text(one.title)}</title></rect>'
+    if one.letter and width > CHARACTER * len(one.letter):
+        # What is longer than the range ends with it.
+        yield f'<svg {place}><text x="4" y="15" fill="{one.ink}" class="on">{text(one.letter)}</text></svg>'

@@ -38,7 +38,7 @@ def write_page(results: Sequence[dict[str, Any]], out: IO[str]) -> None:
         told = io.StringIO()
         write_triage(result, told, 110)
         lines = "\n".join(text(line) for line in told.getvalue().split("\n"))
-        body.append(f"<pre>{lines}</pre>")
+        body.append(f'<pre class="wide">{lines}</pre>')
     title = results[0]["path"] if len(results) == 1 else f"{len(results)} files"
     out.write(assembled(f"triage: {title}", "\n".join(part for part in body if part)))
 
