@@ -98,6 +98,7 @@ overrides this, and the findings are the same for any N.
 
 `python -m tests.benchmarks` boots and dumps guests, measures CPU time beside other ways, and prints the tables below.
 Times are user and system CPU seconds, the best of some runs; only `wall s` is by the clock.
+`python -m tests.benchmarks --against COMMIT` compares with another commit.
 """
 ABOUT_START = "What a command takes before it reads its first struct page."
 ABOUT_PEERS = "CPU time to go over all of the memmap."
