@@ -28,6 +28,8 @@ MAX_RANGE_CELLS = 1 << 16
 MAX_FINDINGS = 1000
 # Edges of findings from which on cells are cut where cells begin anyway.
 MAX_EDGES = 1 << 16
+# No pfn is so large.
+BEHIND = 1 << 62
 _NUMBER = r"0[xX][0-9a-fA-F]+|[0-9]+"
 
 Pfns = npt.NDArray[np.int64]
@@ -133,7 +135,11 @@ class Worst(NamedTuple):
             if len(pending) > 2 * max(MAX_EDGES, sizes[severity]):
                 ranges[severity] = merge(pending)
                 sizes[severity] = len(ranges[severity])
-        merged = [np.array(merge(ranges[s]), np.int64).reshape(-1, 2) for s in SEVERITIES]
+        # A damaged word can be a finding far behind all memory.
+        merged = [
+            np.array([(min(low, BEHIND), min(high, BEHIND)) for low, high in merge(ranges[s])], np.int64).reshape(-1, 2)
+            for s in SEVERITIES
+        ]
         return Worst([(pairs[:, 0], pairs[:, 1]) for pairs in merged])
 
     def edges(self) -> Pfns:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from drgn import FaultError, Object, Program, sizeof
+from drgn import FaultError, Object, Program, TypeKind, sizeof
 
 from mminspect.errors import LayoutError
 from mminspect.memorymap import bitmap
@@ -186,6 +186,9 @@ def _free_areas(zone: Object, address: int) -> tuple[FreeArea, ...]:
     prog = zone.prog_
     if not zone.type_.has_member("free_area"):
         return ()
+    links = prog.type("struct list_head").members or ()
+    if any(link.type.unaliased_kind() != TypeKind.POINTER for link in links):
+        raise LayoutError("struct list_head has other members than pointers; the type information is damaged")
     list_head = sizeof(prog.type("struct list_head"))
     area_type = prog.type("struct free_area")
     areas = address + zone.type_.member("free_area").offset

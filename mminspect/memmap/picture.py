@@ -30,7 +30,7 @@ NAMES = (
     *("unknown", "cma", "isolated", "compound", "file", "anon"),
     *("hugetlb", "slab", "page table", "offline", "reserved", "device"),
     *("initialized", "zeroed", "poisoned", "stale", "deferred"),
-    *("excluded", "not exported", "unmapped", "damaged"),
+    *("excluded", "not exported", "unmapped", "damaged", "missing"),
 )
 # Tails of a compound page whose head is in an earlier chunk. No result has them.
 CONTINUED = 31

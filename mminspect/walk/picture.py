@@ -104,10 +104,12 @@ class Picture(Collector):
         if seen is None:
             return ()
         cells = seen.cells
-        if seen.before >= 0:
+        # A damaged tail can lead to before all memory.
+        going_on = cells.code == CONTINUED
+        if going_on.any():
             known = self._head is not None and self._head[0] == seen.before
             code = self._head[1] if self._head is not None and known else COMPOUND
-            cells = cells._replace(code=np.where(cells.code == CONTINUED, np.uint8(code), cells.code))
+            cells = cells._replace(code=np.where(going_on, np.uint8(code), cells.code))
         if seen.head is not None:
             self._head = seen.head
         self._parts.append(cells)

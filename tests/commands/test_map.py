@@ -15,9 +15,13 @@ import pytest
 
 from mminspect.commands.map import Worst, parse_range
 from mminspect.errors import MminspectError
+from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, UNREADABLE_REASONS
+from mminspect.memmap.picture import BY_STATE, CONTINUED, Cells, name_of
 from mminspect.render.map import size, write_map
 from mminspect.render.style import Style
+from mminspect.walk.picture import Picture, Seen
 from tests.conftest import Cli, Kernels, Unpacked, complaint
+from tests.kit.handmade import memory_map, zone
 from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, ROOT
 
 SCHEMAS = ROOT / "mminspect" / "schemas"
@@ -301,3 +305,21 @@ def test_the_worst_finding_of_a_range_wins() -> None:
     worst = Worst.of([("note", [(0, 100)]), ("error", [(50, 51)]), ("warning", [(40, 60)])])
     start, end = np.array([0, 40, 50, 51, 100]), np.array([40, 50, 51, 52, 200])
     assert worst.at(start, end).tolist() == [1, 2, 3, 2, 0]
+
+
+def test_classes_of_all_states_have_names() -> None:
+    for state in (INITIALIZED, *UNINITIALIZED_KINDS, *UNREADABLE_REASONS):
+        assert name_of(BY_STATE + state)
+
+
+def test_findings_behind_all_memory_are_no_trouble() -> None:
+    worst = Worst.of([("error", [(1, 2), ((1 << 64) - 2, 1 << 64)])])
+    assert worst.edges().max() == 1 << 62
+
+
+def test_tails_that_lead_to_before_all_memory_have_a_class() -> None:
+    picture = Picture(memory_map(zone(1, 0, 64)), 0)
+    one = np.array([0], np.int64)
+    cells = Cells(one, one + 8, one, np.array([0]), np.array([CONTINUED], np.uint8), one + 8)
+    list(picture.take(0, Seen(cells, -5, None)))
+    assert [name_of(code) for code in picture.cells.code.tolist()] == ["compound"]

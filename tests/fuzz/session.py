@@ -9,6 +9,7 @@ import pkgutil
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -70,7 +71,8 @@ class Session:
         some = (argument for index, argument in enumerate(arguments) if arguments[2] != "page" or index != 3)
         key = (name, *some, str("-" in arguments[3]) if arguments[2] == "page" else "")
         if key not in self._whole:
-            self._whole[key] = execute(arguments, self._temporary)
+            # What it said isn't kept: forks of this process would have it, too.
+            self._whole[key] = replace(execute(arguments, self._temporary), out=b"", err="")
         return self._whole[key]
 
     def case(self, number: int) -> tuple[dict[str, Any], Result]:
