@@ -80,6 +80,7 @@
         context.fillStyle = printing ? "#d5d9de" : style.getPropertyValue("--line");
         context.fillRect(0, top, width, lane.height);
       }
+      const kinds = lane.marks ? lane.marks.length : 1, sums = new Float64Array(columns * kinds);
       const best = new Float64Array(columns), mark = new Int16Array(columns).fill(-1);
       for (let at = first; at < data.cells.length && places[at] < high; at += 1) {
         const cell = data.cells[at], value = lane.marks ? cell[lane.column] : cell[LEVEL];
@@ -94,7 +95,7 @@
         }
         for (let x = begin; x < end; x += 1) {
           // A finding always wins its place; of the rest, what has most of it.
-          const weight = lane.marks ? Math.min(x + 1, right) - Math.max(x, left) : value;
+          const weight = lane.marks ? (sums[x * kinds + value] += Math.min(x + 1, right) - Math.max(x, left)) : value;
           if (weight > best[x]) { best[x] = weight; mark[x] = value; }
         }
       }

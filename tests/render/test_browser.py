@@ -144,6 +144,25 @@ def test_finding_has_its_color_at_every_zoom(browser: Any, page: Path) -> None:
     assert abs(at[0] - (0xA17B - start) * width / (end - start)) <= 1.1 * width / (end - start)
 
 
+def test_place_of_many_cells_has_the_color_of_most(browser: Any, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    data = cli("map", "-c", unpacked(AMD64_HEALTHY), "--format", "json").json()
+    data["classes"] = ["anon", "reserved"]
+    # One page of three is reserved, several to a pixel.
+    data["cells"] = [[pfn, pfn + 1, 0, 0, [int(pfn % 3 == 0), 1], [], 0] for pfn in range(9000)]
+    data["findings"] = []
+    path, out = tmp_path / "page.html", io.StringIO()
+    write_page(data, out, "", [])
+    path.write_text(out.getvalue())
+    opened(browser, path)
+    script = """
+        const map = document.getElementById("map"), colors = new Set();
+        const row = map.getContext("2d").getImageData(0, 64, map.width, 1).data;
+        for (let n = 0; n < row.length; n += 4) colors.add([row[n], row[n + 1], row[n + 2]].join());
+        return [...colors];"""
+    assert "158,158,158" not in browser.execute_script(script)
+    assert "95,175,215" in browser.execute_script(script)
+
+
 def test_note_that_is_one_page_is_seen_among_300000(browser: Any, page: Path) -> None:
     opened(browser, page)
     lane = findings_lane(browser)
