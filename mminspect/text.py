@@ -9,6 +9,7 @@ of a vmcore moves the cursor, changes a title, hides or reorders what is beside 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from typing import TextIO
 
@@ -47,6 +48,17 @@ def _escape(match: re.Match[str]) -> str:
 def one_line(text: str) -> str:
     """Show what can't be seen, line ends too."""
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def shell_word(path: str) -> str:
+    """Quote a path for a shell, so that what can be seen is what is there: ``$'a\\nb'`` where it needs that."""
+    if one_line(path) == path:
+        return shlex.quote(path)
+    text = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in path.encode("utf-8", "surrogateescape")
+    )
+    return f"$'{text}'"
 
 
 def lines(text: str) -> str:

@@ -29,58 +29,34 @@ from drgn import (
 
 from mminspect.errors import TypeInfoError
 from mminspect.program.arch import elf_of
+from mminspect.typeinfo.btf_index import (
+    KIND_ARRAY,
+    KIND_CONST,
+    KIND_ENUM,
+    KIND_ENUM64,
+    KIND_FLOAT,
+    KIND_FUNC,
+    KIND_FUNC_PROTO,
+    KIND_FWD,
+    KIND_INT,
+    KIND_PTR,
+    KIND_RESTRICT,
+    KIND_STRUCT,
+    KIND_TYPE_TAG,
+    KIND_TYPEDEF,
+    KIND_UNION,
+    KIND_VAR,
+    KIND_VOLATILE,
+    MAX_SIZE,
+    starts_of,
+)
 
 BTF_MAGIC = 0xEB9F
 HEADER_SIZE = 24
-# More than four times what the largest kernels have.
-MAX_SIZE = 32 << 20
 # No structure is larger; struct pglist_data, with a zonelist of 1024 nodes, has 170 KB.
 MAX_STRUCT_SIZE = 16 << 20
 # Elements of an array that takes no room, such as lock_class_key without lockdep.
 MAX_EMPTY_ELEMENTS = 1 << 16
-
-KIND_INT = 1
-KIND_PTR = 2
-KIND_ARRAY = 3
-KIND_STRUCT = 4
-KIND_UNION = 5
-KIND_ENUM = 6
-KIND_FWD = 7
-KIND_TYPEDEF = 8
-KIND_VOLATILE = 9
-KIND_CONST = 10
-KIND_RESTRICT = 11
-KIND_FUNC = 12
-KIND_FUNC_PROTO = 13
-KIND_VAR = 14
-KIND_DATASEC = 15
-KIND_FLOAT = 16
-KIND_DECL_TAG = 17
-KIND_TYPE_TAG = 18
-KIND_ENUM64 = 19
-
-# 32-bit words that follow the three of struct btf_type: a fixed number, and a number per element.
-_WORDS = {
-    KIND_INT: (1, 0),
-    KIND_PTR: (0, 0),
-    KIND_ARRAY: (3, 0),
-    KIND_STRUCT: (0, 3),
-    KIND_UNION: (0, 3),
-    KIND_ENUM: (0, 2),
-    KIND_FWD: (0, 0),
-    KIND_TYPEDEF: (0, 0),
-    KIND_VOLATILE: (0, 0),
-    KIND_CONST: (0, 0),
-    KIND_RESTRICT: (0, 0),
-    KIND_FUNC: (0, 0),
-    KIND_FUNC_PROTO: (0, 2),
-    KIND_VAR: (1, 0),
-    KIND_DATASEC: (0, 3),
-    KIND_FLOAT: (0, 0),
-    KIND_DECL_TAG: (1, 0),
-    KIND_TYPE_TAG: (0, 0),
-    KIND_ENUM64: (0, 3),
-}
 
 _QUALIFIERS = {
     KIND_VOLATILE: Qualifiers.VOLATILE,
@@ -97,8 +73,6 @@ _TYPE_KINDS = {
 }
 
 _Words = npt.NDArray[np.uint32]
-# Words whose records' ends are computed at once.
-_PIECE = 1 << 18
 
 # Deeper chains of qualifiers and typedefs are a loop.
 _MAX_DEPTH = 64
@@ -157,7 +131,7 @@ class Btf:
             words.byteswap()
         self._words = words
         self._strings = data[hdr_len + str_off : hdr_len + str_off + str_len]
-        self._starts = self._find_types()
+        self._starts = starts_of(data[:HEADER_SIZE], words)
         starts = np.frombuffer(self._starts, np.uint32)
         all_words = np.frombuffer(words, np.uint32)
         self._name_offs = all_words[starts]
@@ -171,38 +145,6 @@ class Btf:
         # Structures whose members were compared with their size, with how deep they are nested.
         self._checked: dict[int, int] = {}
         self._enumerators: tuple[_Words, _Words, _Words] | None = None
-
-    def _find_types(self) -> array[int]:
-        words = np.frombuffer(self._words, np.uint32)
-        total = len(words)
-        # Where a record would end if one began at each word. To compute all of them at once takes less time than
-        # to decode the records one after the other.
-        fixed = np.full(32, MAX_SIZE, np.uint32)
-        each = np.zeros(32, np.uint32)
-        for kind, (extra, per_element) in _WORDS.items():
-            fixed[kind] = 3 + extra
-            each[kind] = per_element
-        ends_of = np.arange(max(total - 1, 0), dtype=np.uint32)
-        for at in range(0, len(ends_of), _PIECE):
-            info = words[at + 1 : at + 1 + _PIECE]
-            kinds = (info >> 24) & 0x1F
-            ends_of[at : at + _PIECE] += fixed[kinds] + each[kinds] * (info & 0xFFFF)
-        ends = memoryview(ends_of.data)
-        starts = array("I", [0])
-        append = starts.append
-        pos = 0
-        try:
-            while pos < total:
-                append(pos)
-                pos = ends[pos]
-        except IndexError:
-            pos = 0
-        if pos >= MAX_SIZE:
-            kind = int(words[starts[-1] + 1] >> 24) & 0x1F
-            raise TypeInfoError(f"BTF has types of a kind that mminspect doesn't know ({kind})")
-        if pos != total or total == 0:
-            raise TypeInfoError("corrupt BTF: the type records don't fit their section")
-        return starts
 
     def _string(self, offset: int) -> str:
         end = self._strings.find(b"\0", offset)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from mminspect.typeinfo.btf import _WORDS, HEADER_SIZE, KIND_ENUM, KIND_STRUCT, btf_size
+from mminspect.typeinfo.btf import HEADER_SIZE, btf_size
+from mminspect.typeinfo.btf_index import KIND_ENUM, KIND_STRUCT, WORDS
 from tests.kit.support import CoreEditor
 
 
@@ -50,7 +51,7 @@ class BtfEditor:
             count = info & 0xFFFF
             if info >> 24 & 0x1F == kind:
                 yield at, count
-            fixed, each = _WORDS[info >> 24 & 0x1F]
+            fixed, each = WORDS[info >> 24 & 0x1F]
             at += 4 * (3 + fixed + each * count)
 
     def rename(self, old: str, new: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mminspect.errors import TypeInfoError
-from mminspect.typeinfo.btf import KIND_STRUCT, KIND_TYPEDEF, KIND_UNION, MAX_SIZE, Btf, btf_size
+from mminspect.typeinfo.btf import Btf, btf_size
+from mminspect.typeinfo.btf_index import KIND_STRUCT, KIND_TYPEDEF, KIND_UNION, MAX_SIZE
 from tests.kit.blob import Blob
 
 LITTLE = Platform(Architecture.X86_64, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
