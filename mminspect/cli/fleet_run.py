@@ -12,11 +12,12 @@ import click
 from mminspect.cli import status
 from mminspect.cli.output import echo, say
 from mminspect.errors import Stopped
+from mminspect.fleet.rows import FAILED
 from mminspect.fleet.run import Cluster, Progress, needed, plan
 from mminspect.fleet.run import run as run_fleet
 from mminspect.fleet.show import write_parquet
 from mminspect.fleet.sources import expand
-from mminspect.fleet.store import FAILED, Store
+from mminspect.fleet.store import Store
 from mminspect.fleet.task import Limits
 from mminspect.kernel.inputs import Inputs
 from mminspect.walk.parallel import usable_cpus

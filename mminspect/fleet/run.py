@@ -7,15 +7,18 @@ import importlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from mminspect.errors import MminspectError
+from mminspect.fleet.rows import FAILED, FILE, SKIPPED
 from mminspect.fleet.sources import Source
-from mminspect.fleet.store import FAILED, SKIPPED, Store
-from mminspect.fleet.task import Limits, read_file
+from mminspect.fleet.store import Store
+from mminspect.fleet.task import Limits, identify, read_file
 from mminspect.text import one_line
 
+# Files whose content is identified by one task.
+BATCH = 32
 # Tasks that wait at a worker while it has one in hand.
 AHEAD = 2
 # How often Dask may lose a file with its worker before it is recorded so.
@@ -52,6 +55,8 @@ class Progress:
         now = sum(number for status, number in self.counts.items() if status != "done")
         rate = now / max(time.monotonic() - self._start, 1e-3)
         parts = [f"{now:,} files", *(f"{self.counts[key]:,} {key}" for key in (FAILED, SKIPPED) if self.counts[key])]
+        if self.counts["same"]:
+            parts.append(f"{self.counts['same']:,} the same as others")
         if self.counts["done"]:
             parts.append(f"{self.counts['done']:,} done before")
         parts.append(f"{rate:.1f} files/s")
@@ -96,17 +101,43 @@ class Cluster:
         """Address of Dask's dashboard."""
         return str(self._client.dashboard_link)
 
-    def read(self, sources: Iterable[Source], limits: Limits) -> Iterator[tuple[Source, list[dict[str, Any]]]]:
+    def read(
+        self, sources: Iterable[tuple[Source, str | None]], limits: Limits
+    ) -> Iterator[tuple[Source, list[dict[str, Any]]]]:
         """
         Read files, in any order.
 
+        :param sources: Each with its content, if that is known.
         :raises MminspectError: if the scheduler is gone.
         """
+        tasks = ((source, (*source[:3], limits, content)) for source, content in sources)
+        for source, rows in self._each(read_file, tasks):
+            if isinstance(rows, Exception):
+                # Whatever ended a worker, the others go on.
+                error = one_line(f"lost with its worker, {LOST + 1} times: {type(rows).__name__}")
+                rows = [{"row": FILE, "status": FAILED, "error": error}]
+            yield source, rows
+
+    def identify(self, sources: Sequence[Source]) -> Iterator[tuple[Source, str | None]]:
+        """
+        Get the contents of files, in any order.
+
+        :raises MminspectError: if the scheduler is gone.
+        """
+        batches = [sources[at : at + BATCH] for at in range(0, len(sources), BATCH)]
+        tasks = ((batch, ([source[:3] for source in batch],)) for batch in batches)
+        for batch, contents in self._each(identify, tasks):
+            yield from zip(batch, [None] * len(batch) if isinstance(contents, Exception) else contents)
+
+    def _each(
+        self, work: Callable[..., Any], tasks: Iterable[tuple[Any, tuple[Any, ...]]]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Do work for each task, a few ahead on each worker: give what it is about, and the result or an exception."""
         completed = self._distributed.as_completed(loop=self._client.loop)
-        waiting: dict[Any, Source] = {}
-        for source in sources:
-            future = self._client.submit(read_file, source.path, source.size, limits, pure=False, retries=LOST)
-            waiting[future] = source
+        waiting: dict[Any, Any] = {}
+        for about, arguments in tasks:
+            future = self._client.submit(work, *arguments, pure=False, retries=LOST)
+            waiting[future] = about
             completed.add(future)
             while len(waiting) >= self._room():
                 yield self._next(completed, waiting)
@@ -116,19 +147,17 @@ class Cluster:
     def _room(self) -> int:
         return AHEAD * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
-    def _next(self, completed: Any, waiting: dict[Any, Source]) -> tuple[Source, list[dict[str, Any]]]:
+    def _next(self, completed: Any, waiting: dict[Any, Any]) -> tuple[Any, Any]:
         future = next(completed)
-        source = waiting.pop(future)
+        about = waiting.pop(future)
         if future.status in ("cancelled", "lost") or self._client.status != "running":
             raise MminspectError("the Dask scheduler is gone; run the same command again to go on")
         try:
-            rows: list[dict[str, Any]] = future.result()
+            result = future.result()
         except Exception as e:
-            # Whatever ended a worker, the others go on.
-            error = one_line(f"lost with its worker, {LOST + 1} times: {type(e).__name__}")
-            rows = [{"row": "file", "status": FAILED, "error": error}]
+            result = e
         future.release()
-        return source, rows
+        return about, result
 
     def close(self) -> None:
         """End the workers that were started here."""
@@ -160,18 +189,51 @@ def plan(store: Store, sources: Iterable[Source], retry: bool) -> tuple[Progress
 
 def run(
     store: Store,
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     cluster: Cluster,
     limits: Limits,
     progress: Progress,
     tell: Callable[[Progress], None],
 ) -> None:
     """
-    Read files.
+    Read files, those of the same content once.
 
     :param tell: Called after each file.
     """
-    for source, rows in cluster.read(sources, limits):
+    sizes = Counter(source.size for source in sources)
+    alike = [source for source in sources if sizes[source.size] > 1 or source.size in store.sizes]
+    contents = {source: content for source, content in cluster.identify(alike) if content is not None}
+    first: list[Source] = []
+    later: list[Source] = []
+    seen: set[str] = set()
+    for source in sources:
+        content = contents.get(source)
+        again = content is not None and (content in seen or store.has(content))
+        (later if again else first).append(source)
+        if content is not None:
+            seen.add(content)
+    _read(store, first, contents, cluster, limits, progress, tell)
+    failed = []
+    for source in later:
+        if store.has(contents[source]):
+            store.add_same(source, contents[source])
+            progress.counts["same"] += 1
+            tell(progress)
+        else:
+            failed.append(source)
+    _read(store, failed, contents, cluster, limits, progress, tell)
+
+
+def _read(
+    store: Store,
+    sources: Sequence[Source],
+    contents: Mapping[Source, str],
+    cluster: Cluster,
+    limits: Limits,
+    progress: Progress,
+    tell: Callable[[Progress], None],
+) -> None:
+    for source, rows in cluster.read(((source, contents.get(source)) for source in sources), limits):
         store.add(source, rows)
         progress.counts[str(rows[-1]["status"])] += 1
         tell(progress)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mminspect.commands.triage.bugs import BUGS
 from mminspect.errors import MminspectError
+from mminspect.fleet.rows import COLUMNS
 from mminspect.fleet.run import needed
 from mminspect.fleet.store import ROWS
 from mminspect.text import one_line
@@ -27,43 +28,10 @@ KEYS = {
     "release": f"[coalesce(release, {NONE})]",
     "host-layout": f"[coalesce(layout, {NONE})]",
 }
-_COLUMNS = {
-    "row": "VARCHAR",
-    "path": "VARCHAR",
-    "size": "BIGINT",
-    "mtime_ns": "BIGINT",
-    "status": "VARCHAR",
-    "error": "VARCHAR",
-    "source": "VARCHAR",
-    "release": "VARCHAR",
-    "machine": "VARCHAR",
-    "verdict": "VARCHAR",
-    "why": "VARCHAR",
-    "kind": "VARCHAR",
-    "function": "VARCHAR",
-    "signature": "VARCHAR",
-    "known": "JSON",
-    "rules": "MAP(VARCHAR, BIGINT)",
-    "layout": "VARCHAR",
-    "findings": "BIGINT",
-    "findings_omitted": "BIGINT",
-    "incomplete": "VARCHAR",
-    "crash_time": "BIGINT",
-    "seconds": "DOUBLE",
-    "cpu": "DOUBLE",
-    "rule": "VARCHAR",
-    "severity": "VARCHAR",
-    "start_pfn": "UBIGINT",
-    "end_pfn": "UBIGINT",
-    "node": "BIGINT",
-    "zone": "VARCHAR",
-    "message": "VARCHAR",
-    "id": "VARCHAR",
-}
 _OF_FILE = (
     *("path", "size", "mtime_ns", "status", "error", "source", "release", "machine", "verdict", "why", "kind"),
     *("function", "signature", "known", "rules", "layout", "findings", "findings_omitted", "incomplete"),
-    *("crash_time", "time", "time_from", "seconds", "cpu"),
+    *("crash_time", "time", "time_from", "seconds", "cpu", "content", "same_as"),
 )
 _OF_FINDING = (
     *("path", "size", "mtime_ns", "rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "id"),
@@ -86,19 +54,21 @@ def _connect(folder: str) -> Any:
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
     try:
         if os.path.getsize(path):
-            rows = connection.read_json(path, format="newline_delimited", columns=_COLUMNS, maximum_object_size=1 << 24)
+            rows = connection.read_json(path, format="newline_delimited", columns=COLUMNS, maximum_object_size=1 << 24)
         else:
-            rows = connection.sql("SELECT " + ", ".join(f"NULL::{kind} AS {name}" for name, kind in _COLUMNS.items()))
+            rows = connection.sql("SELECT " + ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items()))
         rows.create_view("rows")
-        # Of a file that was read again, the last row counts.
+        # Of a file that was read again, the last row counts, and so it is with files of the same content.
         connection.execute(
-            "CREATE TABLE files AS SELECT * EXCLUDE (place, known), "
+            "CREATE TABLE all_files AS SELECT * EXCLUDE (place, known), "
             "CASE WHEN json_type(known) = 'ARRAY' THEN CAST(known AS VARCHAR[]) ELSE [] END AS known, "
             "coalesce(crash_time, mtime_ns // 1000000000) AS time, "
-            "CASE WHEN crash_time IS NULL THEN 'file' ELSE 'crash' END AS time_from "
-            "FROM (SELECT *, row_number() OVER () AS place FROM rows WHERE row = 'file') "
-            "QUALIFY row_number() OVER (PARTITION BY path ORDER BY place DESC) = 1"
+            "CASE WHEN crash_time IS NULL THEN 'file' ELSE 'crash' END AS time_from, "
+            "row_number() OVER (PARTITION BY coalesce(content, path) ORDER BY place DESC) AS copy "
+            "FROM (SELECT * FROM (SELECT *, row_number() OVER () AS place FROM rows WHERE row = 'file') "
+            "QUALIFY row_number() OVER (PARTITION BY path ORDER BY place DESC) = 1)"
         )
+        connection.execute("CREATE VIEW files AS SELECT * EXCLUDE (copy) FROM all_files WHERE copy = 1")
         connection.execute(
             "CREATE VIEW findings AS SELECT DISTINCT rows.* EXCLUDE (known), "
             "json_extract_string(rows.known, '$') AS known_as FROM rows JOIN files USING (path, size, mtime_ns) "
@@ -155,6 +125,7 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
     )
     names = [column[0] for column in found.description]
     rows = [dict(zip(names, row)) for row in found.fetchall()]
+    (copies,) = connection.execute("SELECT count(*) FROM all_files WHERE copy > 1").fetchone()
     statuses = dict(connection.execute("SELECT status, count(*) FROM files GROUP BY status").fetchall())
     reasons = connection.execute(
         "SELECT status, error, count(*), min(path) FROM files WHERE status <> 'read' "
@@ -164,6 +135,7 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
         "schema": SCHEMA,
         "by": by,
         "files": {status: statuses.get(status, 0) for status in ("read", "failed", "skipped")},
+        "copies": copies,
         "groups": [_group(row) for row in rows],
         "not_read": [dict(zip(("status", "error", "files", "example"), row)) for row in reasons],
     }

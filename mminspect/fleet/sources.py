@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mminspect.errors import MminspectError
+from mminspect.render.json_ import SURROGATE
+from mminspect.text import shell_word
 
 # What a line of a list can have: the longest path.
 MAX_LINE = 1 << 16
@@ -28,9 +30,14 @@ class Source(NamedTuple):
     skipped: str | None = None
 
     @property
+    def name(self) -> str:
+        """The path, in results. One that isn't UTF-8 is a word of a shell, as no path that begins with / is."""
+        return self.path if self.path.isascii() or not SURROGATE.search(self.path) else shell_word(self.path)
+
+    @property
     def key(self) -> tuple[str, int, int]:
         """What tells whether it was read already."""
-        return self.path, self.size, self.mtime_ns
+        return self.name, self.size, self.mtime_ns
 
 
 def expand(names: Sequence[str]) -> Iterator[Source]:
@@ -70,7 +77,7 @@ def _files(name: str) -> Iterator[str]:
         yield name
     elif glob.has_magic(name):
         found = False
-        for path in sorted(glob.iglob(name, recursive=True)):
+        for path in _matches(name):
             found = True
             yield from _walk(path) if os.path.isdir(path) else (path,)
         if not found:
@@ -79,14 +86,34 @@ def _files(name: str) -> Iterator[str]:
         raise MminspectError(f"{name}: No such file or directory")
 
 
+def _matches(pattern: str) -> Iterator[str]:
+    """Expand a glob. ``**`` is any folder in a folder, but follows no links, which may lead around in circles."""
+    before, recursive, after = pattern, False, ""
+    parts = pattern.split("/")
+    if "**" in parts:
+        at = parts.index("**")
+        before, recursive, after = (
+            "/".join(parts[:at]) or pattern[:1].strip("*") or ".",
+            True,
+            "/".join(parts[at + 1 :]),
+        )
+    for base in sorted(glob.iglob(before)):
+        if not recursive:
+            yield base
+        elif os.path.isdir(base):
+            for parent, folders, _ in os.walk(base):
+                folders.sort()
+                yield from _matches(os.path.join(glob.escape(parent), after or "*"))
+
+
 def _walk(directory: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(directory, onerror=_say_why):
+    unreadable: list[str] = []
+    for parent, folders, files in os.walk(directory, onerror=lambda e: unreadable.append(str(e.filename))):
         folders.sort()
-        yield from (os.path.join(parent, file) for file in sorted(files))
-
-
-def _say_why(error: OSError) -> None:
-    raise MminspectError(f"{error.filename}: {error.strerror}") from None
+        links = [folder for folder in folders if os.path.islink(os.path.join(parent, folder))]
+        yield from (os.path.join(parent, file) for file in sorted([*files, *links]))
+    # It is said of the folder why it isn't read.
+    yield from unreadable
 
 
 def look_at(path: str) -> Source:
@@ -95,6 +122,9 @@ def look_at(path: str) -> Source:
         found = os.stat(path)
     except OSError as e:
         return Source(path, skipped=e.strerror or str(e))
+    if stat.S_ISDIR(found.st_mode):
+        is_link = os.path.islink(path)
+        return Source(path, skipped="a link to a folder, which isn't followed" if is_link else "can't list this folder")
     if not stat.S_ISREG(found.st_mode):
         return Source(path, skipped="not a regular file")
     if not found.st_size:

@@ -10,7 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from mminspect.fleet.content import content_id, is_unchanged
+from mminspect.fleet.rows import FAILED, FILE
 
 # A child that ended without an answer is tried once more: the machine may have been short of memory.
 TRIES = 2
@@ -49,20 +53,37 @@ def _running() -> subprocess.Popen[bytes]:
     return _server
 
 
-def read_file(path: str, size: int, limits: Limits) -> list[dict[str, Any]]:
+def read_file(path: str, size: int, mtime_ns: int, limits: Limits, content: str | None = None) -> list[dict[str, Any]]:
     """
     Read a file.
 
+    :param content: What :func:`content_id` gives, if it is known.
     :return: Its rows, the file's own at last.
     """
     with _one:
+        content = content or content_id(path, size, mtime_ns)
         for _ in range(TRIES):
             answer = _ask({"path": path, "size": size, **limits._asdict()}, limits.timeout + PATIENCE)
             rows: list[dict[str, Any]] | None = answer.get("rows")
-            if rows is not None:
-                rows[-1].update(seconds=answer["seconds"], cpu=answer["cpu"])
-                return rows
-        return [{"row": "file", "status": "failed", "error": f"the process that read it {answer['ended']}, twice"}]
+            if rows is None:
+                continue
+            # What is told of half of a file may be wrong. The next run finds it with another size.
+            if not is_unchanged(path, size, mtime_ns):
+                rows = _failed("it changed or went away while it was read")
+            elif content is not None:
+                rows[-1]["content"] = content
+            rows[-1].update(seconds=answer["seconds"], cpu=answer["cpu"])
+            return rows
+        return _failed(f"the process that read it {answer['ended']}, twice")
+
+
+def _failed(error: str) -> list[dict[str, Any]]:
+    return [{"row": FILE, "status": FAILED, "error": error}]
+
+
+def identify(files: Sequence[tuple[str, int, int]]) -> list[str | None]:
+    """Get the contents of files, each a path, a size and the time of the last change."""
+    return [content_id(*file) for file in files]
 
 
 def _ask(request: dict[str, Any], patience: float) -> dict[str, Any]:

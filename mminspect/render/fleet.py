@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import html
-import shlex
 import time
 from collections.abc import Mapping
 from typing import IO, Any
@@ -13,7 +12,7 @@ from typing import IO, Any
 from mminspect.render.csv_ import harmless
 from mminspect.render.style import Style
 from mminspect.render.table import plural, write_line, write_pairs
-from mminspect.text import one_line
+from mminspect.text import one_line, shell_word
 
 # Groups that people are shown, and releases and reasons of each.
 MAX_GROUPS = 20
@@ -26,7 +25,8 @@ def write_groups(data: Mapping[str, Any], out: IO[str], style: Style) -> None:
     files, width = data["files"], style.width
     write_line(
         f"{plural(files['read'], 'file')} read, {files['failed']:,} failed, {files['skipped']:,} skipped; "
-        f"{plural(len(data['groups']), 'group')} by {data['by']}",
+        + (f"{plural(data['copies'], 'more file')} with the same content as one of these; " if data["copies"] else "")
+        + f"{plural(len(data['groups']), 'group')} by {data['by']}",
         out,
         width,
     )
@@ -53,8 +53,13 @@ def told(group: Mapping[str, Any]) -> dict[str, str]:
         "seen": f"{day(group['first'])} to {day(group['last'])}",
         **({"machines": machines(group)} if group["layouts"] else {}),
         "example": group["example"],
-        "next": f"mminspect triage {shlex.quote(group['example'])}",
+        "next": f"mminspect triage {_word(group['example'])}",
     }
+
+
+def _word(name: str) -> str:
+    """Quote a path for a shell. The name of a path that isn't UTF-8 is quoted already."""
+    return name if name.startswith("$'") else shell_word(name)
 
 
 def machines(group: Mapping[str, Any]) -> str:

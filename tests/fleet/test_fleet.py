@@ -41,6 +41,11 @@ def source(path: Path) -> Source:
     return one
 
 
+def read_path(path: str, limits: Limits = Limits()) -> list[dict[str, Any]]:  # noqa: B008
+    """Read a file as a worker does."""
+    return read_file(*source(Path(path))[:3], limits)
+
+
 def test_sources_are_files_folders_globs_and_lists(tmp_path: Path) -> None:
     for name in ("b/2", "b/1", "a", "c*"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -81,7 +86,7 @@ def test_store_cuts_off_what_is_half_written_and_goes_on(tmp_path: Path) -> None
 
 def test_file_is_read_in_a_process_of_its_own() -> None:
     path = str(VMCORES / "amd64-5.10-bug.xz")
-    *findings, file = read_file(path, os.path.getsize(path), Limits())
+    *findings, file = read_path(path)
     assert (file["status"], file["verdict"], file["function"]) == ("read", "explained", "set_pfnblock_flags_mask")
     assert file["known"][0] == "holes-in-zone-0"
     assert file["layout"] == "1 node, zones DMA, DMA32, no holes"
@@ -97,17 +102,17 @@ def test_file_is_read_in_a_process_of_its_own() -> None:
 )
 def test_file_that_takes_too_much_is_recorded_and_the_next_is_read(limits: Limits, says: str) -> None:
     path = str(VMCORES / "amd64-6.12-damaged.xz")
-    (row,) = read_file(path, os.path.getsize(path), limits)
+    (row,) = read_path(path, limits)
     assert (row["status"], row["error"]) == ("failed", says)
-    assert read_file(path, os.path.getsize(path), Limits())[-1]["status"] == "read"
+    assert read_path(path)[-1]["status"] == "read"
 
 
 def test_nothing_of_a_file_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The server has its own environment: it is asked which folders are there.
     before = {path.name for path in Path("/tmp").glob("mminspect-fleet-*")}
     path = str(VMCORES / "i386-5.10-hole.xz")
-    read_file(path, os.path.getsize(path), Limits())
-    read_file(path, os.path.getsize(path), Limits(timeout=0.01))
+    read_path(path)
+    read_path(path, Limits(timeout=0.01))
     assert {path.name for path in Path("/tmp").glob("mminspect-fleet-*")} == before
 
 
@@ -243,7 +248,7 @@ def test_same_fault_on_different_machines_is_one_group(plant: Plant, tmp_path: P
         fault.editor.write(fault.page(pfn), bytes(64 * fault.size))
         path = tmp_path / "fleet" / f"{name}-{pfn:#x}"
         shutil.copy(fault.editor.path, path)
-        store.add(source(path), read_file(str(path), path.stat().st_size, Limits()))
+        store.add(source(path), read_path(str(path)))
     store.close()
     found = groups(str(tmp_path / "out"), "signature")["groups"]
     assert [(group["files"], "/zeroed" in group["key"]) for group in found] == [(3, True)], found
@@ -290,7 +295,8 @@ def many(fleet: Path, tmp_path: Path, number: int) -> Path:
     folder.mkdir()
     for copy in range(number):
         for name in NAMES[:3]:
-            os.link(fleet / f"{name}.xz", folder / f"{copy}-{name}.xz")
+            # What follows a compressed file is padding, and makes each another one.
+            (folder / f"{copy}-{name}.xz").write_bytes((fleet / f"{name}.xz").read_bytes() + bytes(4 * copy))
     return folder
 
 
