@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from mminspect.commands.triage import kinds, stacks
-from mminspect.commands.triage.functions import is_allocator, is_helper, is_interrupt, is_reporter, is_sleeper
+from mminspect.commands.triage.functions import is_allocator, is_freer, is_helper, is_interrupt, is_reporter, is_sleeper
 from mminspect.commands.triage.kinds import Sign
 from mminspect.commands.triage.lines import Line
 from mminspect.commands.triage.registers import USER, RegisterReader, RegisterSet
@@ -58,6 +58,12 @@ _LOCK_AT = re.compile(
 def _serves(function: str) -> bool:
     """Return whether a function reports, or helps another one."""
     return is_helper(function) or is_reporter(function)
+
+
+# The scheduler finds it, whoever did it.
+_IN_SCHEDULER = re.compile(
+    r"(?:BUG: )?scheduling while atomic|corrupted stack end|stack-end corrupted|scheduling while"
+)
 
 
 class Builder:
@@ -318,8 +324,17 @@ class Builder:
         names = (*named, *self._below(named, trace))
         # Who asks for too much memory is warned of in the allocator.
         asked = self.kind == kinds.WARNING
-        chosen = next((name for name in names if not (_serves(name) or (asked and is_allocator(name)))), None)
-        return chosen or (names[0] if names else self._unsure)
+        served = [name for name in names if not _serves(name)]
+        chosen = [name for name in served if not (self._passed(name) or (asked and is_allocator(name)))]
+        # A stack of nothing else is of the innermost of them.
+        chosen = chosen or ([] if asked else served) or list(names)
+        return chosen[0] if chosen else self._unsure
+
+    def _passed(self, name: str) -> bool:
+        """Return whether a function only came to what its caller had done before."""
+        if self.kind == kinds.BAD_PAGE:
+            return is_freer(name)
+        return self.kind == kinds.PANIC and _IN_SCHEDULER.match(self.what) is not None and is_sleeper(name)
 
     @staticmethod
     def _below(named: list[str], trace: tuple[str, ...]) -> tuple[str, ...]:

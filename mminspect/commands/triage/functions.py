@@ -45,7 +45,8 @@ REPORTERS = _Names(
     rcu_check* rcu_pending* rcu_sched_clock* softlockup* is_softlockup* check_hung* kmemleak_* create_object*
     this_cpu_preempt_check* debug_smp_processor_id* stack_chk_fail* kcov_* check_kcov_mode* usercopy_warn* die warn
     warn_slowpath* warn_printk warn_alloc warn_thunk_thunk el1_* el1h_* check_usage* check_irq_usage* entry_SYSCALL*
-    entry_SYSENTER* entry_INT80* va_format* dev_vprintk* dev_printk*
+    entry_SYSENTER* entry_INT80* va_format* dev_vprintk* dev_printk* dev_emerg
+    dev_alert dev_crit dev_err dev_warn dev_notice dev_info
     """
 )
 
@@ -93,6 +94,7 @@ HELPERS = _Names(
     skb_over_panic* skb_under_panic* skb_pull* skb_push* skb_put* assertfail* osq_* lock_timer_base* del_timer*
     timer_delete* mod_timer* try_to_grab_pending* kthread_stop* finish_wait* usb_kill* drain_workqueue*
     destroy_workqueue* flush_work* cancel_work* cancel_delayed_work* wait_for_completion* debug_lockdep* vscnprintf*
+    proc_register* proc_create* kvasprintf* kasprintf* kstrdup*
     bitmap_* find_next* find_first* cpumask_* nla_* iput* put_device* device_unregister* device_destroy*
     device_remove_file* device_for_each* get_device* dpm_sysfs* devres_release* add_uevent_var* seqprop_* get_taint*
     might_* debug_check_no* drop_nlink* rhashtable_* rht_* kcalloc* devm_* cleanup_srcu* xa_* lock_sock_nested*
@@ -185,6 +187,15 @@ MEMORY_MAP = _Names(
     """,
 )
 
+# They give pages back for their caller, and find what is wrong with one.
+_FREERS = _Names(
+    """
+    free_unref* free_frozen* free_pages* free_pcppages_bulk* free_one_page* free_tail_page* free_hot_cold* folios_put*
+    folio_put* put_page* put_folio* put_compound* release_pages* folio_batch_release* page_frag_free*
+    page_cache_release* pagevec_release*
+    """
+)
+
 # They work on struct pages too, but call file systems and drivers.
 FOLIOS = _Names(
     # LRU and reclaim.
@@ -250,6 +261,11 @@ def is_helper(function: str) -> bool:
 def is_allocator(function: str) -> bool:
     """Return whether a function allocates pages for whoever asks."""
     return function in ALLOCATORS
+
+
+def is_freer(function: str) -> bool:
+    """Return whether a function gives a page back for its caller."""
+    return function in _FREERS
 
 
 def is_of_struct_pages(function: str) -> bool:

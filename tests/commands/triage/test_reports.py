@@ -271,3 +271,45 @@ def test_machine_that_is_halted_died_of_what_was_before() -> None:
     )
     (report,) = read_reports(read_text(text.encode()).lines)
     assert (report.kind, report.function, report.fatal) == (kinds.FAULT, "gizmo_wait", True)
+
+
+@pytest.mark.parametrize(
+    "freers",
+    [
+        ("__free_pages_ok", "__folio_put"),
+        ("free_pages_prepare", "free_unref_folios", "folios_put_refs", "release_pages"),
+        ("__free_frozen_pages", "page_frag_free"),
+    ],
+)
+def test_bad_page_is_of_who_gave_it_back(freers: tuple[str, ...]) -> None:
+    frames = ("dump_stack_lvl", "bad_page", *freers, "gizmo_release", "vfs_write")
+    stack = "".join(f" {name}+0x40/0x60\n" for name in frames)
+    text = (
+        "BUG: Bad page state in process tar  pfn:10b00\n"
+        "page: refcount:0 mapcount:0 mapping:0000000000000000 index:0x0 pfn:0x10b00\n"
+        "page dumped because: PAGE_FLAGS_CHECK_AT_FREE flag(s) set\n"
+        "CPU: 1 PID: 66 Comm: tar Not tainted 6.10.0 #1\n"
+    )
+    assert function_of(f"{text}Call Trace:\n{stack}") == "gizmo_release"
+    # Nobody is below: the innermost that frees.
+    alone = "".join(f" {name}+0x40/0x60\n" for name in ("dump_stack_lvl", "bad_page", "free_unref_page"))
+    assert function_of(f"{text}Call Trace:\n{alone}") == "free_unref_page"
+
+
+@pytest.mark.parametrize("what", ["corrupted stack end detected inside scheduler", "scheduling while atomic"])
+def test_panic_in_the_scheduler_is_of_who_called_it(what: str) -> None:
+    stack = "".join(
+        f" {name}+0x40/0x60\n"
+        for name in ("dump_stack", "panic", "__schedule", "schedule", "schedule_timeout", "gizmo_thread", "kthread")
+    )
+    text = f"Kernel panic - not syncing: {what}\nCPU: 1 PID: 66 Comm: g Not tainted 6.1.0 #1\nCall Trace:\n{stack}"
+    assert function_of(text) == "gizmo_thread"
+
+
+def test_read_beyond_a_string_is_of_who_printed_it() -> None:
+    stack = "".join(
+        f" {name}+0x40/0x60\n"
+        for name in ("dump_stack", "string", "vsnprintf", "dev_vprintk_emit", "_dev_info", "gizmo")
+    )
+    text = "BUG: KASAN: slab-out-of-bounds in string+0x1/0x2\nCPU: 1 PID: 6 Comm: g Not tainted 6.1.0 #1\n"
+    assert function_of(f"{text}Call Trace:\n{stack}") == "gizmo"
