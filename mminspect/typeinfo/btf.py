@@ -29,6 +29,7 @@ from drgn import (
 
 from mminspect.errors import TypeInfoError
 from mminspect.program.arch import elf_of
+from mminspect.text import one_line
 from mminspect.typeinfo.btf_index import (
     KIND_ARRAY,
     KIND_CONST,
@@ -276,21 +277,21 @@ class Btf:
             return self._checked[struct_id]
         _, name, size, pos, vlen, flag = self._record(struct_id)
         if size > MAX_STRUCT_SIZE:
-            raise TypeInfoError(f"corrupt BTF: struct {name} has {size} bytes")
+            raise TypeInfoError(one_line(f"corrupt BTF: struct {name} has {size} bytes"))
         outer |= {struct_id}
         depth = 0
         for name_off, type_id, offset, bits in self._raw_members(pos, vlen, flag):
             base, count, member_size = self._value_type(type_id)
             if self._kinds[base] in (KIND_STRUCT, KIND_UNION) and count:
                 if base in outer:
-                    raise TypeInfoError(f"corrupt BTF: struct {name} is a member of itself")
+                    raise TypeInfoError(one_line(f"corrupt BTF: struct {name} is a member of itself"))
                 depth = max(depth, self._check_members(base, outer) + 1)
             # Old pahole wrote bit fields as integers of odd widths.
             odd = self._kinds[base] == KIND_INT and self._words[self._starts[base] + 3] & 0xFF != 8 * member_size
             width = 8 * member_size if bits is None and not odd else bits or 0
             if depth > _MAX_DEPTH or offset + width > 8 * size or (bits is None and not odd and offset % 8):
                 member = self._string(name_off) if name_off else "(anonymous)"
-                raise TypeInfoError(f"corrupt BTF: the member {member} of struct {name} can't be where it is")
+                raise TypeInfoError(one_line(f"corrupt BTF: the member {member} of struct {name} can't be where it is"))
         self._checked[struct_id] = depth
         return depth
 
@@ -315,7 +316,7 @@ class Btf:
                     raise TypeInfoError(f"corrupt BTF: an array of {count} elements")
                 return type_id, count, count * size
             else:
-                raise TypeInfoError(f"corrupt BTF: type {type_id} ({name or kind}) has no values")
+                raise TypeInfoError(one_line(f"corrupt BTF: type {type_id} ({name or kind}) has no values"))
         raise TypeInfoError("corrupt BTF: types refer to each other in a loop")
 
     def _lazy_object(self, type_id: int, bit_size: int | None) -> Callable[[], Object]:
