@@ -20,6 +20,7 @@ from contrib.kernels.layouts import (
     wait_for_blocks,
     wait_for_fewer_blocks,
 )
+from contrib.kernels.lists import LISTS
 from contrib.kernels.row import Row
 from contrib.kernels.sources import (
     AMD64_5_10,
@@ -370,6 +371,7 @@ ROWS: tuple[Row, ...] = (
         append=HIGHMEM_HOLES,
     ),
     *FAULTS,
+    *LISTS,
     Row("arm64-7.3", ARM64_7_3, "arm64, a newer kernel"),
     Row("arm64-6.12", ARM64_6_12, "arm64"),
     Row("arm64-6.12-16k", ARM64_6_12_16K, "pages of 16 KiB", memory="1G", qemu_args=("-cpu", "cortex-a76")),

@@ -32,6 +32,7 @@ from mminspect.errors import MminspectError, TypeInfoError
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel
 from mminspect.layout.read import read_booted
+from mminspect.memmap.lru import read_heads
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.program import corefile, files
 from mminspect.program.arch import arch_of, elf_of
@@ -217,6 +218,8 @@ def _use_helpers(kernel: Kernel) -> None:
         with contextlib.suppress(Exception):
             for _ in helper(kernel.prog):
                 pass
+    # What says where the LRU lists begin; their pages are in the memmap.
+    read_heads(kernel.target, kernel.memory)
     # For "mminspect page" and "mminspect triage".
     _ = kernel.resources
 

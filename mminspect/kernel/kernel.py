@@ -16,6 +16,7 @@ from mminspect.kernel.proc import read_proc_files
 from mminspect.kernel.resources import Resource, ram_ranges, resources
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.calibrate import calibrate
+from mminspect.memmap.lru import with_lru_lists
 from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
 from mminspect.memorymap.map import MemoryMap
@@ -61,6 +62,16 @@ class Kernel:
     def memory_with_lists(self) -> MemoryMap:
         """The memory map with the per-CPU lists, which take time to follow."""
         return with_per_cpu_pages(self.target, self.memory)
+
+    def memory_for(self, per_cpu: bool, lru: bool) -> MemoryMap:
+        """
+        The memory map with the lists that are asked for.
+
+        :param per_cpu: With the per-CPU lists.
+        :param lru: With the LRU lists, which are read anew each time.
+        """
+        memory = self.memory_with_lists if per_cpu else self.memory
+        return with_lru_lists(self.target, memory) if lru else memory
 
     @cached_property
     def memmap(self) -> Memmap:

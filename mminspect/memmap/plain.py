@@ -49,8 +49,8 @@ class PlainPages:
         word = layout.word.itemsize
         letter = "Q" if word == 8 else "I"
         self._words = struct.Struct(f"{layout.order}{page.size // word}{letter}")
-        self._refcount = _half_word(layout, page.refcount_offset)
-        self._mapcount = _half_word(layout, page.mapcount_offset)
+        self._refcount = half_word(layout, page.refcount_offset)
+        self._mapcount = half_word(layout, page.mapcount_offset)
         self._places: dict[int, int | None] = {}
 
     def follow(self, zone: Zone, head: int, first: int, limit: int) -> tuple[list[int], int, int]:
@@ -171,7 +171,7 @@ def _link_bits(layout: Layout, zone: Zone) -> tuple[int, int]:
     return mask, wanted
 
 
-def _half_word(layout: Layout, offset: int) -> tuple[int, int, int]:
+def half_word(layout: Layout, offset: int) -> tuple[int, int, int]:
     """Return where 32 bits are among the words of a struct page: (index, mask, shift)."""
     word = layout.word.itemsize
     byte = offset % word

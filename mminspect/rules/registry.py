@@ -36,7 +36,7 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
     """
     Choose rules.
 
-    :param select: IDs to use; all if empty.
+    :param select: IDs to use; if empty, all but those that are for requests only.
     :param ignore: IDs to leave out of these.
     :raises MminspectError: for an ID that is no rule's, and if no rule is left.
     """
@@ -44,7 +44,7 @@ def select_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
     for name in (*select, *ignore):
         if name not in rules:
             raise no_such_rule(name, rules)
-    chosen = [r for r in rules.values() if (not select or r.id in select) and r.id not in ignore]
+    chosen = [r for r in rules.values() if (r.id in select if select else not r.on_request) and r.id not in ignore]
     if not chosen:
         raise MminspectError("no rule is left to apply: each one that is selected is ignored")
     return chosen

@@ -41,6 +41,7 @@ DECLARATIONS = {
     "panic_cpu": "atomic_t",
     "pgmap_array": "struct xarray",
     "prb": "struct printk_ringbuffer *",
+    "root_mem_cgroup": "struct mem_cgroup *",
     "saved_command_line": "char *",
     "slab_caches": "struct list_head",
     "system_state": "enum system_states",

@@ -59,7 +59,7 @@ def scan(
         return _scan_live(kernel, rules, limits, progress, start, observe)
     with kernel.target.kept_whole():
         memmap = kernel.memmap
-        memory = kernel.memory_with_lists if any(rule.per_cpu for rule in rules) else kernel.memory
+        memory = kernel.memory_for(any(rule.per_cpu for rule in rules), any(rule.lru for rule in rules))
         walk = Scan(memory, memmap, rules, kernel.identify, limits.pace(), limits.stop, observe=observe)
         total = sum(end - first for first, end, _ in memmap.ranges())
         jobs = helpful_jobs(kernel.target, total) if limits.jobs is None else limits.jobs

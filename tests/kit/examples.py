@@ -19,13 +19,14 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect.findings import SEVERITIES, Finding
 from mminspect.rules.base import Rule
-from mminspect.rules.registry import all_rules
+from mminspect.rules.registry import all_rules, select_rules
 from mminspect.walk.scan import scan
 from tests.kit.planted import Fault, a_free_block
 from tests.kit.support import (
     AMD64_400M,
     AMD64_HEALTHY,
     AMD64_LOW_RAM,
+    AMD64_LRU,
     AMD64_NUMA,
     I386_HOLE,
     ROOT,
@@ -133,6 +134,13 @@ def _compound_page(fault: Fault) -> None:
     fault.editor.write_word(fault.page(pfn + 2) + offset, 0x1000)
 
 
+def _lru_list(fault: Fault) -> None:
+    """Set the ``lru.next`` of the third page of inactive file pages to zero."""
+    head = fault.prog["root_mem_cgroup"].nodeinfo[0].lruvec.lists[2]
+    pages = [page.value_() for page in list_for_each_entry("struct page", head.address_of_(), "lru")]
+    fault.editor.write_word(pages[2] + fault.prog.type("struct page").member("lru").offset, 0)
+
+
 EXAMPLES: dict[str, Example] = {
     "bitmap-bounds": Example(I386_HOLE),
     "buddy-page": Example(AMD64_HEALTHY, "page->private of a free page was set to 99", _buddy_page),
@@ -142,6 +150,7 @@ EXAMPLES: dict[str, Example] = {
     "deferred-init": Example(AMD64_NUMA, "first_deferred_pfn of node 1 was set to its middle", _deferred),
     "free-list": Example(AMD64_HEALTHY, "nr_free of order 10 was raised by one", _free_list),
     "free-page-state": Example(AMD64_HEALTHY, "PG_locked was set on the second page of a free block", _free_page_state),
+    "lru-list": Example(AMD64_LRU, "lru.next of a page of the page cache was set to zero", _lru_list),
     "migratetype": Example(AMD64_HEALTHY, "a word of a section's bitmap was overwritten with ones", _migratetype),
     "mixed-zone": Example(I386_HOLE),
     "node-link": Example(AMD64_NUMA, "zone->node of node 1's DMA32 was set to 0", _node_link),
@@ -168,7 +177,8 @@ def make(rule: str, path: Path) -> dict[str, Any]:
         kernel = open_core(path)
         fault = Fault(example.fixture, CoreEditor(path), kernel.prog, scan(kernel, []))
         example.plant(fault)
-    found: list[Finding] = [f for f in scan_file(path).findings if f.rule == rule]
+    report = scan(open_core(path), select_rules([rule])) if all_rules()[rule].on_request else scan_file(path)
+    found: list[Finding] = [f for f in report.findings if f.rule == rule]
     worst = max(found, key=lambda finding: SEVERITIES.index(finding.severity))
     made = {"fixture": f"{example.fixture}.xz", "planted": example.planted, "finding": worst.as_dict()}
     result: dict[str, Any] = json.loads(json.dumps(made))

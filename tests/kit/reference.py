@@ -95,6 +95,7 @@ MACHINES = {
     "i386-5.10-hole": Machine(9, 4, 32, True, 4, (0, 0), (30, 2), 12),
     "amd64-5.10-hotplug": Machine(9, 4, 64, False, 5, (54, 10), (51, 3), 12),
     "amd64-6.1-healthy": Machine(9, 4, 64, False, 5, (54, 10), (51, 3), 12),
+    "amd64-6.1-lru": Machine(9, 4, 64, False, 5, (54, 10), (51, 3), 12),
     "amd64-6.12-400m": Machine(9, 4, 64, False, 5, (54, 10), (51, 3), 13),
     "amd64-6.12-low-ram": Machine(9, 4, 64, False, 5, (54, 10), (51, 3), 13),
     "amd64-7.2-numa": Machine(9, 8, 64, False, 5, (54, 10), (51, 3), 13),
