@@ -77,6 +77,7 @@ def test_what_rules_are_about() -> None:
         "compaction-cursor",
         "contiguous",
         "free-list",
+        "lru-list",
         "node-link",
         "per-cpu-list",
         "zone-pages",

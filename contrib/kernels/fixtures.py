@@ -34,6 +34,7 @@ FIXTURES: Mapping[str, str] = {
     "amd64-6.12-damaged": "amd64-6.12-damaged",
     "amd64-6.12-low-ram": "amd64-6.12-low-ram",
     "amd64-6.12-sysrq": "amd64-6.12-sysrq",
+    "amd64-6.18-devdax-early": "amd64-6.18-devdax-early",
     "amd64-7.2-null": "amd64-7.2-null",
     "amd64-7.2-numa": "amd64-7.2-numa",
     "amd64-7.3-interleaved-enough": "amd64-7.3-interleaved-enough",

@@ -43,6 +43,7 @@ from mminspect.typeinfo import declarations
 from mminspect.typeinfo.load import TypeSource, load
 from mminspect.typeinfo.symbols import CAPTURE_NOTE, best_symbol, format_note
 from mminspect.walk.engine import Scan
+from mminspect.walk.scan import wanted
 
 # Alignments in the file, by the least size of a segment: struct pages are aligned where it is mapped, and a large
 # memmap is mapped by large pages. The page cache then must hold it in large folios, as it does if it is written in
@@ -203,7 +204,8 @@ def _load_types(target: Target, inputs: Inputs) -> TypeSource:
 def _record(kernel: Kernel) -> None:
     """Do what a scan of the capture will do."""
     memmap = kernel.memmap
-    scan = Scan(kernel.memory_with_lists, memmap, select_rules(), kernel.identify)
+    rules = select_rules()
+    scan = Scan(kernel.memory_for(*wanted(rules)), memmap, rules, kernel.identify)
     for _ in attach(scan.walk(), Outcomes(kernel)):
         pass
     _use_helpers(kernel)

@@ -40,6 +40,8 @@ def describe(
     outcomes = Outcomes(kernel)
     is_online = any(kernel.memory.section(pfn) is not None for pfn in range(start, end))
     findings = page_findings.find(kernel, outcomes, start, end, progress) if is_online else []
+    if any(device.start < end and start < device.end for device in kernel.device_memory if not is_online):
+        findings = page_findings.find_in_devices(kernel, outcomes, start, end)
     described = []
     for pfn in range(start, end):
         section = kernel.memory.section(pfn)
@@ -48,12 +50,12 @@ def describe(
             continue
         section = kernel.section(pfn)
         if section is not None:
-            described.append(_device_page(kernel, pfn, section))
+            described.append(_device_page(kernel, pfn, section, findings))
     return described
 
 
-def _device_page(kernel: Kernel, pfn: int, section: Section) -> dict[str, Any]:
-    """Describe a page of ZONE_DEVICE. No rule reads its struct page, and no walk of a zone comes to it."""
+def _device_page(kernel: Kernel, pfn: int, section: Section, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Describe a page of ZONE_DEVICE. No walk of a zone comes to it."""
     memory, layout = kernel.memory, kernel.memory.layout
     device = next(device for device in kernel.device_memory if device.has(pfn))
     info: dict[str, Any] = {
@@ -69,7 +71,7 @@ def _device_page(kernel: Kernel, pfn: int, section: Section) -> dict[str, Any]:
         "neighbours": [],
         "resources": resource_path(kernel.resources, pfn * layout.page_size),
         "memblock": memblock_regions(kernel.prog, pfn * layout.page_size),
-        "findings": [],
+        "findings": [finding.as_dict() for finding in findings if finding.covers(pfn)],
         "zone_findings": [],
     }
     try:

@@ -44,6 +44,16 @@ def find(
     return sorted(attach(sorted(found, key=sort_key), outcomes), key=sort_key)
 
 
+def find_in_devices(kernel: Kernel, outcomes: Outcomes, start: int, end: int) -> list[Finding]:
+    """Find what a scan finds in pages ``[start, end)`` of devices; nothing in the running kernel."""
+    if kernel.is_live:
+        return []
+    rules = [rule for rule in select_rules() if rule.device]
+    scan = Scan(kernel.memory_for(device=True), kernel.memmap, rules, kernel.identify, kinds=(TallyCheck,))
+    found = [finding for finding in scan.findings_in([]) if any(map(finding.covers, range(start, end)))]
+    return sorted(attach(found, outcomes), key=sort_key)
+
+
 def _find_around(kernel: Kernel, start: int, end: int) -> list[Finding]:
     """
     Check the pages of the chunks that the pages are in, as a scan cuts them.

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 from drgn import Program
 
-from mminspect.kernel.device import DeviceMemory, device_memory
+from mminspect.kernel.device import DEVICE, DeviceMemory, device_memory, device_pages
 from mminspect.kernel.free_lists import FreeLists
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.proc import read_proc_files
@@ -19,6 +20,7 @@ from mminspect.memmap.calibrate import calibrate
 from mminspect.memmap.lru import with_lru_lists
 from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
+from mminspect.memorymap.device import DevicePages
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
 from mminspect.memorymap.proc import ProcFiles
@@ -63,15 +65,23 @@ class Kernel:
         """The memory map with the per-CPU lists, which take time to follow."""
         return with_per_cpu_pages(self.target, self.memory)
 
-    def memory_for(self, per_cpu: bool, lru: bool) -> MemoryMap:
+    def memory_for(self, per_cpu: bool = False, device: bool = False, lru: bool = False) -> MemoryMap:
         """
-        The memory map with the lists that are asked for.
+        The memory map with what is asked for.
 
         :param per_cpu: With the per-CPU lists.
+        :param device: With the struct pages of device memory.
         :param lru: With the LRU lists, which are read anew each time.
         """
         memory = self.memory_with_lists if per_cpu else self.memory
+        # To look for device memory takes time, and most machines have none.
+        if device and any(zone.name == DEVICE for zone in memory.populated_zones):
+            memory = replace(memory, device=self._device_pages)
         return with_lru_lists(self.target, memory) if lru else memory
+
+    @cached_property
+    def _device_pages(self) -> tuple[DevicePages, ...]:
+        return tuple(device_pages(self.prog, self.memory, self.memmap, self.device_memory))
 
     @cached_property
     def memmap(self) -> Memmap:

@@ -120,6 +120,7 @@ def _page_pairs(page: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
+    rows: list[Sequence[Any]]
     write_pairs(_page_pairs(page), out, width)
     if "words" in page:
         out.write("\nWords\n")
@@ -128,10 +129,15 @@ def _write_page(page: dict[str, Any], out: IO[str], width: int | None) -> None:
         for start in range(0, len(page["words"]), per_line):
             out.write(f"+{start:<4} " + " ".join(page["words"][start : start + per_line]) + "\n")
     if "device" in page:
-        out.write("\nNo rule judges device memory.\n")
+        rows = [(f["severity"], f["rule"], f["message"]) for f in page["findings"]]
+        if rows:
+            out.write("\nRules that it breaks\n")
+            write_table(rows, ("severity", "rule", "message"), out, width)
+        else:
+            out.write("\nNo rule but device-memory judges it, which found nothing here.\n")
         return
     out.write("\nNeighbors\n")
-    rows: list[Sequence[Any]] = []
+    rows = []
     for item in page["neighbours"]:
         at = f"{item['boundary']} {item['pfn']:#x}"
         rows.append((at, _neighbor(item["before"]) + " | " + _neighbor(item["after"])))

@@ -160,6 +160,7 @@ class Rule(NamedTuple):
     :ivar left_behind: Where the rule is about lists and counts of free pages: which of its problems show in a whole
         zone if another zone took pages of it; ``None`` for other rules.
     :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
+    :ivar device: Whether it needs the struct pages of device memory. Not read where the kernel runs.
     :ivar lru: Whether it needs the LRU lists. Not read where the kernel runs.
     :ivar on_request: Whether it is applied only where it is selected by name, since it takes long.
     :ivar needs: Parts of a kernel that must be known (:mod:`mminspect.memorymap.layout`).
@@ -175,6 +176,7 @@ class Rule(NamedTuple):
     explains: int | None = 5
     left_behind: tuple[str, ...] | None = None
     per_cpu: bool = False
+    device: bool = False
     lru: bool = False
     on_request: bool = False
     needs: tuple[str, ...] = ()
@@ -221,7 +223,9 @@ def applicable(rules: Iterable[Rule], memory: MemoryMap) -> list[Rule]:
     for rule in rules:
         why = memory.layout.why_unknown(*rule.needs)
         if why is not None:
-            rule = rule._replace(checks=(MapCheck(partial(_refusal, why)),), about=TARGET, per_cpu=False, lru=False)
+            rule = rule._replace(
+                checks=(MapCheck(partial(_refusal, why)),), about=TARGET, per_cpu=False, device=False, lru=False
+            )
         result.append(rule)
     return result
 

@@ -200,7 +200,7 @@ class Lists:
 
 
 RULE = Rule(
-    summary="LRU lists that disagree with their pages",
+    summary="LRU lists that disagree with their pages (if selected)",
     functions=(
         "lruvec_add_folio",
         "lruvec_del_folio",

@@ -35,6 +35,15 @@ def helpful_jobs(target: Target, pages: int) -> int:
     return parallel.usable_cpus() if pages >= many else 1
 
 
+def wanted(rules: Sequence[Rule]) -> tuple[bool, bool, bool]:
+    """Tell what :meth:`mminspect.kernel.kernel.Kernel.memory_for` must read for some rules."""
+    return (
+        any(rule.per_cpu for rule in rules),
+        any(rule.device for rule in rules),
+        any(rule.lru for rule in rules),
+    )
+
+
 def scan(
     kernel: Kernel,
     rules: Sequence[Rule] | None = None,
@@ -59,7 +68,7 @@ def scan(
         return _scan_live(kernel, rules, limits, progress, start, observe)
     with kernel.target.kept_whole():
         memmap = kernel.memmap
-        memory = kernel.memory_for(any(rule.per_cpu for rule in rules), any(rule.lru for rule in rules))
+        memory = kernel.memory_for(*wanted(rules))
         walk = Scan(memory, memmap, rules, kernel.identify, limits.pace(), limits.stop, observe=observe)
         total = sum(end - first for first, end, _ in memmap.ranges())
         jobs = helpful_jobs(kernel.target, total) if limits.jobs is None else limits.jobs

@@ -65,7 +65,7 @@ def test_text_does_not_say_that_device_memory_was_judged(kernel: Kernel) -> None
     assert argument[:3] == (start, start + 1, "pfn")
     found = {"start_pfn": start, "end_pfn": start + 1, "understood_as": "pfn", "pages": describe(kernel, *argument[:2])}
     write_pages(found, out, None)
-    assert "No rule judges device memory." in out.getvalue()
+    assert "No rule but device-memory judges it, which found nothing here." in out.getvalue()
     assert "Rules that it breaks" not in out.getvalue()
 
 

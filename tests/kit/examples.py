@@ -24,6 +24,7 @@ from mminspect.walk.scan import scan
 from tests.kit.planted import Fault, a_free_block
 from tests.kit.support import (
     AMD64_400M,
+    AMD64_DEVDAX,
     AMD64_HEALTHY,
     AMD64_LOW_RAM,
     AMD64_LRU,
@@ -148,6 +149,7 @@ EXAMPLES: dict[str, Example] = {
     "compound-page": Example(AMD64_HEALTHY, "compound_head of a tail was overwritten", _compound_page),
     "contiguous": Example(I386_HOLE, "zone->contiguous of Normal was set", _contiguous),
     "deferred-init": Example(AMD64_NUMA, "first_deferred_pfn of node 1 was set to its middle", _deferred),
+    "device-memory": Example(AMD64_DEVDAX),
     "free-list": Example(AMD64_HEALTHY, "nr_free of order 10 was raised by one", _free_list),
     "free-page-state": Example(AMD64_HEALTHY, "PG_locked was set on the second page of a free block", _free_page_state),
     "lru-list": Example(AMD64_LRU, "lru.next of a page of the page cache was set to zero", _lru_list),

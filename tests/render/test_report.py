@@ -131,7 +131,7 @@ def parse_ktap(text: str) -> dict[str, str]:
 def test_ktap_has_a_test_a_rule(fail_on: str, cli: Cli, unpacked: Unpacked) -> None:
     done = cli("scan", unpacked(I386_HOLE), "--format", "ktap", "--fail-on", fail_on)
     results = parse_ktap(done.out)
-    assert list(results) == sorted(all_rules())
+    assert list(results) == sorted(rule.id for rule in all_rules().values() if not rule.on_request)
     findings = cli("scan", unpacked(I386_HOLE), "--format", "json").json()["findings"]
     counted = {"error": ("error",), "note": ("error", "warning", "note"), "never": ()}[fail_on]
     failing = {finding["rule"] for finding in findings if finding["severity"] in counted}
