@@ -24,7 +24,7 @@ from mminspect.memorymap.sections import Section
 from tests.conftest import Kernels
 from tests.kit.handmade import PAGE, SPARSE
 from tests.kit.made import MadeKernel
-from tests.kit.support import AMD64_400M
+from tests.kit.support import AMD64_400M, AMD64_HEALTHY
 
 
 def test_owners_add_up_to_what_the_guest_counted(kernels: Kernels) -> None:
@@ -235,3 +235,32 @@ def test_mapcount_is_the_number_of_mappings(kernels: Kernels) -> None:
         assert page["mapcount"] == (None if page["page_type"] else raw + 1)
         seen.add(page["mapcount"])
     assert {0, 1} <= seen
+
+
+def test_name_of_a_slab_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "cast", lambda name, head: head)
+    for name, shown in ((b"kmalloc-64", "kmalloc-64"), (b"x" * 1000, "x" * owner.MAX_NAME)):
+        head: Any = SimpleNamespace(slab_cache=SimpleNamespace(name=SimpleNamespace(string_=lambda name=name: name)))
+        assert owner.slab_cache(head, head) == shown
+
+
+def test_page_without_references_may_be_the_tail_of_an_allocation(kernels: Kernels) -> None:
+    kernel = kernels(AMD64_HEALTHY)
+    layout, blocks = kernel.memory.layout, kernel.per_cpu_blocks
+    listed = {pfn for start, end in zip(blocks.start.tolist(), blocks.end.tolist()) for pfn in range(start, end)}
+    found = []
+    for chunk in kernel.memmap.chunks():
+        free = chunk.free_pages
+        assert free is not None
+        for at, order in zip(free.at.tolist(), free.order.tolist()):
+            listed.update(range(chunk.start_pfn + at, chunk.start_pfn + at + (1 << order)))
+        unused = np.flatnonzero(
+            (chunk.uints(layout.page.refcount_offset) == 0)
+            & (chunk.uints(layout.page.mapcount_offset) == 0xFFFFFFFF)
+            & (chunk.column(layout.page.compound_head_offset or 0) & np.uint64(1) == 0)
+            & (chunk.flags & np.uint64(layout.page.flag("slab") | layout.page.reserved) == 0)
+        )
+        found += [pfn for pfn in (unused + chunk.start_pfn).tolist() if pfn not in listed]
+    pfn = found[0]
+    (page,) = describe(kernel, pfn, pfn + 1)
+    assert page["owner"] == "unknown: no references; possibly the tail of an allocation that is not compound"

@@ -232,6 +232,12 @@ def test_fast_isolate_around_depends_on_a_commit_that_only_the_source_shows() ->
     assert around.commit["hash"] == "6e2b7044c199"
     before = place._replace(guards=OLD._replace(fast_search=False))
     assert {item.outcome for item in consequences(before) if "fast_isolate" in item.function} == {"safe"}
+    # Before 5.1, there is no fast_isolate_around() that marks the block skipped through its first page.
+    skip, skip_before = (
+        next(item for item in consequences(at) if item.function == "set_pageblock_skip") for at in (place, before)
+    )
+    assert (skip.outcome, skip.commit) == ("writes outside", around.commit)
+    assert (skip_before.outcome, skip_before.commit) == ("safe", None)
     place = place._replace(guards=NEW)
     around = next(item for item in consequences(place) if item.function == "fast_isolate_around")
     assert (around.outcome, around.commit) == ("safe", None)

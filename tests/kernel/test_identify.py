@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from drgn import Symbol, SymbolBinding, SymbolKind
 
+from mminspect.kernel import identify
 from mminspect.kernel.identify import virtual_to_pfn
 from mminspect.typeinfo.symbols import best_symbol
 from tests.conftest import Kernels
-from tests.kit.support import AMD64_HOTPLUG, I386_HOLE
+from tests.kit.support import AMD64_HEALTHY, AMD64_HOTPLUG, I386_HOLE
 
 
 def test_checksum_is_no_address() -> None:
@@ -34,3 +36,19 @@ def test_kernel_whose_direct_mapping_is_unknown(kernels: Kernels, monkeypatch: p
 def test_struct_page_tells_of_memory_that_the_dump_lacks(kernels: Kernels) -> None:
     there = kernels(I386_HOLE).identify(0xF6EF5FE8)
     assert (there["kind"], there["pfn"]) == ("reserved", 0x36EF5)
+
+
+def test_slab_memory_is_asked_for_by_its_address(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernels(AMD64_HEALTHY)
+    slab = kernel.memory.layout.page.flag("slab")
+    pfn = next(
+        chunk.start_pfn + int(index)
+        for chunk in kernel.memmap.chunks()
+        for index in np.flatnonzero(chunk.flags & np.uint64(slab))
+    )
+    asked: list[int] = []
+    monkeypatch.setattr(identify, "slab_object_info", lambda prog, address: asked.append(address))
+    address = 0xFFFF888000000000 + pfn * 4096 + 0x123
+    there = identify._identify_page(kernel.target, kernel.memory, pfn, address)
+    assert there == {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}
+    assert asked == [address]

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from mminspect.kernel.resources import Resource, ram_ranges
+from mminspect.kernel.resources import Resource, memblock_regions, ram_ranges
 
 PAGE = 4096
 
@@ -28,3 +31,29 @@ def test_pages_that_are_ram_are_so_as_a_whole(
     parts: list[tuple[int, int, str]], expected: list[tuple[int, int]] | None
 ) -> None:
     assert ram_ranges([Resource(start, end, name, 0) for start, end, name in parts], PAGE) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [(0xFFF, []), (0x1000, ["memory"]), (0x1FFF, ["memory"]), (0x2000, []), (0x3000, ["memory", "reserved"])],
+)
+def test_regions_of_memblock_end_before_their_last_address(address: int, expected: list[str]) -> None:
+    def number(value: int) -> Any:
+        return SimpleNamespace(value_=lambda: value)
+
+    def regions(*parts: tuple[int, int]) -> Any:
+        found = [SimpleNamespace(base=number(base), size=number(size)) for base, size in parts]
+        return SimpleNamespace(cnt=number(len(found)), regions=found)
+
+    class Prog:
+        """A kernel that keeps memblock."""
+
+        def symbol(self, name: str) -> Any:
+            return SimpleNamespace(address=0x10)
+
+        def __getitem__(self, name: str) -> Any:
+            memory = regions((0x1000, 0x1000), (0x3000, 0x1000))
+            return SimpleNamespace(address_=0x100, memory=memory, reserved=regions((0x3000, 0x10)))
+
+    prog: Any = Prog()
+    assert memblock_regions(prog, address) == expected

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gzip
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from drgn import (
@@ -18,6 +20,7 @@ from drgn import (
     SymbolKind,
 )
 
+from mminspect.layout import orders
 from mminspect.layout.orders import MAX_CONFIG_SIZE, _kconfig
 
 START = 0xFFFFFFFF82000000
@@ -71,3 +74,26 @@ def test_configuration_that_never_ends_is_cut() -> None:
     config = _kconfig(program(packed, len(packed)))
     assert config is not None
     assert len(config["CONFIG_A"]) < MAX_CONFIG_SIZE
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # include/linux/pageblock-flags.h of 6.17: min(the huge page's order, CONFIG_PAGE_BLOCK_MAX_ORDER).
+        (CONFIG, 7),
+        (CONFIG.replace(b"MAX_ORDER=7", b"MAX_ORDER=10"), 9),
+        (CONFIG.replace(b"CONFIG_PAGE_BLOCK_MAX_ORDER=7\n", b""), 9),
+        (b"CONFIG_PAGE_BLOCK_MAX_ORDER=10\n", 10),
+        (b"CONFIG_TRANSPARENT_HUGEPAGE=y\nCONFIG_PAGE_BLOCK_MAX_ORDER=8\n", 8),
+    ],
+)
+def test_configuration_decides_the_pageblock_order(
+    config: bytes, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = gzip.compress(config)
+    arch = SimpleNamespace(variable_pageblock_order=False, huge_page_order=lambda prog, page_shift: 9)
+    monkeypatch.setattr(orders, "arch_of", lambda platform: arch)
+    target: Any = SimpleNamespace(
+        prog=program(packed, len(packed)), is_here=False, vmcoreinfo=SimpleNamespace(release="6.17.1")
+    )
+    assert orders._find_order(target, 12, 10, None) == (expected, "config")

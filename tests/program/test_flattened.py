@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mminspect.errors import TargetError
+from mminspect.program import corefile, unpack
 from mminspect.program import open as target
-from mminspect.program import unpack
 from mminspect.program.flattened import FlattenedRecords, read_records
 from tests.kit.dumps import LZO, ZLIB, make_kdump
 
@@ -93,3 +93,16 @@ def test_damage_is_told_before_anything_is_written(dump: Path, monkeypatch: pyte
     )
     with pytest.raises(TargetError, match="damaged"):
         target.open_vmcore(str(dump))
+
+
+@pytest.mark.parametrize("length", [0, 1, 40])
+def test_flattened_dump_that_lost_its_end_is_incomplete(dump: Path, length: int) -> None:
+    """Its headers are whole, so that it can be read; the end mark is missing, and maybe more of the last record."""
+    whole = dump.read_bytes()
+    with dump.open("rb") as file:
+        assert corefile.parse(file.fileno(), str(dump)).incomplete is None
+    dump.write_bytes(whole[: -16 - length])
+    with dump.open("rb") as file:
+        core = corefile.parse(file.fileno(), str(dump))
+    assert core.incomplete is not None and not core.incomplete.is_split
+    assert (core.format, core.incomplete.advice) == ("flattened", corefile.COPY_AGAIN)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,3 +277,27 @@ def test_an_installation_that_only_root_can_read(words: tuple[str, ...], unpacke
     for report in reports:
         report.get("summary", {}).pop("elapsed_seconds", None)
     assert reports[0] == reports[1]
+
+
+def test_each_part_of_the_sandbox_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: who is restricted can't become another user any more."""
+    done: list[str] = []
+
+    class Ruleset:
+        """Landlock, as a list of calls."""
+
+        def allow(self, paths: object, rights: object) -> None:
+            done.append("allow")
+
+        def restrict_self(self) -> None:
+            done.append("restrict")
+
+    monkeypatch.setattr(sandbox.landlock, "Ruleset", Ruleset)
+    monkeypatch.setattr(sandbox, "_limit", lambda limits: iter(()))
+    monkeypatch.setattr(sandbox.privileges, "become", lambda user: done.append("become"))
+    monkeypatch.setattr(sandbox.privileges, "drop_capabilities", lambda: done.append("capabilities"))
+    monkeypatch.setattr(sandbox.seccomp, "restrict", lambda arch, calls: done.append("seccomp"))
+    user: Any = "nobody"
+    limits: Any = None
+    assert sandbox.enter(user, (), limits) == []
+    assert done == ["allow", "become", "capabilities", "restrict", *(["seccomp"] if LINUX else [])]

@@ -148,3 +148,8 @@ def test_wrapped_too_often(refused: Any, small: Any) -> None:
     for _ in range(6):
         data = gzip.compress(data)
     assert "not a vmcore" in refused(small(data))
+
+
+def test_archive_with_two_vmcores_is_refused_too(refused: Any, small: Any) -> None:
+    members = {f"{number}/vmcore": b"KDUMP   " + bytes(600) for number in range(2)}
+    assert "2 files that can be the vmcore (0/vmcore, 1/vmcore);" in refused(small(tar(members)))

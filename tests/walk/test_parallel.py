@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import pytest
 
-from mminspect.errors import LayoutError, MminspectError
+from mminspect.errors import LayoutError, LostError, MminspectError
 from mminspect.walk import parallel
 from tests.conftest import Cli, Unpacked
 from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, without_times
@@ -159,3 +159,22 @@ def test_signal_ends_all_processes(number: int, status: int, word: str, unpacked
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (status, "", f"mminspect: {word}\n")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_what_the_terminal_sends_is_left_to_the_parent(name: str) -> None:
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert run(lambda n: [signal.getsignal(number) is signal.SIG_IGN], range(3), 2) == [True] * 3
+    finally:
+        signal.signal(number, before)
+
+
+def test_file_that_a_worker_lost_is_told_as_such(children: Callable[[], list[str]]) -> None:
+    """SIGBUS means that the mapped file was cut; any other signal is not that."""
+    with pytest.raises(LostError):
+        run(lambda n: [os.kill(os.getpid(), signal.SIGBUS)], range(1), 2)
+    with pytest.raises(MminspectError, match="killed by signal 9"):
+        run(lambda n: [os.kill(os.getpid(), signal.SIGKILL)], range(1), 2)
+    assert children() == []

@@ -176,3 +176,16 @@ def test_json_has_pfns() -> None:
     data = boot.as_dict()
     assert data["zones"][1] == {"name": "DMA32", "start_pfn": 0x1000, "end_pfn": 0x40000}
     assert data["nodes"][1] == {"node": 1, "start_pfn": 0x20000, "end_pfn": 0x40000}
+
+
+def test_ranges_that_the_kernel_reserves() -> None:
+    (boot,) = boots(
+        "[    0.000000] Linux version 6.1.0 (a@b) (gcc) #1 SMP\n"
+        "[    0.010000] RAMDISK: [mem 0x37a5a000-0x37ffffff]\n"
+        "[    0.010001] ACPI: Reserving DSDT table memory at [mem 0x3ffe0040-0x3ffe198b]\n"
+    )
+    reserved = [item for item in boot.ranges if item.source == "reserved"]
+    assert reserved == [
+        Range("reserved", 0x37A5A000, 0x38000000, "initrd"),
+        Range("reserved", 0x3FFE0040, 0x3FFE198C, "DSDT table memory"),
+    ]
