@@ -11,7 +11,7 @@ from mminspect.commands.triage.kinds import Sign
 from mminspect.commands.triage.lines import Line
 from mminspect.commands.triage.registers import USER, RegisterReader, RegisterSet
 from mminspect.commands.triage.report import Report
-from mminspect.commands.triage.stacks import Stack, plain_name
+from mminspect.commands.triage.stacks import Frame, Stack, plain_name
 
 # Longer stacks are of a stack that overflowed: its frames repeat.
 MAX_FRAMES = 256
@@ -97,6 +97,8 @@ class Builder:
         self._next: str | None = None
         self._interrupted: str | None = None
         self._unsure: str | None = None
+        self._link: str | None = None
+        self._behind: set[str] = set()
         self._after_irq = self._kthread_cpu = False
         self._stalled: set[int] = set()
         self._hint: str | None = None
@@ -151,7 +153,7 @@ class Builder:
             self._hint = plain_name(match.group(match.lastindex or 1))
         return match is not None
 
-    def frame(self, functions: tuple[str, ...], sure: bool) -> None:
+    def frame(self, frame: Frame) -> None:
         """Take a frame of a stack."""
         self.registers.close()
         if self._where is None:
@@ -159,13 +161,17 @@ class Builder:
             name = name or (stacks.CALL_TRACE if not self._frames(stacks.CALL_TRACE) else stacks.OTHER)
             self._stacks.append((name, []))
             self._where = name
-        if not sure:
-            self._unsure = self._unsure or functions[0]
-            return
         frames = self._stacks[-1][1]
-        for function in functions:
+        if not frame.sure:
+            self._unsure = self._unsure or frame.functions[0]
+            if frame.by_link and len(frames) < 2 and self._where == stacks.CALL_TRACE:
+                self._link = self._link or frame.functions[0]
+            return
+        if frame.at_start:
+            self._behind.add(frame.functions[-1])
+        for function in frame.functions:
             # Arm's frames name their caller, which the next frame names again.
-            if len(frames) < MAX_FRAMES and not (len(functions) == 2 and frames and frames[-1] == function):
+            if len(frames) < MAX_FRAMES and not (len(frame.functions) == 2 and frames and frames[-1] == function):
                 frames.append(function)
                 if self._after_irq and self._interrupted is None and self._where == stacks.CALL_TRACE:
                     self._interrupted = function
@@ -303,6 +309,10 @@ class Builder:
     def _function(self, sets: list[RegisterSet], trace: tuple[str, ...]) -> str | None:
         """Choose the function that a maintainer would name."""
         counter = sets[0].function if sets and sets[0].function else None
+        link = (sets[0].link if sets else None) or self._link
+        if counter and self.kind == kinds.BUG_AT and sets[0].at_start and self._link:
+            # s390 stops behind the instruction of a BUG, and behind the last one of a function begins another.
+            counter, trace = None, tuple(name for name in trace if name != counter)
         if self.kind == kinds.LIST and counter:
             return counter
         if self.kind == kinds.HANG:
@@ -321,13 +331,18 @@ class Builder:
             named.append(counter)
         if self._hint and not counter and not named:
             named = [self._hint]
-        names = (*named, *self._below(named, trace))
+        below = self._below(named, trace)
+        if link and link not in named and link not in below[:2] and (counter is None or _serves(counter)):
+            # What calls nobody else has no frame, and its caller's isn't in the trace then.
+            below = (*below[: 1 if counter and counter in below[:1] else 0], link, *below)
+        names = (*named, *(name for name in below if name not in self._behind))
         # Who asks for too much memory is warned of in the allocator.
         asked = self.kind == kinds.WARNING
         served = [name for name in names if not _serves(name)]
         chosen = [name for name in served if not (self._passed(name) or (asked and is_allocator(name)))]
-        # A stack of nothing else is of the innermost of them.
-        chosen = chosen or ([] if asked else served) or list(names)
+        # A stack of nothing else is of the innermost of them; one of the report alone tells nothing.
+        chosen = chosen or ([] if asked else served)
+        chosen = chosen or [name for name in names if name == counter or not is_reporter(name)]
         return chosen[0] if chosen else self._unsure
 
     def _passed(self, name: str) -> bool:

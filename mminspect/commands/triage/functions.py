@@ -42,7 +42,8 @@ REPORTERS = _Names(
     rcu_dump* dump_cpu_task* sched_show_task* show_data* slab_pad* print_track* bug_* check_preemption*
     schedule_bug* schedule_debug* cant_sleep* cant_migrate* print_tainted* ex_handler* fixup_exception* nmi_trigger*
     nmi_cpu_backtrace* arch_trigger* trigger_* watchdog* print_cpu_stall* print_other_cpu* check_cpu_stall*
-    rcu_check* rcu_pending* rcu_sched_clock* softlockup* is_softlockup* check_hung* kmemleak_* create_object*
+    rcu_check* rcu_pending* rcu_sched_clock* kernel_stack_overflow* softlockup* is_softlockup* check_hung*
+    kmemleak_* create_object*
     this_cpu_preempt_check* debug_smp_processor_id* stack_chk_fail* kcov_* check_kcov_mode* usercopy_warn* die warn
     warn_slowpath* warn_printk warn_alloc warn_thunk_thunk el1_* el1h_* check_usage* check_irq_usage* entry_SYSCALL*
     entry_SYSENTER* entry_INT80* va_format* dev_vprintk* dev_printk* dev_emerg
@@ -81,6 +82,7 @@ SLEEPERS = _Names(
 # They do one small thing for their caller, and die of what he gave them.
 HELPERS = _Names(
     """
+    arch_copy_* inline_copy_* mmioset mmiocpy
     copy_* clear_user* get_user* put_user* raw_copy* copyin* copyout* list_* hlist_* rb_* klist_* refcount_* kref_*
     atomic* arch_atomic* ref_tracker* set_bit* clear_bit* change_bit* test_bit* test_and* arch_set_bit*
     arch_clear_bit* arch_test_bit* raw_spin* spin_* do_raw_* queued_spin* native_queued* raw_read* raw_write*
@@ -106,8 +108,9 @@ HELPERS = _Names(
     check_wait* crc16 crc32 crc32_be crc32_le crc32c down down_common down_interruptible down_killable down_read
     down_read_killable down_read_trylock down_timeout down_trylock down_write down_write_killable down_write_nested
     down_write_trylock hex_dump_to_buffer inb inl inw memcg_slab_post_alloc_hook memchr memchr_inv memcmp memcpy
-    memcpy_erms memcpy_fromio memcpy_orig memcpy_toio memdup memdup_user memmove memmove_erms memscan memset
-    memset_erms memset_io memset_orig outb outl outw readb readl readq readw strcasecmp strcat strchr strcmp strcpy
+    memcpy_erms memcpy_power* memcpy_fromio memcpy_orig memcpy_toio memdup memdup_user memmove memmove_erms memscan
+    memset memset_erms memset_io memset_orig outb outl outw readb readl readq readw strcasecmp strcat strchr
+    strcmp strcpy
     strcspn strdup strim strlcat strlcpy strlen strncasecmp strncmp strncpy strndup strndup_user strnlen strnstr
     strrchr strscpy strsep strspn strstr writeb writel writeq writew
     """

@@ -88,7 +88,7 @@ def _signs() -> tuple[Sign, ...]:
         (SANITIZER, CAUSE, 7, False, r"BUG (?P<what>[\w.-]{1,80} ?(?:\([^()]{1,80}\))?: (?!kasan: ).*)"),
         (BUG_AT, CAUSE, 5, True, r"[kK]ernel BUG at .*"),
         (BUG_AT, CAUSE, 5, True, r"kernel BUG in .*|BUG: failure at .*"),
-        (FAULT, PRELUDE, 3, True, r"[kK]ernel tried to execute .*|unable to execute userspace code.*"),
+        (FAULT, PRELUDE, 3, True, r"[kK]ernel (?:tried|attempted) to .*|unable to execute userspace code.*"),
         (FAULT, PRELUDE, 3, True, r"(?:traps: )?(?P<what>Missing ENDBR.*|CFI failure.*)"),
         (WARNING, CAUSE, 5, False, r"WARNING: (?P<what>(?:CPU: \d+ PID: \d+ )?at \S.*)"),
         (WARNING, CAUSE, 5, False, r"WARNING: (?P<what>\S+:\d+ (?:at|in) \S.*)"),
@@ -109,9 +109,9 @@ def _signs() -> tuple[Sign, ...]:
             CAUSE,
             4,
             True,
-            r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|[kK]ernel NULL pointer|[kK]ernel attempted to|"
+            r"(?:BUG: |CPU \d+ )?(?P<what>(?:[uU]nable to handle|[kK]ernel NULL pointer|"
             r"Kernel data access|Bad kernel|Kernel access of bad|"
-            r"Unhandled (?:fault|prefetch abort|exception)|(?:TASK |IRQ |#DF )?stack guard page|"
+            r"Unhandled (?:fault|prefetch abort|exception)|(?:[#\w]{2,8} )?stack guard page was hit|"
             r"unable to handle).*)",
         ),
         (FAULT, CAUSE, 4, True, r"(?:traps: )?(?P<what>PANIC: double fault.*)"),

@@ -24,6 +24,9 @@ _USER_STACK = re.compile(r"RSP: (?:002b|007b):")
 _EIP_SEGMENT = re.compile(rf"EIP: {{0,2}}([0-9a-f]{{4}}):\[<({_HEX})>\]")
 _EIP = re.compile(r"EIP: (?:is at )?(.{0,300})|EIP is at (.{0,300})")
 _PC = re.compile(r"(?:PC is at|pc :|epc {0,3}:|sepc:) (.{0,300})")
+# The function that the program counter's returns to.
+_LINK = re.compile(r"(?:LR is at|lr :|ra :) (.{0,300})")
+_NUMBER = re.compile(r"\[?<?(?:0x)?([0-9a-f]{1,16})\b")
 _NIP = re.compile(rf"NIP: {{1,3}}({_HEX})\b")
 _NIP_SYMBOL = re.compile(rf"(?:NIP|LR) \[{_HEX}\] (.{{0,300}})")
 _PSW = re.compile(rf"(Krnl|User) PSW : ({_HEX}) ({_HEX})(?: \((.{{0,300}}))?")
@@ -34,9 +37,9 @@ _CODE = re.compile(r"(?:Krnl |User )?Code: ?|Instruction dump:|Code starting wit
 _CODE_WORDS = re.compile(r"(?:[<(]?[0-9a-f]{2,16}[>)]? ){2,64}(?:[<(]?[0-9a-fX]{2,16}[>)]?)? ?$|XXXXXXXX ")
 # Parts of a set that tell nothing that is needed.
 _REST = re.compile(
-    r"(?:REGS: |CFAR: |DAR: |IRQMASK: |[DEF]S: |CS: |GS: |CR[0234]: |DR[0-7]: |PKRU: |R:\d T:\d |Flags: |Control: |"
-    r"LR is at |lr : |ra : |sp : |gp : |a\d : |[st]\d{1,2} ?: |pmr_save: |Last Breaking|orig_a0|Status: |Cause :|"
-    r"Register |\$ {0,2}\d{1,2} {0,3}:)"
+    r"(?:REGS: |MSR: |CFAR: |DAR: |IRQMASK: |[DEF]S: |CS: |GS: |CR[0234]: |DR[0-7]: |PKRU: |R:\d T:\d |Flags: |"
+    r"Control: |LR is at |lr : |ra : |sp : |gp : |a\d : |[st]\d{1,2} ?: |pmr_save: |Last Breaking|orig_a0|Status: |"
+    r"Cause :|Register |\$ {0,2}\d{1,2} {0,3}:)"
 )
 _PSTATE = re.compile(rf"(?:^|[ \t])(?:pstate|psr): ({_HEX})\b")
 _STATUS = re.compile(rf"s?status: ({_HEX}) ")
@@ -85,6 +88,8 @@ class RegisterSet:
 
     :ivar mode: ``kernel``, ``user``, or ``None`` if nothing tells.
     :ivar function: That the program counter is in.
+    :ivar at_start: Whether the program counter is at the function's first instruction.
+    :ivar link: The function that the link register points into.
     :ivar pc: Program counter.
     :ivar values: By name, as the kernel spells it.
     :ivar stack: Name of the stack that it stands in.
@@ -92,6 +97,8 @@ class RegisterSet:
 
     mode: str | None = None
     function: str | None = None
+    at_start: bool = False
+    link: str | None = None
     pc: int | None = None
     values: dict[str, int] = field(default_factory=dict)
     stack: str = ""
@@ -153,6 +160,9 @@ class RegisterReader:
         pairs = [(name, value) for name, value in found if name.lower() in _NAMES]
         if not (head or pairs or self._grouped(text)) and not (self.open and _REST.match(text)):
             return None
+        match = _LINK.match(text)
+        if match:
+            self._linked(match.group(1))
         current = self.current or self._begin(stack)
         if pairs and text.startswith(("raw:", "page:", "flags:")):
             return None
@@ -200,6 +210,8 @@ class RegisterReader:
             match = _NIP_SYMBOL.match(text)
             if match and start == "NIP ":
                 self._counter(self.current or self._begin(stack), match.group(1), None)
+            elif match:
+                self._linked(match.group(1))
             return match is not None
         return self._head_of_risc(text, stack)
 
@@ -223,7 +235,8 @@ class RegisterReader:
         current = self.current or self._begin(stack)
         symbol = _SYMBOL.match(match.group(1))
         # Both the function and the address of a program counter may be shown, on lines of their own.
-        if current.function is not None if symbol else current.pc is not None:
+        number = None if symbol else _NUMBER.match(match.group(1))
+        if current.function is not None if symbol else current.pc not in (None, number and int(number.group(1), 16)):
             current = self._begin(stack)
         self._counter(current, match.group(1), None)
         return True
@@ -232,12 +245,18 @@ class RegisterReader:
         symbol = _SYMBOL.match(text.lstrip())
         if symbol and current.function is None:
             current.function = plain_name(symbol.group(1))
+            current.at_start = symbol.string.startswith("0/", symbol.end())
         if address:
             current.pc = int(address, 16)
             return
-        number = re.match(r"\[?<?(?:0x)?([0-9a-f]{1,16})\b", text)
+        number = _NUMBER.match(text)
         if number and not symbol and current.pc is None:
             current.pc = int(number.group(1), 16)
+
+    def _linked(self, text: str) -> None:
+        symbol = _SYMBOL.match(text)
+        if symbol and self.current and self.current.link is None:
+            self.current.link = plain_name(symbol.group(1))
 
     def _grouped(self, text: str) -> bool:
         """Take registers that share one name: PowerPC's in fours, and all sixteen of s390."""

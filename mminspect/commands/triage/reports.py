@@ -39,7 +39,7 @@ _CONSEQUENCE = re.compile(
     r"(?:Watchdog detected )?[Hh]ard LOCKUP|Attempted to kill (?:init|the idle)|Aiee, killing|BUG!|"
     r"Fatal (?:local )?(?:hardware error|[Mm]achine [Cc]heck)|[Mm]achine [Cc]heck|Timeout: Not all CPUs|"
     r"Unrecoverable [Mm]achine|Unhandled|"
-    r"Asynchronous SError|bad mode|Bad mode|kernel stack overflow|double fault|Fatal trap|Unknown NMI|"
+    r"Asynchronous SError|bad mode|Bad mode|[kK]ernel stack overflow|double fault|Fatal trap|Unknown NMI|"
     r"memory_failure|Unexpected|Insufficient|lockdep|corrupted list|Fatal Machine|Aborting|unhandled|"
     r"Machine halted|Corrupt kernel stack|Bad page fault"
 )
@@ -62,9 +62,15 @@ _BODY = re.compile(
     r"Faulting instruction address|LE PAGE_SIZE|BE PAGE_SIZE|Failing address|Fault in |AS:[0-9a-f]|"
     r"Data abort info|ESR = |EC = |SET = |EA = |FSC = |ISV = |CM = |Read of size|Write of size|Access of size|"
     r"The buggy address|which belongs to|Tainted: |Process \S+ \(pid: |KASAN: |last sysfs file|Sending NMI|"
-    r"NMI backtrace for cpu|Pid: \d+, comm|which lock already|Possible unsafe|note: |next=|kernel BUG at"
+    r"(?:Task|IRQ|Overflow) stack: |NMI backtrace for cpu|Pid: \d+, comm|which lock already|Possible unsafe|note: |"
+    r"next=|kernel BUG at"
 )
 _SMALL = re.compile(r"</?(?:IRQ|TASK|NMI|EOI|SOFTIRQ|#DF|#DB|ENTRY_TRAMPOLINE|EOE)>|<<EOE>>|={4,} ?<")
+# What was on the stack: nobody needs it, and it may be a user's.
+_STACK_DUMP = re.compile(
+    r"(?:Exception )?[Ss]tack: ?(?:\(|$)|Exception stack\(|"
+    r"(?:[0-9a-f]{4}: {1,100}|(?:<0>)? ?)(?:(?:[0-9a-f]{8}|[0-9a-f]{16}|\?{8}) {0,2}){1,8}$"
+)
 _INTERRUPT = re.compile(r"--- ?(?:interrupt|Exception|\[? ?syscall)")
 _OTHER_CPU = re.compile(r"NMI backtrace for cpu (\d{1,6})|Task dump for CPU (\d{1,6})|Sending NMI from")
 _STALLED = re.compile(r"(?:rcu: )?\s{0,8}\(?(?:\d{1,6}-|t=|Tasks blocked|detected by)|(?:rcu: )?blocking rcu_node")
@@ -159,7 +165,7 @@ class _Walk:
             elif "+0x" in text:
                 frame = parse_frame(text)
                 if frame:
-                    builder.frame(frame.functions, frame.sure)
+                    builder.frame(frame)
                     builder.keep(index, line)
                     return True
         if _CUT.match(text):
@@ -217,6 +223,9 @@ class _Walk:
             return sign.stage == kinds.DEATH and builder.stage == kinds.CAUSE and builder.kind == kinds.FAULT
         if builder.kind == kinds.UNKNOWN:
             return True
+        if builder.kind == kinds.WARNING and builder.stage == kinds.CAUSE and index - builder.last == 1:
+            # Where WARN() is a call and no trap, its message follows.
+            return sign.stage == kinds.PRELUDE and not sign.deadly
         return sign.stage > builder.stage or (
             sign.stage == builder.stage == kinds.PRELUDE and sign.rank >= builder.rank
         )
@@ -330,7 +339,7 @@ class _Walk:
             return True
         frame = parse_frame(text)
         if frame:
-            builder.frame(frame.functions, frame.sure)
+            builder.frame(frame)
             builder.keep(index, line)
             return True
         heading = stack_heading(text)
@@ -379,6 +388,9 @@ class _Walk:
             return True
         if _STALLED.match(text) or _TASK_STATE.match(text):
             builder.keep(index, line)
+            return True
+        if _STACK_DUMP.match(text):
+            builder.last = max(builder.last, index)
             return True
         return bool(_RULE.match(text))
 

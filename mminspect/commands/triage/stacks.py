@@ -59,10 +59,15 @@ class Frame(NamedTuple):
 
     :ivar functions: Innermost first. Lines of 32-bit Arm name two.
     :ivar sure: Whether the kernel is sure of it.
+    :ivar by_link: Whether it is where the link register points to, which s390 shows in parentheses.
+    :ivar at_start: Whether the last one's address is its first. Nobody returns there: a function that calls one that
+        doesn't return ends with that call, and the next function in memory is named in its place.
     """
 
     functions: tuple[str, ...]
     sure: bool = True
+    by_link: bool = False
+    at_start: bool = False
 
 
 class Stack(NamedTuple):
@@ -99,10 +104,11 @@ def parse_frame(text: str) -> Frame | None:
     match = _PLAIN.match(text)
     if match and " from " not in match.group(4):
         sure = not match.group(1) and not match.group(2) and "(unreliable)" not in match.group(4)
-        return Frame((plain_name(match.group(3)),), sure)
+        return Frame((plain_name(match.group(3)),), sure, bool(match.group(1)), "+0x0/" in text)
     match = _ARM.match(text) or _ARM_SHORT.match(text)
     if match:
-        return Frame((plain_name(match.group(1)), plain_name(match.group(2))))
+        at_start = text.startswith("+0x0/", match.end(2))
+        return Frame((plain_name(match.group(1)), plain_name(match.group(2))), at_start=at_start)
     match = _PLAIN.match(text)
     if match and " from [<" in match.group(4):
         # 32-bit Arm before 4.11: "(callee+0x0/0x2) from [<c0008000>] (caller+0x1/0x2)".

@@ -110,7 +110,7 @@ def test_fault_of_every_architecture(
             "illegal operation: 0001 ilc:1 [#1] SMP\nCPU: 0 PID: 9 Comm: app Not tainted 6.1.0 #1\n"
             "Krnl PSW : 0704c00180000000 0000000000000002 (0x2)\n"
             "Call Trace:\n([<000003ff80102a5c>] frob_call+0x3c/0x60 [frob])\n [<00000000002a1b2c>] vfs_read+0x1/0x2\n",
-            "vfs_read",
+            "frob_call",
             None,
         ),
         (
