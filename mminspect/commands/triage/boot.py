@@ -39,7 +39,7 @@ _OF = re.compile(rf"OF: reserved mem: {_HEX}\.\.{_HEX} \([^()]{{1,40}}\) (.{{1,1
 _CRASH = re.compile(r"Reserving (\d{1,8})MB of memory at (\d{1,8})MB for crashkernel")
 _CRASH_NEW = re.compile(rf"crashkernel (?:low memory )?reserved: {_HEX} - {_HEX}")
 _CMA = re.compile(rf"cma: Reserved (\d{{1,8}}) MiB at {_HEX}")
-_RESERVING = re.compile(rf"(?:Reserving (\S.{{0,80}}?) at|(RAMDISK):) {_MEM}")
+_RESERVING = re.compile(rf"(?:(?:ACPI: )?Reserving (\S.{{0,80}}?) at|(RAMDISK):) {_MEM}")
 _IOMEM = re.compile(r"( {0,16})([0-9a-f]{8,16})-([0-9a-f]{8,16}) : (.{1,100})$")
 _PAGE_SIZE = re.compile(r"[LB]E PAGE_SIZE=(\d{1,4})K")
 

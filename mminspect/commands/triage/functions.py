@@ -43,6 +43,7 @@ REPORTERS = _Names(
     schedule_bug* schedule_debug* cant_sleep* cant_migrate* print_tainted* ex_handler* fixup_exception* nmi_trigger*
     nmi_cpu_backtrace* arch_trigger* trigger_* watchdog* print_cpu_stall* print_other_cpu* check_cpu_stall*
     rcu_check* rcu_pending* rcu_sched_clock* kernel_stack_overflow* softlockup* is_softlockup* check_hung*
+    check_bytes* check_object check_slab alloc_debug_processing free_debug_processing on_freelist validate_slab*
     kmemleak_* create_object*
     this_cpu_preempt_check* debug_smp_processor_id* stack_chk_fail* kcov_* check_kcov_mode* usercopy_warn* die warn
     warn_slowpath* warn_printk warn_alloc warn_thunk_thunk el1_* el1h_* check_usage* check_irq_usage* entry_SYSCALL*
@@ -82,7 +83,8 @@ SLEEPERS = _Names(
 # They do one small thing for their caller, and die of what he gave them.
 HELPERS = _Names(
     """
-    arch_copy_* inline_copy_* mmioset mmiocpy
+    arch_copy_* inline_copy_* mmioset mmiocpy free_to_partial_list get_partial_node get_any_partial
+    alloc_single_from_partial deactivate_slab
     copy_* clear_user* get_user* put_user* raw_copy* copyin* copyout* list_* hlist_* rb_* klist_* refcount_* kref_*
     atomic* arch_atomic* ref_tracker* set_bit* clear_bit* change_bit* test_bit* test_and* arch_set_bit*
     arch_clear_bit* arch_test_bit* raw_spin* spin_* do_raw_* queued_spin* native_queued* raw_read* raw_write*

@@ -62,12 +62,14 @@ _BODY = re.compile(
     r"Faulting instruction address|LE PAGE_SIZE|BE PAGE_SIZE|Failing address|Fault in |AS:[0-9a-f]|"
     r"Data abort info|ESR = |EC = |SET = |EA = |FSC = |ISV = |CM = |Read of size|Write of size|Access of size|"
     r"The buggy address|which belongs to|Tainted: |Process \S+ \(pid: |KASAN: |last sysfs file|Sending NMI|"
-    r"(?:Task|IRQ|Overflow) stack: |NMI backtrace for cpu|Pid: \d+, comm|which lock already|Possible unsafe|note: |"
+    r"(?:Task|IRQ|Overflow) stack: |(?:Slab|Object) 0x[0-9a-f]{8,16} |FIX \S{1,80}: |"
+    r"NMI backtrace for cpu|Pid: \d+, comm|which lock already|Possible unsafe|note: |"
     r"next=|kernel BUG at"
 )
 _SMALL = re.compile(r"</?(?:IRQ|TASK|NMI|EOI|SOFTIRQ|#DF|#DB|ENTRY_TRAMPOLINE|EOE)>|<<EOE>>|={4,} ?<")
-# What was on the stack: nobody needs it, and it may be a user's.
-_STACK_DUMP = re.compile(
+# What was on the stack or in an object: nobody needs it, and it may be a user's.
+_CONTENTS = re.compile(
+    r"(?:Object|Redzone|Padding|Bytes b4) {1,4}(?:0x)?[0-9a-f]{8,16}: |"
     r"(?:Exception )?[Ss]tack: ?(?:\(|$)|Exception stack\(|"
     r"(?:[0-9a-f]{4}: {1,100}|(?:<0>)? ?)(?:(?:[0-9a-f]{8}|[0-9a-f]{16}|\?{8}) {0,2}){1,8}$"
 )
@@ -389,7 +391,7 @@ class _Walk:
         if _STALLED.match(text) or _TASK_STATE.match(text):
             builder.keep(index, line)
             return True
-        if _STACK_DUMP.match(text):
+        if _CONTENTS.match(text):
             builder.last = max(builder.last, index)
             return True
         return bool(_RULE.match(text))

@@ -44,6 +44,9 @@ EXPECTED: dict[str, tuple[str, str | None]] = {
     "PANIC": (kinds.PANIC, None),
     "REFCOUNT_TIMING": (kinds.HANG, None),
     "REFCOUNT_": (kinds.WARNING, None),
+    # With slub_debug=FZPU: who takes the object next, and who frees it.
+    "SLUB_WRITE_AFTER_FREE": ("slub", "lkdtm_WRITE_AFTER_FREE"),
+    "SLUB_SLAB_LINEAR_OVERFLOW": ("slub", "direct_entry"),
     "SLAB_FREE_DOUBLE": (kinds.BUG_AT, "direct_entry"),
     "SLAB_FREE_": (kinds.WARNING, "cache_from_obj"),
     "SOFTLOCKUP": (kinds.HANG, None),
