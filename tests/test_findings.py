@@ -80,6 +80,7 @@ def test_what_rules_are_about() -> None:
         "lru-list",
         "node-link",
         "per-cpu-list",
+        "unaccepted-list",
         "zone-pages",
     }
     assert about[TARGET] == {"memmap-alignment", "proc-disagrees", "unreadable"}

@@ -20,6 +20,7 @@ from mminspect.memmap.calibrate import calibrate
 from mminspect.memmap.lru import with_lru_lists
 from mminspect.memmap.percpu import with_per_cpu_pages
 from mminspect.memmap.reader import Memmap
+from mminspect.memmap.unaccepted import with_unaccepted
 from mminspect.memorymap.device import DevicePages
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.percpu import PerCpuBlocks, per_cpu_blocks
@@ -62,14 +63,14 @@ class Kernel:
 
     @cached_property
     def memory_with_lists(self) -> MemoryMap:
-        """The memory map with the per-CPU lists, which take time to follow."""
-        return with_per_cpu_pages(self.target, self.memory)
+        """The memory map with the per-CPU lists, which take time to follow, and the lists of unaccepted memory."""
+        return with_unaccepted(self.target, with_per_cpu_pages(self.target, self.memory))
 
     def memory_for(self, per_cpu: bool = False, device: bool = False, lru: bool = False) -> MemoryMap:
         """
         The memory map with what is asked for.
 
-        :param per_cpu: With the per-CPU lists.
+        :param per_cpu: With the per-CPU lists, and those of unaccepted memory.
         :param device: With the struct pages of device memory.
         :param lru: With the LRU lists, which are read anew each time.
         """

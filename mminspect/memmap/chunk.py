@@ -222,6 +222,35 @@ class Chunk:
         pfn = at.astype(np.uint64) + np.uint64(self.start_pfn)
         return FreePages(at, order, good & (pfn & (size - np.uint64(1)) == 0))
 
+    def in_free_blocks(self, pfns: Words) -> Words:
+        """
+        Return which of some pfns of the chunk are inside a free block, and not its first page.
+
+        :param pfns: Ascending.
+        """
+        free = self.free_pages if len(pfns) else None
+        if free is None or not free.whole.any():
+            return pfns[:0]
+        start = free.at[free.whole].astype(np.uint64) + np.uint64(self.start_pfn)
+        end = start + (np.uint64(1) << free.order[free.whole])
+        before = np.searchsorted(start, pfns, "left")
+        result: Words = pfns[(before > 0) & (pfns < end[np.maximum(before, 1) - 1])]
+        return result
+
+    def with_type(self, mask: int, value: int) -> npt.NDArray[np.intp]:
+        """
+        Find the pages of a type (``struct StructPage.types``), as far as ``_mapcount`` tells; most have -1 there.
+
+        :return: Indexes, ascending.
+        """
+        offset = self.layout.page.mapcount_offset
+        # Rows of the digest in which all pages have -1 have none.
+        if (uint_of_words(self.digest.all, self.layout, offset) == 0xFFFFFFFF).all():
+            return np.zeros(0, np.intp)
+        mapcount = self.uints(offset)
+        kind = mapcount.dtype.type
+        return np.flatnonzero(mapcount & kind(mask) == kind(value))
+
     def _with_mapcount(self, value: int) -> npt.NDArray[np.intp]:
         """
         Find the pages whose ``_mapcount`` has a given value; most pages have -1.

@@ -15,6 +15,7 @@ from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.lru import LruLists
 from mminspect.memorymap.percpu import PerCpuPages
 from mminspect.memorymap.sections import Section, SectionEntry
+from mminspect.memorymap.unaccepted import UnacceptedList
 from mminspect.memorymap.zones import Node, Zone
 
 
@@ -32,6 +33,7 @@ class MemoryMap:
     :ivar booted: Whether the kernel has left the boot behind it, ``None`` if that can't be told.
     :ivar section_to_node_table: Nodes by section, where ``page->flags`` has no room for them; ``None`` if unknown.
     :ivar per_cpu: Per-CPU lists, by zone and CPU; none where they were not read or can't be.
+    :ivar unaccepted: Lists of unaccepted memory that aren't empty; none where they were not read or can't be.
     :ivar device: Device memory; none where it was not read or can't be.
     :ivar lru: LRU lists, ``None`` if they were not read.
     """
@@ -46,6 +48,7 @@ class MemoryMap:
     booted: bool | None = None
     section_to_node_table: npt.NDArray[np.unsignedinteger] | None = field(default=None, compare=False, repr=False)
     per_cpu: tuple[PerCpuPages, ...] = field(default=(), compare=False, repr=False)
+    unaccepted: tuple[UnacceptedList, ...] = field(default=(), compare=False, repr=False)
     device: tuple[DevicePages, ...] = field(default=(), compare=False, repr=False)
     lru: LruLists | None = field(default=None, compare=False, repr=False)
 

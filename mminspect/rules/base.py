@@ -159,7 +159,8 @@ class Rule(NamedTuple):
         says nothing of any page's struct page.
     :ivar left_behind: Where the rule is about lists and counts of free pages: which of its problems show in a whole
         zone if another zone took pages of it; ``None`` for other rules.
-    :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow. Not read where the kernel runs.
+    :ivar per_cpu: Whether it needs the per-CPU lists, which take time to follow, or those of unaccepted memory. Not
+        read where the kernel runs.
     :ivar device: Whether it needs the struct pages of device memory. Not read where the kernel runs.
     :ivar lru: Whether it needs the LRU lists. Not read where the kernel runs.
     :ivar on_request: Whether it is applied only where it is selected by name, since it takes long.

@@ -56,6 +56,7 @@ COMMITS = {
     "c4386bd8ee3a": ("mm/memremap: add ZONE_DEVICE support for compound pages", "v5.17"),
     "d3921cb8be29": ("mm: fix initialization of struct page for holes in memory layout", "v5.11"),
     "dc2da7b45ffe": ("mm: memmap defer init doesn't work as expected", "v5.11"),
+    "dcdfdd40fa82": ("mm: Add support for unaccepted memory", "v6.5"),
     "e822969cab48": ("mm/page_alloc.c: fix uninitialized memmaps on a partially populated last section", "v5.6"),
     "efad4e475c31": ("mm, memory_hotplug: is_mem_section_removable do not pass the end of a zone", "v5.0"),
     "f85086f95fa3": ("mm: don't rely on system state to detect hot-plug operations", "v5.9"),

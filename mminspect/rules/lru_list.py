@@ -73,7 +73,7 @@ class Lists:
         """Find the pages of a chunk that are on no list, (node, number, the first ones), and free ones on a list."""
         low, high = np.searchsorted(self._pfns, np.array([chunk.start_pfn, chunk.end_pfn], np.uint64)).tolist()
         here = self._pfns[low:high]
-        return list(self._not_on(chunk, here)), self._in_free_blocks(chunk, here)
+        return list(self._not_on(chunk, here)), chunk.in_free_blocks(here).tolist()
 
     def _not_on(self, chunk: Chunk, here: Pfns) -> Iterator[tuple[int, int, list[int]]]:
         page = self._memory.layout.page
@@ -90,18 +90,6 @@ class Lists:
         for nid in sorted(set(nodes.tolist())):
             of_node = pfns[nodes == nid]
             yield nid, len(of_node), of_node[:SHOWN].tolist()
-
-    @staticmethod
-    def _in_free_blocks(chunk: Chunk, here: Pfns) -> list[int]:
-        free = chunk.free_pages if len(here) else None
-        if free is None or not free.whole.any():
-            return []
-        start = free.at[free.whole].astype(np.uint64) + np.uint64(chunk.start_pfn)
-        end = start + (np.uint64(1) << free.order[free.whole])
-        before = np.searchsorted(start, here, "left")
-        inside = (before > 0) & (here < end[np.maximum(before, 1) - 1])
-        found: list[int] = here[inside].tolist()
-        return found
 
     def add(self, part: tuple[list[tuple[int, int, list[int]]], list[int]]) -> None:
         """Add what was found in a chunk."""

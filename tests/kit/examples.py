@@ -135,6 +135,15 @@ def _compound_page(fault: Fault) -> None:
     fault.editor.write_word(fault.page(pfn + 2) + offset, 0x1000)
 
 
+def _unaccepted_list(fault: Fault) -> None:
+    """Put a free block of order 10 on the list, and leave it on its free list."""
+    zone = fault.zone_member(0, 1, "unaccepted_pages")
+    page = fault.page(a_free_block(fault, 10))
+    lru = page + fault.prog.type("struct page").member("lru").offset
+    for address in (zone.address_, zone.address_ + 8):
+        fault.editor.write_word(address, lru)
+
+
 def _lru_list(fault: Fault) -> None:
     """Set the ``lru.next`` of the third page of inactive file pages to zero."""
     head = fault.prog["root_mem_cgroup"].nodeinfo[0].lruvec.lists[2]
@@ -159,6 +168,7 @@ EXAMPLES: dict[str, Example] = {
     "node-span": Example(AMD64_NUMA, "node_spanned_pages of node 1 was made smaller by 512", _node_span),
     "per-cpu-list": Example(AMD64_HEALTHY, "a page on a list of CPU 0 was made to link to another zone", _per_cpu_list),
     "section": Example(AMD64_HEALTHY, "SECTION_HAS_MEM_MAP of an online section was cleared", _section),
+    "unaccepted-list": Example(AMD64_400M, "a free block was put on the list of unaccepted memory", _unaccepted_list),
     "uninitialized": Example(I386_HOLE),
     "unreadable": Example(AMD64_HEALTHY, "64 struct pages were taken out of the dump", _unreadable),
     "zone-id": Example(AMD64_400M),
