@@ -7,13 +7,14 @@ import pytest
 
 from tests.conftest import Opened, Scanned
 from tests.kit import reference
+from tests.kit.reference_drgn import read_world
 from tests.kit.support import NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scan_agrees_with_the_reference_page_by_page(name: str, opened: Opened, scanned: Scanned) -> None:
     """Every rule, severity, pfn and detail; and the number of pages looked at."""
-    world = reference.read_world(opened(name)[0].prog, reference.MACHINES[name])
+    world = read_world(opened(name)[0].prog, reference.MACHINES[name])
     report = scanned(name)
     assert [reference.from_report(f) for f in report.findings] == reference.findings(world)
     assert report.summary["pages_examined"] == len(world.pages)

@@ -281,7 +281,8 @@ def compare_reference(kernel: Kernel, truth: Truth, report: Mapping[str, Any], m
         or any("TAINT" in flag for section in kernel.memory.sections for flag in section.flags)
     ):
         return None
-    world = reference.read_world(kernel.prog, machine_of(reference, kernel.prog, truth))
+    reader = importlib.import_module("tests.kit.reference_drgn")
+    world = reader.read_world(kernel.prog, machine_of(reference, kernel.prog, truth))
     expected = reference.findings(world)
     found = [
         reference.from_report(Finding(**finding))

@@ -95,7 +95,10 @@ def write_triage(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     writer.section("Looks like hardware", [item["hardware"] for item in data["evidence"] if "hardware" in item])
     pages = [_evidence(item) for item in data["evidence"] if "rules" in item]
     writer.section("Pages and addresses that it named or held", pages)
-    writer.section("What the log tells of it", [item["what"] for item in data["evidence"] if "what" in item])
+    writer.section(
+        "What the log tells of it",
+        [item["what"] for item in data["evidence"] if "rules" not in item and "what" in item],
+    )
     found = [
         f"{finding['severity']} {finding['rule']} {hex_range(finding['start_pfn'], finding['end_pfn'])}: "
         f"{finding['message']}"
@@ -163,4 +166,5 @@ def _evidence(item: dict[str, Any]) -> str:
     what = f"pfn {item['pfn']:#x}" if "pfn" in item else f"address {item['address']:#x}"
     notes = "; ".join(f"note: {text}" for text in item.get("notes", ()))
     rules = ", ".join(item["rules"])
-    return f"{what}: {'; '.join(filter(None, (rules, notes))) or 'nothing wrong found there'} ({item['from']})"
+    found = "; ".join(filter(None, (rules, notes))) or "nothing wrong found there"
+    return f"{what}: {'; '.join(filter(None, (found, item.get('what'))))} ({item['from']})"

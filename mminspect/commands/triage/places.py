@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a pfn lies, by what the boot said of the machine's memory."""
+"""Where a pfn lies: by what the boot said of the machine's memory, and by the memory map of a vmcore."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mminspect.commands.triage.boot import EFI, FIRMWARE, IOMEM, NODE, Boot, Range, usual_page_size
+from mminspect.kernel.resources import Resource, resource_path
+from mminspect.memorymap.map import MemoryMap
 
 # Bytes of a pageblock where nothing says otherwise: a huge page of 2 MiB.
 USUAL_PAGEBLOCK = 2 << 20
+MAX_CUTS = 8
 _RAM = ("usable", "System RAM", "memory", "Conventional Memory", "Conventional")
 
 
@@ -95,4 +99,29 @@ def _cuts(boot: Boot, address: int, pageblock: int, size: int) -> list[str]:
         for edge, verb in ((start, "begins"), (end, "ends")):
             if first < edge < first + pageblock:
                 cuts.setdefault((edge, what + verb), f"{what} {verb} inside of its pageblock, at pfn {edge // size:#x}")
-    return [cuts[key] for key in sorted(cuts)][:8]
+    return [cuts[key] for key in sorted(cuts)][:MAX_CUTS]
+
+
+def place_in(memory: MemoryMap, resources: Sequence[Resource], pfn: int) -> str:
+    """
+    Say where a pfn lies in a memory map: in which zones, whether it is online, and what cuts its pageblock.
+
+    :param resources: The kernel's ``/proc/iomem``; none if it can't be read.
+    """
+    zones = [str(zone) for zone in memory.zones_spanning(pfn, pfn + 1)]
+    state = "online" if memory.section(pfn) else "not online: no struct page that counts"
+    block = pfn - pfn % memory.layout.pageblock_nr_pages
+    end = block + memory.layout.pageblock_nr_pages
+    edges = [(zone.start_pfn, zone.end_pfn, str(zone)) for zone in memory.zones_spanning(block, end)]
+    edges += [(first, last, "online memory") for first, last in memory.online_ranges() if first < end and block < last]
+    cuts = sorted(
+        (edge, f"{what} {verb} inside of its pageblock, at pfn {edge:#x}")
+        for first, last, what in edges
+        for edge, verb in ((first, "begins"), (last, "ends"))
+        if block < edge < end
+    )
+    parts = ["in " + ", ".join(zones) if zones else "in no zone", state]
+    if resources:
+        names = resource_path(resources, pfn * memory.layout.page_size)
+        parts.append(f"/proc/iomem: {' / '.join(names) or 'nothing there'}")
+    return "; ".join([", ".join(parts), *dict.fromkeys(text for _, text in cuts[:MAX_CUTS])])

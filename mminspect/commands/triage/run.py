@@ -14,6 +14,7 @@ from mminspect.commands.triage.boot import Boot, boot_of, read_boots
 from mminspect.commands.triage.dump_log import DumpLog, read_dump_log, with_log
 from mminspect.commands.triage.lines import Log
 from mminspect.commands.triage.pages import Pages
+from mminspect.commands.triage.places import place_in
 from mminspect.commands.triage.report import DEADLY, Report, crash_of
 from mminspect.commands.triage.reports import read_reports
 from mminspect.commands.triage.saved import saved_registers
@@ -61,6 +62,7 @@ def triage_scanned(kernel: Kernel, scanned: ScanReport, log: Log | None = None) 
         # Resources take their symbols, which take time; only a crash needs them.
         findings = _with_resources(scanned, kernel.resources)
         verdict = _judge(crash, about, told, judge(crash, about, findings, kernel.memory, saved))
+        verdict = _with_places(verdict, kernel)
     return _as_dict(scanned, crash, about, reports, _of_target(boot, scanned), verdict)
 
 
@@ -93,6 +95,15 @@ def _judge(crash: Report, about: About, told: DumpLog, verdict: Verdict) -> Verd
         weaker = {EXPLAINED: POSSIBLE, POSSIBLE: POSSIBLE}.get(verdict.verdict, UNKNOWN)
         return replace(verdict, verdict=weaker, why=why + verdict.why)
     return verdict
+
+
+def _with_places(verdict: Verdict, kernel: Kernel) -> Verdict:
+    """Add where the pages lie that are evidence."""
+    evidence = [
+        {**item, "what": place_in(kernel.memory, kernel.resources, item["pfn"])} if "pfn" in item else item
+        for item in verdict.evidence
+    ]
+    return replace(verdict, evidence=evidence)
 
 
 def _of_hardware(finding: Finding) -> str | None:

@@ -18,7 +18,8 @@ from mminspect.kernel.inputs import Inputs
 from mminspect.program import corefile
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 from tests.commands.triage import faults
-from tests.commands.triage.test_dumps import BUG, DAMAGED, MEMORY, NULL, SYSRQ, crash_of, judge, log, prstatus
+from tests.commands.triage.test_dumps import BUG, DAMAGED, MEMORY, NULL, SYSRQ, crash_of, judge, log
+from tests.commands.triage.test_saved import prstatus
 from tests.conftest import Cli, Kernels, Opened, Unpacked
 
 # Marks of a death

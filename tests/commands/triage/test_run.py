@@ -7,10 +7,13 @@ from mminspect.commands.triage import kinds
 from mminspect.commands.triage.about import About
 from mminspect.commands.triage.dump_log import DumpLog
 from mminspect.commands.triage.lines import Log
+from mminspect.commands.triage.places import place_in
 from mminspect.commands.triage.report import Report
 from mminspect.commands.triage.run import _judge
 from mminspect.commands.triage.verdict import EXPLAINED, Verdict
 from mminspect.findings import ERROR, Finding
+from tests.conftest import Kernels
+from tests.kit.support import AMD64_NUMA, I386_HOLE
 
 
 def test_a_finding_that_looks_like_hardware_is_said_so() -> None:
@@ -24,3 +27,16 @@ def test_a_finding_that_looks_like_hardware_is_said_so() -> None:
     assert {"hardware": text} in judged.evidence
     plain = Verdict(EXPLAINED, "its page is wrong", findings=[Finding("some-rule", ERROR, 1, 2, 0, "DMA", "x", {})])
     assert _judge(crash, About(True, "x", ("x",)), told, plain).why == "its page is wrong"
+
+
+def test_place_of_a_pfn(kernels: Kernels) -> None:
+    # The guest's zones meet inside of block 0x20200; its own log says where.
+    memory = kernels(AMD64_NUMA).memory
+    first, second = (zone for zone in memory.populated_zones if zone.end_pfn > 0x20200 and zone.start_pfn < 0x20400)
+    cuts = f"{first} ends inside of its pageblock, at pfn {first.end_pfn:#x}"
+    cuts += f"; {second} begins inside of its pageblock, at pfn {second.start_pfn:#x}"
+    assert place_in(memory, (), 0x20200) == f"in {first}, online; {cuts}"
+    assert place_in(memory, (), 0x203FF) == f"in {second}, online; {cuts}"
+    assert place_in(memory, (), 1 << 40) == "in no zone, not online: no struct page that counts"
+    hole = kernels(I386_HOLE)
+    assert place_in(hole.memory, hole.resources, 0xA17B) == "in node 0 zone Normal, online, /proc/iomem: Reserved"
