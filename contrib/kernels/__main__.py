@@ -109,7 +109,12 @@ def boot_command(row: str, output: Path, tree: Path | None, box: Path | None) ->
     help="Directory that keeps the dumps. Dumps that are there are used again.",
 )
 @click.option("--again", is_flag=True, help="Boot even if there is a dump.")
-@click.option("--markdown", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the table there too.")
+@click.option(
+    "--markdown",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table there; other rows in it are kept.",
+)
 def run_command(rows: tuple[str, ...], debug: bool, dumps: Path | None, again: bool, page: Path | None) -> None:
     """Boot, dump, scan and compare ROWS, or all."""
     chosen = [find_row(name) for name in rows] or list(ROWS)
@@ -118,7 +123,7 @@ def run_command(rows: tuple[str, ...], debug: bool, dumps: Path | None, again: b
     results = run_rows(chosen, dumps, debug, again, lambda line: click.echo(line, err=True))
     click.echo(tabulate([table_row(result) for result in results], HEADERS, disable_numparse=True))
     if page:
-        page.write_text(markdown(results))
+        page.write_text(markdown(results, page.read_text() if page.exists() else ""))
     if not all(result.agrees for result in results):
         sys.exit(1)
 

@@ -379,13 +379,25 @@ def vmlinux_of(source: Source, release: str, download: bool = True) -> Path | No
     return find_vmlinux([tree], release)
 
 
+OLDEST, NEXT = "bullseye", "bookworm"
+
+
 def fetch_busybox(suite: str, arch: str) -> Path:
-    """Return a static busybox of an architecture. Of a suite of backports, it is that of the suite they are for."""
+    """
+    Return a static busybox of an architecture.
+
+    Of a suite of backports, it is that of the suite they are for; of one that mirrors have lost, that of the next.
+    """
     cache = cache_dir()
     suite = suite.removesuffix(BACKPORTS)
     key = f"{suite}-{arch}"
-    apt = Apt(suite, arch, cache / "apt" / key)
-    return busybox_in(fetch_package(apt, "busybox-static", cache / key))
+    try:
+        apt = Apt(suite, arch, cache / "apt" / key)
+        return busybox_in(fetch_package(apt, "busybox-static", cache / key))
+    except HarnessError:
+        if suite == OLDEST:
+            return fetch_busybox(NEXT, arch)
+        raise
 
 
 def busybox_in(tree: str | Path) -> Path:

@@ -109,6 +109,15 @@ def triage(core: Path, types: Types) -> Mapping[str, Any]:
     return result
 
 
+def lru_errors(core: Path, types: Types) -> agree.Differences:
+    """Return what the rule for LRU lists finds, ``None`` if it couldn't follow them."""
+    words = ["-c", str(core), *types.options, "scan", "--format", "json", "--fail-on", "never", "--select", "lru-list"]
+    findings = json.loads(mminspect(words, "the scan of LRU lists", SCAN_SECONDS))["findings"]
+    if any(finding["detail"]["problem"] == "unfinished" for finding in findings):
+        return None
+    return [finding["message"] for finding in findings if finding["severity"] != "note"]
+
+
 def lacks_btf(error: HarnessError) -> bool:
     """Return whether a scan failed since the kernel carries no BTF."""
     return "no BTF" in str(error) or "no type information" in str(error)
@@ -184,6 +193,8 @@ def run_checks(result: Result, core: Path, types: Mapping[str, Types], console: 
     if agree.named_pfns(console):
         add(result, "last words", agree.compare_last_words(console, report))
     used = types.get("dwarf") or next(iter(types.values()))
+    if not result.row.pokes:
+        add(result, "lru lists", lru_errors(core, used))
     if result.row.verdict:
         add(result, "triage", agree.compare_triage(triage(core, used), result.row.verdict, console))
     with agree.opened(core, used.vmlinux, used.btf, used.system_map) as kernel:
@@ -246,6 +257,7 @@ HEADERS = (
     "findings",
     "agreement",
     "seconds",
+    "day",
 )
 
 
@@ -254,7 +266,7 @@ def table_row(result: Result) -> list[str]:
     report = result.report
     if report is None:
         release = result.truth.release if result.truth else ""
-        return [result.row.name, release, result.row.source.arch, *[""] * 6, agreement(result), ""]
+        return [result.row.name, release, result.row.source.arch, *[""] * 6, agreement(result), "", today()]
     target = report["target"]
     return [
         result.row.name,
@@ -268,7 +280,13 @@ def table_row(result: Result) -> list[str]:
         count_findings(report),
         agreement(result),
         ", ".join(f"{seconds:.1f}" for seconds in result.seconds.values()),
+        today(),
     ]
+
+
+def today() -> str:
+    """Return the day."""
+    return datetime.date.today().isoformat()
 
 
 def details(results: Iterable[Result]) -> list[str]:
@@ -292,32 +310,55 @@ def versions() -> str:
     return ", ".join([*programs, f"Python {platform.python_version()}"])
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """Return the results as a page of documentation."""
-    day = datetime.date.today().isoformat()
-    good = sum(result.agrees for result in results)
+def rows_of(page: str, first: str) -> dict[str, list[str]]:
+    """
+    Return the rows of a table of a page, by their first cell.
+
+    :param first: How the table's heading begins.
+    """
+    rows: dict[str, list[str]] = {}
+    inside = False
+    for line in page.splitlines():
+        inside = line.startswith("|") and (inside or re.sub(r"\s+", " ", line).startswith(first))
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if inside and not set(line) <= set("|-: ") and not re.sub(r"\s+", " ", line).startswith(first):
+            rows[cells[0]] = cells
+    return rows
+
+
+def markdown(results: Sequence[Result], before: str = "") -> str:
+    """
+    Return the results as a page of documentation.
+
+    :param before: The page as it was. Its rows that weren't run now are kept.
+    """
+    made = re.search(r"Made on (\S+) by", before)
+    day = made.group(1) if made else ""
+    width = len(HEADERS)
+    kept = {name: (cells + [day] * width)[:width] for name, cells in rows_of(before, "| row | kernel |").items()}
+    guests = rows_of(before, "| row | what it shows |")
+    rows = {**kept, **{result.row.name: table_row(result) for result in results}}
+    guests.update({r.row.name: [r.row.name, r.row.note, f"`{guest_words(r.row)}`"] for r in results})
+    good = sum(not cells[HEADERS.index("agreement")].startswith(("DISAGREES", "FAILED")) for cells in rows.values())
     lines = [
         "# The matrix",
         "",
-        f"{good} of {len(results)} rows agree. Made on {day} by `python -m contrib.kernels run --markdown "
-        f"fixtures/MATRIX.md` with {versions()}.",
+        f"{good} of {len(rows)} rows agree. Made by `python -m contrib.kernels run --markdown fixtures/MATRIX.md "
+        f"[ROW...]`, each row on its day, the last ones with {versions()}.",
         "",
         "Findings are errors/warnings/notes; `docs/stock-kernels.md` explains those of stock kernels. Seconds are "
-        "those of each scan as a user starts it, in the order of the types.",
+        "those of each scan as a user starts it, in the order of the types; others who use the machine make them upper "
+        "bounds. Debian's archive has no modules of 6.19, 7.0 and 7.1, which such a guest needs.",
         "",
         "| agreement | what mminspect was compared with |",
         "|---|---|",
         *(f"| {name} | {text} |" for name, text in CHECKS.items()),
         "",
-        tabulate([table_row(result) for result in results], HEADERS, tablefmt="github", disable_numparse=True),
+        tabulate(list(rows.values()), HEADERS, tablefmt="github", disable_numparse=True),
         "",
         "## What the guests are",
         "",
-        tabulate(
-            [[r.row.name, r.row.note, f"`{guest_words(r.row)}`"] for r in results],
-            ("row", "what it shows", "guest"),
-            tablefmt="github",
-        ),
+        tabulate(list(guests.values()), ("row", "what it shows", "guest"), tablefmt="github"),
         "",
     ]
     wrong = details(results)
@@ -333,6 +374,7 @@ CHECKS = {
     "blocks": "pageblocks of each migratetype in `/proc/pagetypeinfo`",
     "pages": "`/proc/kpageflags` of every page: online or not, PG_reserved or not",
     "reference": "`tests/kit/reference.py`, which reads one drgn object per page",
+    "lru lists": "`mminspect scan --select lru-list` of a guest at rest: nothing",
     "last words": "the pfns that the kernel named when it panicked",
 }
 
