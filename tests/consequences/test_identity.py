@@ -14,8 +14,9 @@ from mminspect.consequences.place import Outcome
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import INITIALIZED, ZEROED
 from mminspect.memmap.page import Page
+from mminspect.rules.quirks import known_quirk
 from tests.conftest import Cli, Scanned, Unpacked
-from tests.kit.handmade import memory_map, zone
+from tests.kit.handmade import FLAT, memory_map, zone
 from tests.kit.planted import Fault
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, I386_HOLE, NAMES
 
@@ -176,3 +177,21 @@ def test_reserved_pages_that_can_be_freed_are_no_harmless_hole(plant: Any) -> No
         ("mixed-zone", "error", None),
         ("zone-span", "error", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spanned_by", "expected"),
+    [
+        ("zeroed", [], ("zeroed-tail-of-mem-map", False)),
+        ("zeroed", [[0, 1]], ("unwritten-holes", True)),
+        ("poisoned", [], None),
+        ("poisoned", [[0, 1]], None),
+    ],
+)
+def test_zeroed_entries_of_flatmem_are_known(
+    kind: str, spanned_by: list[list[int]], expected: tuple[str, bool] | None
+) -> None:
+    finding = Finding("uninitialized", "error", 60, 64, 0, "DMA", "m", {"kind": kind, "spanned_by": spanned_by})
+    known = known_quirk(finding, memory_map(zone(0, 0, 60), layout=FLAT))
+    assert (None if known is None else (known["id"], known["harmful"])) == expected
+    assert known_quirk(finding, memory_map(zone(0, 0, 60))) is None

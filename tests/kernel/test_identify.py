@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,12 @@ def test_slab_memory_is_asked_for_by_its_address(kernels: Kernels, monkeypatch: 
     there = identify._identify_page(kernel.target, kernel.memory, pfn, address)
     assert there == {"kind": "slab", "text": f"page {pfn:#x}, slab memory", "pfn": pfn}
     assert asked == [address]
+
+
+@pytest.mark.parametrize(("allocated", "text"), [(True, "allocated"), (False, "free"), (None, "state unknown")])
+def test_slab_object_has_a_state(allocated: bool | None, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SimpleNamespace(name=SimpleNamespace(string_=lambda: b"dentry"))
+    info = SimpleNamespace(slab_cache=cache, address=0x1000, allocated=allocated)
+    monkeypatch.setattr(identify, "slab_object_info", lambda prog, address: info)
+    prog: Any = None
+    assert identify._identify_slab(prog, 1, 0x1008)["text"] == f"slab object 0x1000 of dentry, {text}"

@@ -255,3 +255,15 @@ def test_all_pages_of_a_block_are_looked_at() -> None:
     faults = [ListFault("references", 11, 1, True), ListFault("zone", 21, LAYOUT.link(0, 2), True)]
     assert memory.follow(order=2) == ([8, 20], faults, True)
     assert memory.follow() == ([8, 20], [], True)
+
+
+def test_order_of_huge_pages_is_not_told_by_lists_that_were_left(kernels: Kernels) -> None:
+    kernel = kernels(AMD64_NUMA)
+    pages = next(p for p in kernel.memory_with_lists.per_cpu if (p.node, p.zone, p.cpu) == (0, 1, 0))
+    lists = [item._replace(order=None) if item.order == 9 else item for item in pages.lists]
+    memory = dataclasses.replace(kernel.memory, layout=dataclasses.replace(kernel.memory.layout, pageblock_order=8))
+    walker = Walker(kernel.prog, memory)
+    assert walker._huge_order(pages.count, lists) == 9
+    for cut in range(len(lists)):
+        some = [item._replace(complete=index != cut) for index, item in enumerate(lists)]
+        assert walker._huge_order(pages.count, some) is None

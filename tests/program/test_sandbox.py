@@ -301,3 +301,66 @@ def test_each_part_of_the_sandbox_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
     limits: Any = None
     assert sandbox.enter(user, (), limits) == []
     assert done == ["allow", "become", "capabilities", "restrict", *(["seccomp"] if LINUX else [])]
+
+
+def decide(numbers: dict[str, int], name: str, *arguments: int, arch: int = 0xC000003E) -> int:
+    """Ask the filter of a system call: nr, arch, instruction_pointer, args[6]."""
+    data = struct.pack("<iIQ6Q", numbers[name], arch, 0, *arguments, *[0] * (6 - len(arguments)))
+    return run_filter(seccomp.program(0xC000003E, numbers), data)
+
+
+def run_filter(code: bytes, data: bytes) -> int:
+    """Run a filter on ``struct seccomp_data``. Return its verdict."""
+    at = loaded = 0
+    while True:
+        operation, jump_true, jump_false, value = struct.unpack_from("<HBBI", code, 8 * at)
+        at += 1
+        if operation == 0x06:
+            return int(value)
+        if operation == 0x20:
+            (loaded,) = struct.unpack_from("<I", data, value)
+            continue
+        taken = {0x15: loaded == value, 0x35: loaded >= value, 0x45: bool(loaded & value)}[operation]
+        at += jump_true if taken else jump_false
+
+
+ALLOWED, REFUSED, NOT_THERE, KILLED = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        # TIOCSTI and TIOCLINUX put words into a terminal; TCGETS and TIOCGWINSZ only ask it.
+        ("ioctl", (0, 0x5412), REFUSED),
+        ("ioctl", (0, 0x541C), REFUSED),
+        ("ioctl", (0, 0x5401), ALLOWED),
+        ("ioctl", (0, 0x5413), ALLOWED),
+        ("open", (0, os.O_RDONLY), ALLOWED),
+        ("open", (0, os.O_RDONLY | os.O_CLOEXEC), ALLOWED),
+        ("open", (0, os.O_WRONLY), REFUSED),
+        ("open", (0, os.O_RDWR), REFUSED),
+        ("open", (0, os.O_RDONLY | os.O_CREAT), REFUSED),
+        ("open", (0, os.O_RDONLY | os.O_TRUNC), REFUSED),
+        ("openat", (0, 0, os.O_RDONLY), ALLOWED),
+        ("openat", (0, 0, os.O_WRONLY), REFUSED),
+        ("openat", (0, os.O_WRONLY, os.O_RDONLY), ALLOWED),
+        ("openat2", (0, 0, 0), NOT_THERE),
+        ("clone3", (), NOT_THERE),
+        ("clone", (0x11,), ALLOWED),
+        ("clone", (0x10000000,), REFUSED),
+        ("execve", (), REFUSED),
+        ("socket", (), REFUSED),
+    ],
+)
+def test_system_calls_that_the_filter_lets_through(name: str, arguments: tuple[int, ...], expected: int) -> None:
+    assert decide(syscalls.X86_64, name, *arguments) == expected
+    if name in syscalls.AARCH64:
+        assert decide(syscalls.AARCH64, name, *arguments) == expected
+
+
+def test_calls_of_other_architectures_end_it_and_those_of_x32_are_refused() -> None:
+    assert decide(syscalls.X86_64, "ioctl", arch=0xC00000B7) == KILLED
+    # read() and ioctl() of x32. The filter of AArch64 is not asked for such.
+    for number in (0x40000000, 0x40000202):
+        code = seccomp.program(0xC000003E, syscalls.X86_64)
+        assert run_filter(code, struct.pack("<iIQ6Q", number, 0xC000003E, 0, *[0] * 6)) == REFUSED

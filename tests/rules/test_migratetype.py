@@ -137,3 +137,9 @@ def test_planted_migratetype_with_flatmem(plant: Plant) -> None:
     fault.editor.write_word(fault.zone_member(0, 1, "pageblock_flags").value_(), 0xFFFFFFFF)
     (found,) = fault.new_findings()
     assert (found.rule, found.start_pfn, found.end_pfn) == ("migratetype", 0x1000, 0x1000 + 8 * 512)
+
+
+def test_three_runs_of_different_bits() -> None:
+    """A block continues the run before it, not the first one."""
+    found = apply_to_map(with_bitmap(LAYOUTS["sparse"], [7, 6, 6, 1, 7, 7, 1, 1]), "migratetype")
+    assert [(f.start_pfn, f.end_pfn, f.detail["migratetype"]) for f in found] == [(0, 8, 7), (8, 24, 6), (32, 48, 7)]

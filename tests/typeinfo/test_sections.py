@@ -54,6 +54,13 @@ def test_flags_are_macros_before_6_0() -> None:
         "SECTION_IS_EARLY",
     )
     assert flags.map_mask == 0xFFFFFFFFFFFFFFE0
+    assert [flags.names(1 << bit) for bit in range(5)] == [
+        ("SECTION_MARKED_PRESENT",),
+        ("SECTION_HAS_MEM_MAP",),
+        ("SECTION_IS_ONLINE",),
+        ("SECTION_IS_EARLY",),
+        ("SECTION_TAINT_ZONE_DEVICE",),
+    ]
 
 
 @pytest.mark.parametrize(("lock", "mm_rb"), [(True, True), (False, False), (True, False)])
