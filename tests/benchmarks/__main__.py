@@ -36,6 +36,7 @@ from mminspect import __version__
 from tests.benchmarks.against import compare_with
 from tests.benchmarks.busy import compare_busy, machine
 from tests.benchmarks.measure import Table, best, command, run_once, scan_command
+from tests.benchmarks.pictures import compare_pictures
 
 # (GiB from the first to the last page, one section of so many is there, findings).
 GROWTH = (
@@ -76,7 +77,7 @@ prog.set_core_dump(sys.argv[1])
 prog.load_debug_info([sys.argv[2]])
 """
 
-ONLY = ("start", "peers", "use", "busy", "large", "kdump", "growth")
+ONLY = ("start", "peers", "use", "busy", "pictures", "large", "kdump", "growth")
 
 HEAD = """\
 <!-- SPDX-License-Identifier: LGPL-2.1-or-later -->
@@ -354,6 +355,8 @@ def main(
         show(compare_walk(build(directory, "amd64-6.1-4g-in-use", memory="4G", shell=USE), repeat))
     if only in (None, "busy"):
         show(compare_busy(directory, repeat))
+    if only in (None, "pictures"):
+        show(compare_pictures(directory, repeat))
     if only in (None, "large", "kdump"):
         if large is None:
             if only != "kdump":

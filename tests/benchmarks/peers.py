@@ -25,7 +25,7 @@ from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
 from mminspect.memorymap.map import MemoryMap
 from mminspect.program import kdump
-from mminspect.rules.registry import all_rules
+from mminspect.rules.registry import select_rules
 from mminspect.walk.engine import Scan
 from mminspect.walk.picture import Picture
 from tests.kit.handmade import nothing_known
@@ -38,7 +38,7 @@ ENOUGH = 300000
 
 def scan(kernel: Kernel) -> int:
     """Apply all rules, as mminspect does."""
-    walk = Scan(kernel.memory, kernel.memmap, list(all_rules().values()), nothing_known)
+    walk = Scan(kernel.memory, kernel.memmap, select_rules(), nothing_known)
     walk.findings()
     return walk.pages_examined
 
@@ -56,7 +56,7 @@ def picture(kernel: Kernel) -> int:
         made.append(Picture(memory, cell_order(memory, None)))
         return made[-1]
 
-    walk = Scan(kernel.memory, kernel.memmap, list(all_rules().values()), nothing_known, observe=observe)
+    walk = Scan(kernel.memory, kernel.memmap, select_rules(), nothing_known, observe=observe)
     walk.findings()
     _ = made[0].cells
     return walk.pages_examined
@@ -129,7 +129,7 @@ def main(way: str, path: str) -> None:
             pages = len(packed) * kernel.memory.layout.page_size // kernel.memory.layout.page.size
         else:
             # Read before; that is part of the start.
-            _ = kernel.memmap, all_rules()
+            _ = kernel.memmap, select_rules()
             start = time.process_time()
             pages = WAYS[way](kernel)
     print(json.dumps({"pages": pages, "cpu": time.process_time() - start}))

@@ -28,7 +28,7 @@ from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.sections import Section
 from mminspect.render.formats import report_writer
 from mminspect.render.style import Style
-from mminspect.rules.registry import all_rules
+from mminspect.rules.registry import select_rules
 from mminspect.typeinfo.load import TypeSource
 from mminspect.walk.engine import Scan
 from mminspect.walk.report import summarize
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     span, holes, findings, jobs = map(int, arguments)
     prog, memory = make(Size(span, holes, findings))
     cpu, wall = seconds(), time.monotonic()
-    rules: list[object] = list(all_rules().values())
+    rules: list[object] = list(select_rules())
     memmap = Memmap(prog, memory)
     scan = Scan(memory, memmap, rules, handmade.nothing_known)  # type: ignore[arg-type]
     target = SimpleNamespace(
