@@ -117,6 +117,11 @@ def _zeroed_on_flatmem(finding: Finding, memory: MemoryMap, spanned: bool) -> bo
     return bool(detail["spanned_by"]) == spanned
 
 
+def _of_compound_pages(finding: Finding, problem: str) -> bool:
+    compound = finding.detail.get("compound")
+    return finding.detail.get("problem") == problem and compound is not None and compound > 1
+
+
 def _interleaved(finding: Finding, memory: MemoryMap) -> bool:
     if "cause" in finding.detail:
         return True
@@ -212,6 +217,20 @@ QUIRKS = (
         "FLATMEM's mem_map ends at a multiple of the largest block; nobody initialized what is behind the last zone",
         ("uninitialized",),
         lambda finding, memory: _zeroed_on_flatmem(finding, memory, False),
+    ),
+    Quirk(
+        "device-tail-pages",
+        True,
+        "compound pages of device memory in a section of RAM: the kernel took their struct pages for shared ones",
+        ("device-memory",),
+        lambda finding, memory: _of_compound_pages(finding, "uninitialized"),
+    ),
+    Quirk(
+        "device-pageblock-types",
+        False,
+        "compound pages of device memory that are larger than a pageblock: only the first block is typed",
+        ("device-memory",),
+        lambda finding, memory: _of_compound_pages(finding, "migratetype"),
     ),
     Quirk(
         "interleaved-nodes",

@@ -10,9 +10,11 @@ import pytest
 from drgn import Object
 from drgn.helpers.linux.xarray import xa_for_each
 
+from mminspect.commands.triage.in_memory import match
 from mminspect.findings import Finding
 from mminspect.kernel import device
 from mminspect.memorymap.device import DevicePages, Stretch
+from mminspect.rules.quirks import known_quirk
 from mminspect.rules.registry import all_rules, select_rules
 from mminspect.walk.engine import Scan
 from mminspect.walk.scan import scan
@@ -201,3 +203,20 @@ def test_nothing_is_looked_for_where_no_zone_device_is(kernels: Kernels, monkeyp
     monkeypatch.setattr("mminspect.kernel.kernel.device_memory", refuse)
     assert kernels(AMD64_HEALTHY).memory_for(device=True).device == ()
     assert RULE.id in {rule.id for rule in select_rules()}
+
+
+def test_both_bugs_are_known(scanned: Scanned, kernels: Kernels, copy: CoreEditor) -> None:
+    (found,) = (f for f in scanned(AMD64_DEVDAX).findings if f.rule == RULE.id)
+    assert found.known is not None
+    assert (found.known["id"], found.known["harmful"]) == ("device-tail-pages", True)
+    prog, memory = kernels(AMD64_DEVDAX).prog, kernels(AMD64_DEVDAX).memory
+    (bug,) = match([found], memory, ["frob"])
+    assert (bug["id"], bug["status"]) == ("device-tail-pages", "memory shows it")
+    assert match([dataclasses.replace(found, detail={**found.detail, "compound": 1})], memory, []) == []
+    usage = prog["mem_section"][0][START >> 15].usage
+    copy.write(usage.pageblock_flags.address_ + (START & 0x7FFF) // COMPOUND + 1, b"\0")
+    types = problems(copy)["migratetype"]
+    assert types.known is not None
+    assert (types.known["id"], types.known["harmful"]) == ("device-pageblock-types", False)
+    assert known_quirk(dataclasses.replace(types, detail={**types.detail, "compound": 1}), memory) is None
+    assert known_quirk(dataclasses.replace(types, detail={**types.detail, "compound": None}), memory) is None

@@ -234,9 +234,23 @@ RUN_TIME: tuple[Bug, ...] = (
     Bug(
         id="device-tail-pages",
         title="tail struct pages of device memory that lands in an early section are never initialized",
-        evidence="uninitialized struct pages of ZONE_DEVICE; device pageblocks without a type",
-        rules=("uninitialized", "migratetype"),
+        evidence="struct pages of a dev_pagemap that don't link to zone Device: the end of each compound page",
+        rules=("device-memory",),
         proof="a devdax namespace with a large alignment shares a section with RAM",
+        # Since 5.19; stable kernels have the fix, and nothing says since which release.
+        fixed="7.2",
+        commits=(commit("6fd3620b3428", CAUSE),),
         functions=("memmap_init_zone_device", "free_zone_device"),
+    ),
+    Bug(
+        id="device-pageblock-types",
+        title="only the first pageblock of a compound page of device memory gets a migratetype",
+        evidence="pageblocks of a dev_pagemap that aren't MOVABLE, but for the first of each compound page",
+        rules=("device-memory",),
+        proof="a devdax namespace has compound pages larger than a pageblock",
+        # Since 5.17, likewise.
+        fixed="7.2",
+        commits=(commit("c4386bd8ee3a", CAUSE),),
+        harmful=False,
     ),
 )

@@ -84,6 +84,14 @@ def _behind_the_last_zone(finding: Finding, memory: MemoryMap) -> str:
     )
 
 
+def _device_tails(finding: Finding, memory: MemoryMap) -> str:
+    if finding.rule != "device-memory" or finding.detail.get("problem") != "uninitialized":
+        return ""
+    if (finding.detail.get("compound") or 1) < 2:
+        return ""
+    return "struct pages at the end of compound pages of device memory were never initialized for it"
+
+
 # What shows each bug, and where it kills: beginnings of functions, or nothing if anywhere.
 _SIGNS: tuple[tuple[str, Callable[[Finding, MemoryMap], str], tuple[str, ...]], ...] = (
     ("holes-in-zone-0", _hole_to_zone_0, ()),
@@ -93,6 +101,7 @@ _SIGNS: tuple[tuple[str, Callable[[Finding, MemoryMap], str], tuple[str, ...]], 
     ("reserved-memory-in-no-node", _no_such_node, ()),
     ("section-without-usage", _no_usage, ()),
     ("fast-isolate-around-leaves-zone", _mixed_hidden, COMPACTION),
+    ("device-tail-pages", _device_tails, ()),
     ("reserved-page-in-no-zone", _behind_the_last_zone, ()),
 )
 
