@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -13,15 +14,18 @@ import jsonschema
 import numpy as np
 import pytest
 
-from mminspect.commands.map import Worst, parse_range
+from mminspect.commands import map as map_
+from mminspect.commands.map import Worst, cell_order, parse_range
 from mminspect.errors import MminspectError
 from mminspect.memmap.chunk import INITIALIZED, UNINITIALIZED_KINDS, UNREADABLE_REASONS
 from mminspect.memmap.picture import BY_STATE, CONTINUED, Cells, name_of
+from mminspect.memorymap.ranges import Range
+from mminspect.memorymap.sections import Section
 from mminspect.render.map import size, write_map
 from mminspect.render.style import Style
 from mminspect.walk.picture import Picture, Seen
 from tests.conftest import Cli, Kernels, Unpacked, complaint
-from tests.kit.handmade import memory_map, zone
+from tests.kit.handmade import SPARSE, memory_map, zone
 from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, ROOT
 
 SCHEMAS = ROOT / "mminspect" / "schemas"
@@ -323,3 +327,19 @@ def test_tails_that_lead_to_before_all_memory_have_a_class() -> None:
     cells = Cells(one, one + 8, one, np.array([0]), np.array([CONTINUED], np.uint8), one + 8)
     list(picture.take(0, Seen(cells, -5, None)))
     assert [name_of(code) for code in picture.cells.code.tolist()] == ["compound"]
+
+
+def test_cells_are_made_larger_where_there_would_be_too_many() -> None:
+    def order(pages: int, span: Range | None = None, finest: int | None = None) -> int:
+        memory = memory_map(zone(1, 0, pages))
+        section = Section(0, ((0, pages),), 0, 0)
+        return cell_order(dataclasses.replace(memory, sections=(section,)), span, finest)
+
+    block = SPARSE.pageblock_order
+    assert order(map_.MAX_CELLS << block) == block
+    assert order((map_.MAX_CELLS << block) + (1 << block)) == block + 1
+    # A range is shown page by page, and has fewer cells.
+    assert order(1 << 20, (0, map_.MAX_RANGE_CELLS)) == 0
+    assert order(1 << 20, (5, map_.MAX_RANGE_CELLS + 6)) == 1
+    assert order(1 << 20, (0, map_.MAX_RANGE_CELLS), finest=3) == 3
+    assert order(1 << 10, (0, 1 << 20)) == 0

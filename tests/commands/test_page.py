@@ -13,6 +13,7 @@ from drgn import FaultError
 from mminspect.commands import struct_page
 from mminspect.commands.page import describe
 from mminspect.kernel.kernel import Kernel
+from mminspect.memorymap.blocks import migratetype_runs
 from mminspect.render.page import write_pages
 from tests.conftest import Cli, Kernels, Scanned, Unpacked
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY, AMD64_NUMA, ARM64, I386_HOLE, S390X
@@ -186,3 +187,19 @@ def test_page_in_one_of_several_blocks_of_a_finding(kernels: Kernels, monkeypatc
     for pfn, expected in ((0xA000, True), (0xA200, True), (0xA400, False)):
         (page,) = describe(kernel, pfn, pfn + 1)
         assert ("contiguous" in {f["rule"] for f in page["findings"]}) == expected
+
+
+@pytest.mark.parametrize("name", [AMD64_NUMA, AMD64_400M, I386_HOLE])
+def test_migratetype_is_that_of_the_bitmap(name: str, kernels: Kernels) -> None:
+    """Each kind of pageblock that there is, as the runs over whole bitmaps have it."""
+    kernel = kernels(name)
+    runs = migratetype_runs(kernel.memory)
+    names = kernel.memory.layout.migratetypes
+    checked = set()
+    for start, kind in zip(runs.start.tolist(), runs.kind.tolist()):
+        if kind not in checked and kernel.memory.section(start) is not None:
+            (page,) = describe(kernel, start, start + 1)
+            if page.get("migratetype_why") is None:
+                assert page["migratetype"] == names[kind]
+                checked.add(kind)
+    assert len(checked) > 1

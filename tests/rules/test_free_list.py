@@ -11,8 +11,9 @@ from drgn.helpers.linux.list import list_for_each_entry
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.chunk import UNMAPPED
 from mminspect.memmap.reader import Memmap
-from mminspect.rules.free_list import NO_LIST, ends_of_chains
+from mminspect.rules.free_list import NO_LIST, _violation, ends_of_chains
 from tests.conftest import Opened, Plant
+from tests.kit.handmade import zone
 from tests.kit.planted import PLACES, a_free_block
 from tests.kit.structpages import STRICT, machine
 from tests.kit.support import AMD64_HEALTHY, AMD64_NUMA, ARM64, S390X
@@ -162,3 +163,9 @@ def test_planted_list(name: str, plant: Plant) -> None:
     assert gone == set()
     assert [(f.rule, f.detail["problem"], f.detail["next"]) for f in new] == [("free-list", "link", 0x1000)]
     assert pfn in new[0].detail["pfns"]
+
+
+def test_only_the_first_sixteen_pages_are_shown() -> None:
+    found = _violation(zone(1, 0, 64), 0, "cycle", "what", range(20, 0, -1), {})
+    assert (found.detail["pages"], found.detail["pfns"]) == (20, list(range(1, 17)))
+    assert (len(found.named), found.pages) == (16, (1, 2))
