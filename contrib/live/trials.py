@@ -172,6 +172,29 @@ def soak(guest: LiveGuest, scans: int, log: Path | None = None) -> Series:
         return read_series(session.share, [session.json("quiet.json")], result.output)
 
 
+CHURN_SECONDS = 12
+BETWEEN_DUMPS_SECONDS = 2.3
+
+
+def lru_findings(guest: LiveGuest, generations: bool, dumps: int, directory: Path) -> list[str]:
+    """
+    Dump a guest whose LRU lists are busy, at moments that have nothing to do with what it does.
+
+    Return what the rule for LRU lists finds in them but notes, and whether it couldn't follow them. All of it is false.
+    """
+    script = f"inside={INSIDE}\n. {INSIDE}/churn.sh {'y' if generations else 'n'}\nsleep {CHURN_SECONDS}\npause dump\n"
+    found = []
+    with started(replace(guest, job=replace(guest.job, script=script))) as session:
+        session.wait("dump")
+        for number in range(dumps):
+            core = session.dump(directory / f"core.{number}")
+            report = scan_dump(core, ("--select", "lru-list"))
+            core.unlink()
+            found += [f"dump {number}: {f['message']}" for f in report["findings"] if f["severity"] != "note"]
+            time.sleep(BETWEEN_DUMPS_SECONDS)
+    return found
+
+
 DIMM_MIB = (128, 256)
 FOREVER = 1_000_000
 HOTPLUG_RATE = "8M"

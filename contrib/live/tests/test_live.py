@@ -11,7 +11,7 @@ import pytest
 from contrib.live.rootfs import Job
 from contrib.live.session import LiveGuest, started
 from contrib.live.tests.conftest import kernel_or_skip
-from contrib.live.trials import LAYOUTS, guest_with, hotplug, refused, scan_and_dump, soak
+from contrib.live.trials import LAYOUTS, guest_with, hotplug, lru_findings, refused, scan_and_dump, soak
 
 pytestmark = pytest.mark.vm
 slow = pytest.mark.slow
@@ -100,3 +100,12 @@ def test_hotplug(version: str, online: str, remove: bool) -> None:
     assert (series.failures, series.strangers) == ([], [])
     if online != "offline":
         assert len(series.pages) > 1
+
+
+@slow
+@pytest.mark.parametrize("version", ["6.1", "6.12", "7.2"])
+@pytest.mark.parametrize("generations", [False, True])
+def test_lru_lists_of_a_busy_guest(version: str, generations: bool, tmp_path: Path) -> None:
+    """Lists that change all the time are in order at any moment."""
+    guest = LiveGuest(kernel_or_skip(version), NOTHING, "640M", cpus=2)
+    assert lru_findings(guest, generations, 3, tmp_path) == []
