@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ told watch mminspect watch --interval 1s --count 2 --format ndjson
 told watch-metrics mminspect watch --interval 1s --count 2 --format prometheus -o /tmp/out/watch.prom
 cp /tmp/out/watch.prom "$share/watch.prom"
 ls -A /tmp/out >"$share/left"
+
+# Pictures.
+cat /proc/zoneinfo >"$share/zoneinfo"
+told map mminspect map --format json
+told map-text mminspect map --width 80
+told map-page mminspect map --format html
+told diff mminspect diff "$share/map.out" /proc/kcore
 
 # Inside drgn.
 cat >/tmp/session.py <<'END'
@@ -201,3 +209,17 @@ def test_inside_drgn(share: Path) -> None:
     """A drgn session can scan the running kernel without debuginfo."""
     assert status(share, "drgn") == 0, (share / "drgn.err").read_text()
     assert (share / "drgn.out").read_text().split() == [str(len(report(share, "first")["findings"])), "live"]
+
+
+def test_pictures(share: Path) -> None:
+    """A picture of a running kernel has as many free pages as the kernel says, but for what changed meanwhile."""
+    assert [status(share, name) for name in ("map", "map-text", "map-page", "diff")] == [0, 0, 0, 0]
+    found = report(share, "map")
+    free = {number for number, name in enumerate(found["classes"]) if name.startswith("free ")}
+    cells = [cell[found["columns"].index("classes")] for cell in found["cells"]]
+    drawn = sum(pages for cell in cells for name, pages in zip(cell[::2], cell[1::2]) if name in free)
+    told = sum(map(int, re.findall(r"nr_free_pages +(\d+)", (share / "zoneinfo").read_text())))
+    assert abs(drawn - told) < told * 0.1
+    present = sum(map(int, re.findall(r" present +(\d+)", (share / "zoneinfo").read_text())))
+    assert 0 <= sum(sum(cell[1::2]) for cell in cells) - present < 1024
+    assert max(map(len, (share / "map-text.out").read_text().splitlines())) <= 80
