@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mminspect.commands.diff import diff, is_new_at, match
 from tests.commands.test_map import of, tiny, write
 from tests.conftest import Cli, Unpacked, complaint
@@ -143,3 +145,16 @@ def test_what_can_not_be_compared_is_refused(cli: Cli, tmp_path: Path) -> None:
 def _text(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    "item", [{"start_pfn": 0, "end_pfn": 1}, {"start_pfn": 0, "end_pfn": "1", "state": "free"}, 7, {"state": "free"}]
+)
+def test_map_whose_memory_is_damaged_is_refused(item: Any, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    cli("-c", unpacked(AMD64_400M), "map", "--format", "json", "-o", path)
+    data = json.loads(path.read_text())
+    assert cli("map", "--from", path).status == 0
+    data["memory"].append(item)
+    path.write_text(json.dumps(data))
+    assert "damaged" in complaint(cli("map", "--from", path))

@@ -22,3 +22,25 @@ def test_blocks_that_are_not_online_are_no_ram(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(proc, "MEMORY_BLOCKS", tmp_path)
     monkeypatch.setattr(proc, "_read", lambda path: texts.get(path, "") if path.startswith("/proc") else read(path))
     assert list(proc.read_proc_files(4096).ram) == [(0, 0x8000), (0x18000, 0x60000)]
+
+
+def test_zones_of_zoneinfo() -> None:
+    text = (
+        "Node 0, zone      DMA\n"
+        "  per-node stats\n"
+        "      nr_inactive_anon 81\n"
+        "  pages free     3840\n"
+        "        spanned  4095\n"
+        "        present  3998\n"
+        "        managed  3840\n"
+        "  start_pfn:           1\n"
+        "Node 1, zone   Normal\n"
+        "  pages free     0\n"
+        "        spanned  0\n"
+        "        present  0\n"
+    )
+    assert [tuple(item) for item in proc.parse_zoneinfo(text)] == [
+        (0, "DMA", 4095, 3998, 1),
+        (1, "Normal", 0, 0, None),
+    ]
+    assert proc.parse_zoneinfo("Node 0, zone      DMA\n        present  3998\n") == []

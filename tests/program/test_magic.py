@@ -151,3 +151,19 @@ def test_note_is_found_in_memory(order: str) -> None:
     # It can be longer than a page, and than what is read at once.
     long = Elf(True, order).pack_note(Note("VMCOREINFO", 0, VMCOREINFO.ljust(5000, b"x")))
     assert search([(long[:4096], long[4096:])]) == [VMCOREINFO.ljust(5000, b"x")]
+
+
+@pytest.mark.parametrize(
+    ("start", "raw"),
+    [
+        (b"some words of a text\n", False),
+        (b"tabs\tand\r\nlines", False),
+        (b" ~", False),
+        (b"a text\x1f", True),
+        (b"a text\x7f", True),
+        (b"\0" * 64, True),
+        (b"", True),
+    ],
+)
+def test_only_what_is_no_text_can_be_raw_memory(start: bytes, raw: bool) -> None:
+    assert ("raw physical memory" in explain(start, "file")) is raw

@@ -63,6 +63,9 @@ def tar(members: dict[str, bytes], mode: str = "w") -> bytes:
     """Make a tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        directory = tarfile.TarInfo("127.0.0.1-2026-01-01")
+        directory.type = tarfile.DIRTYPE
+        archive.addfile(directory)
         for name, data in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)

@@ -447,3 +447,11 @@ def test_words(problem: str, pfn: int | None, value: int, text: str) -> None:
         assert found.severity == severity
         assert found.message.startswith(f"node 0, LRU lists, inactive file: {text}")
         assert (found.start_pfn, found.end_pfn) == ((5, 6) if pfn is not None else (0, 64))
+
+
+def test_generations_that_do_not_fit_the_zones_are_not_followed(kernels: Kernels) -> None:
+    kernel = kernels(GENERATIONS)
+    memory = dataclasses.replace(kernel.memory, layout=dataclasses.replace(kernel.memory.layout, max_nr_zones=7))
+    lru = with_lru_lists(kernel.target, memory).lru
+    assert lru is not None
+    assert (lru.lruvecs, lru.missing) == ((), "the types don't tell where a struct lruvec has its lists")

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from mminspect.rules.registry import select_rules
 from mminspect.walk import scan as scan_
+from mminspect.walk.engine import Scan
 from mminspect.walk.limits import Limits
 from mminspect.walk.scan import scan
 from tests.conftest import Kernels
@@ -55,3 +57,17 @@ def test_scan_at_a_rate_reads_the_whole_memmap_in_one_process(
     pages = report.summary["pages_examined"] + report.summary["pages_unreadable"]
     assert clock.slept == pytest.approx(pages * layout.page.size / rate, rel=0.01)
     assert jobs == [1]
+
+
+def test_walk_that_is_ended_early_counts_nothing(kernels: Kernels) -> None:
+    """The free pages of one chunk are not those of a zone."""
+    kernel = kernels(AMD64_HEALTHY)
+    rules = select_rules(["free-list"])
+    walk = Scan(kernel.memory, kernel.memmap, rules, kernel.identify, stop=lambda: True)
+    assert list(walk.findings()) == []
+    assert walk.stopped
+    assert 0 < walk.pages_examined < 1 << 16
+    whole = Scan(kernel.memory, kernel.memmap, rules, kernel.identify, stop=lambda: False)
+    assert list(whole.findings()) == []
+    assert not whole.stopped
+    assert whole.pages_examined > walk.pages_examined

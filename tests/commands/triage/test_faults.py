@@ -10,6 +10,7 @@ from mminspect.commands.triage.about import about_pages
 from mminspect.commands.triage.lines import read_text
 from mminspect.commands.triage.report import Report, crash_of
 from mminspect.commands.triage.reports import read_reports
+from mminspect.commands.triage.stacks import parse_frame
 from tests.commands.triage import faults
 
 # What nobody may see again: it stands for a secret in user space's registers, stack or memory.
@@ -221,3 +222,9 @@ def test_fault_that_the_kernel_survived() -> None:
 def test_pointer_that_is_wrong_by_one_bit_looks_like_hardware() -> None:
     (what,) = about_pages(crash(faults.X86_GPF_6_12)).hardware
     assert "one bit" in what and "RAX" in what
+
+
+def test_frames_of_arm_before_4_11() -> None:
+    frame = parse_frame("(frob_read+0x0/0x2c) from [<c0008000>] (vfs_read+0x88/0x140)")
+    assert frame is not None
+    assert frame[0] == ("frob_read", "vfs_read")
