@@ -348,7 +348,8 @@ def markdown(results: Sequence[Result], before: str = "") -> str:
         "",
         "Findings are errors/warnings/notes; `docs/stock-kernels.md` explains those of stock kernels. Seconds are "
         "those of each scan as a user starts it, in the order of the types; others who use the machine make them upper "
-        "bounds. Debian's archive has no modules of 6.19, 7.0 and 7.1, which such a guest needs.",
+        "bounds. Debian's archive has no modules of 6.19, 7.0 and 7.1, which such a guest needs. Where a kernel's "
+        "vmlinux wasn't at hand, the types are from BTF alone, and neither `types` nor `reference` was compared.",
         "",
         "| agreement | what mminspect was compared with |",
         "|---|---|",

@@ -178,3 +178,11 @@ def test_file_that_a_worker_lost_is_told_as_such(children: Callable[[], list[str
     with pytest.raises(MminspectError, match="killed by signal 9"):
         run(lambda n: [os.kill(os.getpid(), signal.SIGKILL)], range(1), 2)
     assert children() == []
+
+
+def test_signals_come_again_when_the_workers_are_there() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with parallel.run(lambda n: [n], lambda: range(3), 2) as results:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        assert list(results) == [0, 1, 2]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
