@@ -12,11 +12,11 @@ from typing import Any, Callable
 import click
 
 from contrib.explore import mutants as planted
-from contrib.explore import report
+from contrib.explore import page, report
 from contrib.explore.campaign import Campaign
 from contrib.explore.compare import compare, mail, read_corpus
 from contrib.explore.confirm import confirm
-from contrib.explore.describe import describe
+from contrib.explore.describe import describe, strips
 from contrib.explore.fromlog import rebuild
 from contrib.explore.judge import SEVERITIES, Sighting
 from contrib.explore.kernel import PLAIN
@@ -33,6 +33,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 Pokes = tuple[tuple[str, bytes], ...]
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+HTML = click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page there as well.")
 
 
 def duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -123,6 +124,7 @@ def main() -> None:
 @click.option("--store", "path", type=click.Path(path_type=Path), default=Path("explore.db"), show_default=True)
 @click.option("--shrink", "least", type=click.Choice([*SEVERITIES, "never"]), default="warning", show_default=True)
 @click.option("--confirm/--no-confirm", "confirmed", default=True, help="Boot minimal layouts with stock firmware too.")
+@HTML
 def run(
     kernel: Path,
     vmlinux: Path | None,
@@ -138,6 +140,7 @@ def run(
     path: Path,
     least: str,
     confirmed: bool,
+    html: Path | None,
 ) -> None:
     """Try KERNEL, a bzImage or vmlinux, on random layouts. A store that is there is gone on with."""
     spec = make_spec(kernel, vmlinux, system_map, pokes, modules)
@@ -157,6 +160,9 @@ def run(
     if confirmed:
         confirm_all(store, name, spec, kernel)
     click.echo(report.table(store, name, kernel))
+    if html:
+        with html.open("w", encoding="utf-8") as out:
+            page.write_results(store, name, kernel, out)
     click.echo(report.reached(store, name, opened))
 
 
@@ -231,10 +237,14 @@ def shrink(
 @main.command()
 @click.argument("layout", type=click.Path(path_type=Path))
 @click.option("--kernel", type=EXISTING, help="Print the commands that show the layout on this bzImage, too.")
-def show(layout: Path, kernel: Path | None) -> None:
-    """Show a layout in words."""
+@HTML
+def show(layout: Path, kernel: Path | None, html: Path | None) -> None:
+    """Show a layout in words and as a picture."""
     one = read_layout(layout)
-    click.echo(describe(one))
+    if html:
+        with html.open("w", encoding="utf-8") as out:
+            page.write_layout(one, layout.name, kernel, out)
+    click.echo(f"{describe(one)}\n\n{strips(one)}")
     if kernel:
         click.echo("\n" + command(one, kernel))
 

@@ -5,10 +5,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contrib.explore.layout import GIB, KIB, MIB, PAGE, VIRTIO_MEM, Layout
+from contrib.explore.layout import (
+    ACPI,
+    GIB,
+    KIB,
+    MIB,
+    NVS,
+    PAGE,
+    PMEM,
+    PRAM,
+    RAM,
+    RESERVED,
+    SOFT_RESERVED,
+    UNUSABLE,
+    VIRTIO_MEM,
+    Layout,
+)
 
 PAGEBLOCK = 2 * MIB
 SECTION = 128 * MIB
+LETTERS = {
+    RAM: "#",
+    RESERVED: "r",
+    ACPI: "a",
+    NVS: "n",
+    UNUSABLE: "u",
+    PMEM: "p",
+    PRAM: "P",
+    SOFT_RESERVED: "s",
+}
+PLAIN = (LETTERS[RAM], ".")
+CELL = 64 * KIB
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 
 
@@ -71,6 +98,37 @@ def describe(layout: Layout) -> str:
     if layout.after_boot:
         lines += ["after boot", *(f"  {line}" for line in _after_boot(layout))]
     return "\n".join(lines)
+
+
+def strips(layout: Layout, width: int = 72) -> str:
+    """
+    Return a layout as a picture: a line for the e820 table and one for the nodes, all to one scale.
+
+    Whatever isn't RAM is seen, however small; later entries of the table hide earlier ones.
+
+    :param width: Columns of the picture.
+    """
+    ends = [entry.end for entry in (*layout.e820, *layout.srat, *layout.devices)]
+    cell = -(-max(ends, default=PAGE) // (width * CELL)) * CELL
+    rows = [("e820", [(entry.start, entry.end, LETTERS[entry.type]) for entry in layout.e820])]
+    if layout.srat:
+        rows.append(("node", [(entry.start, entry.end, str(entry.node % 10)) for entry in layout.srat]))
+    if layout.devices:
+        rows.append(("plug", [(one.start, one.end, str(one.node % 10)) for one in layout.devices]))
+    starts = range(0, cell * width, cell)
+    lines = [f"{name} {''.join(_cell(parts, start, start + cell) for start in starts)}" for name, parts in rows]
+    used = [f"{LETTERS[name]} {name}" for name in LETTERS if any(entry.type == name for entry in layout.e820)]
+    return "\n".join([*lines, f"     a cell is {size(cell)}; {', '.join(used)}"])
+
+
+def _cell(parts: Sequence[tuple[int, int, str]], start: int, end: int) -> str:
+    """Return the letter of what most of a cell is, or of what is in it beside RAM."""
+    bytes_of: dict[str, int] = {}
+    edges = sorted({start, end, *(edge for part in parts for edge in part[:2] if start < edge < end)})
+    for low, high in zip(edges, edges[1:]):
+        letter = next((part[2] for part in reversed(parts) if part[0] <= low and high <= part[1]), ".")
+        bytes_of[letter] = bytes_of.get(letter, 0) + high - low
+    return max(bytes_of, key=lambda letter: (letter not in PLAIN, bytes_of[letter]))
 
 
 def _after_boot(layout: Layout) -> list[str]:

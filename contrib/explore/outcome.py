@@ -23,7 +23,8 @@ LOG_SIZE = 256 << 10
 BIOS_AREAS = ((0, PAGE), (640 * KIB, MIB))
 # Words after which the kernel has less memory, or other, than the table says.
 CHANGES_MEMORY = re.compile(r"(mem|memmap|highmem|vmalloc|e820|efi_fake_mem|crash_kexec|memtest)=")
-I386_MAX_MEMORY = 64 * GIB
+# MAXMEM of i386 with CONFIG_X86_PAE and without.
+PAE_MAX_MEMORY, I386_MAX_MEMORY = 64 * GIB, 4 * GIB
 PAGE_BITS = 12
 
 LINES = (
@@ -124,23 +125,30 @@ def boot_sighting(kernel: Kernel, boot: Boot, log: bytes) -> Sighting:
     return Sighting("error", f"boot: panic in {where}: {without_numbers(text)}", 1, f"{text} in {where}")
 
 
-def expected_pages(layout: Layout, wide: bool) -> int | None:
+def max_memory(kernel: Kernel) -> int:
+    """Return the address behind the last that a kernel can have memory at."""
+    if kernel.image.wide:
+        return 1 << 64
+    return PAE_MAX_MEMORY if kernel.symbols.get("initial_pg_pmd") else I386_MAX_MEMORY
+
+
+def expected_pages(layout: Layout, limit: int) -> int | None:
     """
     Return how many pages of RAM the kernel must have, or ``None`` if the words of the layout change that.
 
     RAM outside of the SRAT has no node and may be left out if it is more than the kernel's slack.
+
+    :param limit: Where the kernel's memory ends at the latest.
     """
     if any(CHANGES_MEMORY.match(word) for word in layout.words):
         return None
-    ram = subtract(ram_ranges(layout.e820), BIOS_AREAS)
-    if not wide:
-        ram = subtract(ram, [(I386_MAX_MEMORY, 1 << 64)])
+    ram = subtract(ram_ranges(layout.e820), (*BIOS_AREAS, (limit, 1 << 64)))
     return sum(max(0, (end >> PAGE_BITS) - (-(-start >> PAGE_BITS))) for start, end in ram)
 
 
-def host_sightings(layout: Layout, judgment: Judgment, wide: bool) -> list[Sighting]:
+def host_sightings(layout: Layout, judgment: Judgment, limit: int) -> list[Sighting]:
     """Return whether pages of RAM were lost or gained: the host knows what it gave."""
-    expected = expected_pages(layout, wide)
+    expected = expected_pages(layout, limit)
     if expected is None or not judgment.zones:
         return []
     present = sum(zone["present"] for zone in judgment.zones)
@@ -219,7 +227,7 @@ class Explorer:
                 make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.wide, low_memory(kernel, ram))
                 judgment = self.scanner.scan(ram.path, self.options)
                 sightings += judgment.sightings
-                sightings += host_sightings(layout, judgment, kernel.image.wide) if stock is None else []
+                sightings += host_sightings(layout, judgment, max_memory(kernel)) if stock is None else []
                 if judgment.error:
                     signature = "scan: " + without_numbers(judgment.error)
                     sightings.append(Sighting("error", signature, 1, judgment.error))

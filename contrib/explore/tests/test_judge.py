@@ -84,20 +84,22 @@ def test_the_log_is_read_for_what_the_kernel_complains_of() -> None:
 
 def test_the_host_counts_whole_pages_of_ram_above_the_bios() -> None:
     # 1-400 MiB, 0-0x9f000 without the first page.
-    assert expected_pages(PLAIN, True) == 399 * 256 + 0x9E
+    assert expected_pages(PLAIN, 1 << 64) == 399 * 256 + 0x9E
     ragged = Layout((*LOW, E820Entry(MIB, 200 * MIB + 0x800, RAM), E820Entry(200 * MIB + 0x800, 201 * MIB, RESERVED)))
-    assert expected_pages(ragged, True) == 199 * 256 + 0x9E
-    assert expected_pages(replace(PLAIN, words=("mem=200M",)), True) is None
-    assert expected_pages(replace(PLAIN, words=("movablecore=64M",)), True) == 399 * 256 + 0x9E
+    assert expected_pages(ragged, 1 << 64) == 199 * 256 + 0x9E
+    assert expected_pages(replace(PLAIN, words=("mem=200M",)), 1 << 64) is None
+    assert expected_pages(replace(PLAIN, words=("movablecore=64M",)), 1 << 64) == 399 * 256 + 0x9E
     huge = Layout((*PLAIN.e820, E820Entry(64 * GIB - MIB, 64 * GIB + MIB, RAM)))
-    assert expected_pages(huge, False) == 400 * 256 + 0x9E
+    assert expected_pages(huge, 64 * GIB) == 400 * 256 + 0x9E
+    # Without PAE, i386 has none of it.
+    assert expected_pages(huge, 4 * GIB) == 399 * 256 + 0x9E
 
 
 def test_lost_and_gained_pages_are_sightings() -> None:
-    expected = expected_pages(PLAIN, True)
+    expected = expected_pages(PLAIN, 1 << 64)
     assert expected is not None
     for present, text in ((expected, ""), (expected - 3, "3 pages of RAM"), (expected + 1, "1 pages are present")):
-        found = host_sightings(PLAIN, Judgment((), ({"present": present},), "", 0.0), True)
+        found = host_sightings(PLAIN, Judgment((), ({"present": present},), "", 0.0), 1 << 64)
         assert (found[0].example if found else "").startswith(text)
         assert bool(found) == bool(text)
 

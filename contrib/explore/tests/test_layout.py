@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from contrib.explore.describe import brief, describe
+from contrib.explore.describe import brief, describe, strips
 from contrib.explore.layout import (
     GIB,
     MIB,
@@ -108,3 +108,13 @@ def test_where_entries_overlap_the_higher_type_wins() -> None:
 
 def test_subtract_takes_away_at_both_ends_and_inside() -> None:
     assert subtract([(0, 10), (20, 30)], [(0, 2), (4, 5), (28, 40)]) == [(2, 4), (5, 10), (20, 28)]
+
+
+def test_a_picture_shows_what_is_small() -> None:
+    layout = loads(
+        '{"schema": "mminspect.layout/1", "e820": [["0x0", "0x9f000", "ram"], ["0x100000", "0x6000000", "ram"], '
+        '["0x6001000", "0x6002000", "reserved"], ["0x7000000", "0x8000000", "ram"]], '
+        '"srat": [["0x0", "0x4000000", 0], ["0x4000000", "0x8000000", 1]], "acpi": "0x9e000"}'
+    )
+    lines = ("e820 ############r.##", "node 0000000011111111", "     a cell is 8 MiB; # ram, r reserved")
+    assert strips(layout, 16) == "\n".join(lines)
