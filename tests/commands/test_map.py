@@ -343,3 +343,19 @@ def test_cells_are_made_larger_where_there_would_be_too_many() -> None:
     assert order(1 << 20, (5, map_.MAX_RANGE_CELLS + 6)) == 1
     assert order(1 << 20, (0, map_.MAX_RANGE_CELLS), finest=3) == 3
     assert order(1 << 10, (0, 1 << 20)) == 0
+
+
+def test_what_is_absent_lies_between_what_is_there() -> None:
+    memory = memory_map(zone(1, 8, 56))
+    sections = tuple(
+        Section(nr, ((start, end),), 0, 0) for nr, (start, end) in enumerate(((8, 16), (24, 32), (40, 48)))
+    )
+    found = map_.memory_states(dataclasses.replace(memory, sections=sections))
+    assert [(item["start_pfn"], item["end_pfn"], item["state"]) for item in found] == [
+        (8, 16, "online"),
+        (16, 24, "absent"),
+        (24, 32, "online"),
+        (32, 40, "absent"),
+        (40, 48, "online"),
+        (48, 64, "absent"),
+    ]

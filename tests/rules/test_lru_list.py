@@ -455,3 +455,16 @@ def test_generations_that_do_not_fit_the_zones_are_not_followed(kernels: Kernels
     lru = with_lru_lists(kernel.target, memory).lru
     assert lru is not None
     assert (lru.lruvecs, lru.missing) == ((), "the types don't tell where a struct lruvec has its lists")
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_planted_prev_of_the_head(name: str, copy: Any) -> None:
+    vmcore = copy(name)
+    lruvec, which, pfns = a_list(vmcore)
+    for found, head in heads(Object(vmcore.prog, "struct lruvec", address=lruvec)):
+        if found == which and head.next.value_() == vmcore.lru(pfns[0]):
+            vmcore.editor.write_word(head.address_ + 8, vmcore.lru(pfns[0]))
+    (finding,) = vmcore.problems().values()
+    assert (finding.severity, finding.detail["problem"], finding.detail["pfns"]) == ("error", "prev", [])
+    assert f"its head has lru.prev {vmcore.lru(pfns[0]):#x}" in finding.message
+    assert (finding.start_pfn, finding.node) == (1, 0)

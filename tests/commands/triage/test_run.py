@@ -6,6 +6,7 @@ from __future__ import annotations
 from mminspect.commands.triage import kinds
 from mminspect.commands.triage.about import About
 from mminspect.commands.triage.dump_log import DumpLog
+from mminspect.commands.triage.files import status_of
 from mminspect.commands.triage.lines import Log
 from mminspect.commands.triage.places import place_in
 from mminspect.commands.triage.report import Report
@@ -40,3 +41,10 @@ def test_place_of_a_pfn(kernels: Kernels) -> None:
     assert place_in(memory, (), 1 << 40) == "in no zone, not online: no struct page that counts"
     hole = kernels(I386_HOLE)
     assert place_in(hole.memory, hole.resources, 0xA17B) == "in node 0 zone Normal, online, /proc/iomem: Reserved"
+
+
+def test_status_of_several_results_is_the_worst() -> None:
+    explained, other, failed = {"verdict": "explained"}, {"verdict": "other"}, {"error": "no"}
+    assert status_of([]) == status_of([other]) == 0
+    assert status_of([other, explained]) == 1
+    assert status_of([explained, failed, other]) == 2
