@@ -170,10 +170,28 @@ class Dask:
             self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s")
         except (OSError, ValueError) as error:
             raise HarnessError(f"no Dask scheduler at {scheduler}: {error}") from None
+        if scheduler is not None:
+            self._check(scheduler, distributed.TimeoutError)
+
+    def _check(self, scheduler: str, timed_out: type[Exception]) -> None:
+        """
+        See whether the scheduler and a worker have this checkout.
+
+        :raises HarnessError: if they have not.
+        """
+        try:
+            self._client.submit(make_pool, 0, None, pure=False).result(timeout=60)
+        except timed_out:
+            raise HarnessError(f"no worker of the Dask scheduler at {scheduler} does anything") from None
+        except Exception:
+            raise HarnessError(
+                f"the Dask scheduler at {scheduler} or its workers can't import contrib.explore; start all of them in "
+                "the checkout, with PYTHONPATH=."
+            ) from None
 
     def run(self, spec: Spec, tasks: Iterator[Task]) -> Iterator[Done]:
         """Do tasks, a few ahead on each worker."""
-        room = AHEAD * max(1, len(self._client.scheduler_info()["workers"]))
+        room = AHEAD * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
         waiting: dict[Any, Task] = {}
         completed = self._as_completed()
         for task in tasks:
