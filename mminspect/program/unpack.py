@@ -2,8 +2,8 @@
 """
 Compressed, archived and flattened vmcores: unpacked to a temporary file that has no name.
 
-A file can grow a thousandfold when it is unpacked. What is written is bounded by the room that there is, what an
-unpacker takes in memory by limits of its own.
+A file can grow a thousandfold when it is unpacked. What is written is bounded by the room that there is and by what
+the dump's headers promise, what an unpacker takes in memory by limits of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mminspect.program.elf import Elf
 from mminspect.program.flattened import read_records_there_are
 from mminspect.program.magic import plain
 from mminspect.program.packed import DAMAGED, OPENERS, XZ_MEMORY, ZSTD_WINDOW
+from mminspect.program.promise import promised
 from mminspect.program.wrapping import START, compression, is_tar
 
 PIECE = 1 << 20
@@ -33,6 +34,8 @@ RESERVED_PART = 16
 LOOK_AFTER = 16 << 20
 # The size that no dump has.
 MAX_SIZE = 1 << 46
+# What can follow the end mark of an archive: it is padded to a whole record.
+MAX_PADDING = 64 << 20
 # Members of an archive that are looked at, and how many vmcores in it are named.
 MAX_MEMBERS = 100_000
 MAX_NAMED = 5
@@ -62,7 +65,7 @@ def unpack(fd: int, path: str) -> int:
                 reader = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, OPENERS[name](packed)), PIECE))
             if is_tar(cast(io.BufferedReader, reader).peek(START)[:START]):
                 return _from_tar(reader, path)
-            with _store(reader, path) as target:
+            with _store(reader, path, os.fstat(fd).st_size) as target:
                 if os.fstat(target.fileno()).st_size == 0:
                     raise TargetError(f"{path}: the {name} file holds nothing")
                 return os.dup(target.fileno())
@@ -77,11 +80,11 @@ def unpack(fd: int, path: str) -> int:
 
 def _explain(error: Exception, path: str, name: str, start: bytes) -> NoReturn:
     """Say why data can't be unpacked."""
-    if name == "zstd" and "too much memory" in str(error):
-        window = zstandard.get_frame_parameters(start).window_size
+    window = _window(start) if name == "zstd" and "too much memory" in str(error) else 0
+    if window > ZSTD_WINDOW:
         raise TargetError(
             f"{path}: needs a zstd window of {window >> 20} MiB, mminspect takes {ZSTD_WINDOW >> 20}; "
-            f"unpack it with 'zstd -d --long={max(window - 1, 1).bit_length()}'"
+            f"unpack it with 'zstd -d --long={(window - 1).bit_length()}'"
         ) from None
     if name == "xz" and "emory" in str(error):
         raise TargetError(
@@ -90,18 +93,33 @@ def _explain(error: Exception, path: str, name: str, start: bytes) -> NoReturn:
     raise TargetError(f"{path}: the {name} data is damaged or cut short ({error}); {COPY_AGAIN}") from None
 
 
-def _store(reader: IO[bytes], path: str) -> IO[bytes]:
-    """
-    Write what is read to a temporary file.
+def _window(start: bytes) -> int:
+    """Get the window of the first zstd frame, 0 if its header is cut."""
+    try:
+        return zstandard.get_frame_parameters(start).window_size
+    except zstandard.ZstdError:
+        return 0
 
-    :raises TargetError: if there is no room for it.
+
+def _store(reader: IO[bytes], path: str, packed: int = 0) -> IO[bytes]:
+    """
+    Write what is read to a temporary file, as far as the headers in it say that the dump goes.
+
+    :param packed: Bytes of the packed file, if it holds nothing else: what they become is hardly ever less.
+    :raises TargetError: if there is no room for it, or it is larger than any dump.
     """
     target = files.scratch(is_kept=True)
     try:
+        _check_room(target.fileno(), path, packed)
         zeros = bytes(PIECE)
         size = written = 0
-        while True:
-            piece = reader.read(PIECE)
+        limit: int | None = None
+        while limit is None or size < limit:
+            piece = _read_piece(reader)
+            if size == 0:
+                limit = promised(piece)
+                if limit is not None and limit > MAX_SIZE:
+                    raise TargetError(f"{path}: its headers say that it is larger than any dump; it is damaged")
             if not piece:
                 break
             if piece == zeros[: len(piece)]:
@@ -123,19 +141,48 @@ def _store(reader: IO[bytes], path: str) -> IO[bytes]:
         raise
 
 
-def _check_room(fd: int, path: str) -> None:
+def _read_piece(reader: IO[bytes]) -> bytes:
+    """Read a whole piece, unless the data ends."""
+    pieces = []
+    missing = PIECE
+    while missing:
+        data = reader.read(missing)
+        if not data:
+            break
+        pieces.append(data)
+        missing -= len(data)
+    return b"".join(pieces)
+
+
+def _check_room(fd: int, path: str, needed: int = 0) -> None:
     """
     Check that some room is left.
 
+    :param needed: Bytes that will be written for sure.
     :raises TargetError: if not.
     """
     room = os.fstatvfs(fd)
+    free, reserve = room.f_bavail * room.f_frsize, min(RESERVE, room.f_blocks * room.f_frsize // RESERVED_PART)
     # A device such as /dev/full has none.
-    if room.f_blocks and room.f_bavail * room.f_frsize < min(RESERVE, room.f_blocks * room.f_frsize // RESERVED_PART):
+    if room.f_blocks and free < needed + reserve:
         raise TargetError(
             f"{path}: there is too little room in {tempfile.gettempdir()} to unpack it; unpack it elsewhere, or set "
             "TMPDIR to a directory with more"
         )
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive. tarfile alone takes a header that is cut or damaged for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        """Read the next header."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as e:
+            raise tarfile.ReadError(f"{e} where a file or the end of the archive should be") from None
 
 
 def _is_vmcore(start: bytes) -> bool:
@@ -156,7 +203,7 @@ def _from_tar(reader: IO[bytes], path: str) -> int:
     names: dict[bool, list[str]] = {True: [], False: []}
     result: IO[bytes] | None = None
     try:
-        with tarfile.open(fileobj=reader, mode="r|", bufsize=PIECE) as archive:
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=PIECE, tarinfo=_Member) as archive:
             for number, member in enumerate(archive):
                 if number >= MAX_MEMBERS:
                     raise TargetError(f"{path}: a tar archive of too many files; unpack it and give the vmcore in it")
@@ -172,6 +219,7 @@ def _from_tar(reader: IO[bytes], path: str) -> int:
                     if result is not None:
                         result.close()
                     result = _store(_Prefixed(start, file), path)  # type: ignore[arg-type]
+        _read_padding(reader)
         found = names[True] or names[False]
         if len(found) > 1:
             listed = ", ".join(found[:MAX_NAMED]) + (", ..." if len(found) > MAX_NAMED else "")
@@ -185,6 +233,13 @@ def _from_tar(reader: IO[bytes], path: str) -> int:
     finally:
         if result is not None:
             result.close()
+
+
+def _read_padding(reader: IO[bytes]) -> None:
+    """Read what follows the end mark of an archive, so that the checksum of a compressed one is looked at."""
+    for _ in range(MAX_PADDING // PIECE):
+        if not reader.read(PIECE):
+            break
 
 
 class _Prefixed:

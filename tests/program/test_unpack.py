@@ -156,3 +156,28 @@ def test_wrapped_too_often(refused: Any, small: Any) -> None:
 def test_archive_with_two_vmcores_is_refused_too(refused: Any, small: Any) -> None:
     members = {f"{number}/vmcore": b"KDUMP   " + bytes(600) for number in range(2)}
     assert "2 files that can be the vmcore (0/vmcore, 1/vmcore);" in refused(small(tar(members)))
+
+
+def test_nothing_behind_what_the_headers_promise_is_unpacked(cli: Cli, unpacked: Unpacked, small: Any) -> None:
+    # A copy of a partition has the dump at its start.
+    core = unpacked(AMD64_HEALTHY).read_bytes()
+    path = small(gzip.compress(core + bytes(300 << 20), 1))
+    with open(path, "rb") as file:
+        fd = unpack.unpack(file.fileno(), path)
+    try:
+        assert len(core) <= os.fstat(fd).st_size <= len(core) + (65 << 20)
+    finally:
+        os.close(fd)
+    assert cli("-c", path, "scan").status == 0
+
+
+def test_headers_that_promise_more_than_any_dump(refused: Any, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack, "promised", lambda start: unpack.MAX_SIZE + 1)
+    assert "headers say" in refused(small(gzip.compress(b"KDUMP   " * 1000)))
+
+
+def test_packed_file_larger_than_the_room_is_refused_at_once(
+    refused: Any, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((4096, 4096, 1000, 70, 70, 1, 1, 1, 0, 255)))
+    assert "TMPDIR" in refused(small(gzip.compress(b"KDUMP   " + os.urandom(300_000))))
