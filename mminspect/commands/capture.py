@@ -14,7 +14,7 @@ in the kernel, that can be a page's.
 from __future__ import annotations
 
 import contextlib
-from typing import IO
+from typing import IO, Callable
 
 from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 from drgn.helpers.linux.mm import for_each_valid_page_range
@@ -34,6 +34,7 @@ from mminspect.kernel.kernel import Kernel
 from mminspect.layout.read import read_booted
 from mminspect.memmap.lru import read_heads
 from mminspect.memorymap.ranges import Range, merge, subtract
+from mminspect.memorymap.structpages import StructPages
 from mminspect.program import corefile, files
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.program.elf import ET_CORE, PN_XNUM, PT_NOTE, Header, Note, Segment
@@ -50,6 +51,8 @@ from mminspect.walk.scan import wanted
 # pieces as large.
 ALIGNMENTS = ((32 << 20, 1 << 21), (1 << 20, 1 << 12))
 PIECE = 1 << 21
+# From how many bytes on struct pages are told apart from other memory.
+MANY = 1 << 20
 # Where a capture has BTF that wasn't in the kernel's memory: a low address that no kernel uses.
 BTF_ADDRESS = 0x10000
 # Ranges are merged when there are more than this many, to keep the memory flat.
@@ -108,34 +111,110 @@ class Recorder:
         return subtract(merge(self._excluded), self.ranges())
 
 
+class Capture:
+    """
+    A capture of a kernel that is not written yet.
+
+    :param kernel: The kernel; it is analyzed now.
+    :param inputs: What it was opened with.
+    :raises MminspectError: if the kernel can't be analyzed.
+    :ivar size: Bytes that it has, before they are compressed.
+    """
+
+    def __init__(self, kernel: Kernel, inputs: Inputs) -> None:
+        self._prog = kernel.prog
+        self._embedded = _read_file(inputs.btf) if inputs.btf is not None else b""
+        known = _symbols(kernel.target, kernel.types.btf_address, len(self._embedded))
+        recording = _Recording(kernel, inputs, known)
+        _record(recording)
+        # Of the log, what "mminspect triage" uses.
+        told = read_dump_log(kernel.target)
+        notes = {
+            "VMCOREINFO": recording.vmcoreinfo,
+            CAPTURE_NOTE: format_note(known.values()),
+            LOG_NOTE: format_log(told),
+        }
+        if kernel.target.incomplete is not None:
+            notes[corefile.INCOMPLETE_NOTE] = kernel.target.incomplete.why.encode()
+        crash = crash_of(read_reports(told.log.lines))
+        saved = saved_registers(kernel.target, crash, told.cpu) if crash is not None else {}
+        useful = useful_registers(saved, recording.memory) if saved else {}
+        if useful:
+            notes[REGISTERS_NOTE] = format_registers(useful)
+        self._ranges = recording.recorder.ranges()
+        self._struct_pages = StructPages(recording.memory)
+        self._page_size = recording.memory.layout.page.size
+        self._gaps: dict[int, int] = {}
+        self._headers, self.size = self._lay_out(recording.recorder.excluded(), notes)
+
+    def _lay_out(self, excluded: list[Range], notes: dict[str, bytes]) -> tuple[bytes, int]:
+        """Get what stands before the memory, and the size of the file."""
+        elf, arch = elf_of(self._prog.platform), arch_of(self._prog.platform)
+        if not arch.elf_machine:
+            raise MminspectError(
+                f"captures of {arch.name} kernels can't be written: mminspect doesn't know their ELF machine"
+            )
+        loads: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in self._ranges]
+        loads += [(start, 0, end - start) for start, end in excluded]
+        if self._embedded:
+            loads.insert(0, (BTF_ADDRESS, len(self._embedded), len(self._embedded)))
+        count = len(loads) + 1
+        if count >= PN_XNUM:
+            raise MminspectError(f"the analysis reads {len(loads)} separate ranges, too many for a capture")
+        note_data = b"".join(elf.pack_note(Note(name, _NT_VMCOREINFO, data)) for name, data in notes.items())
+        offset = elf.header_size + elf.segment_size * count
+        headers = [
+            elf.pack_header(Header(ET_CORE, arch.elf_machine, phoff=elf.header_size, phnum=count)),
+            elf.pack_segment(Segment(offset, 0, 0, len(note_data), len(note_data), PT_NOTE)),
+        ]
+        offset += len(note_data)
+        for address, filesz, memsz in loads:
+            alignment = next((alignment for size, alignment in ALIGNMENTS if filesz >= size), 1)
+            self._gaps[address] = (address - offset) % alignment
+            offset += self._gaps[address]
+            headers.append(elf.pack_segment(Segment(offset, address, elf.max_address, filesz, memsz)))
+            offset += filesz
+        return b"".join((*headers, note_data)), offset
+
+    def write(self, out: IO[bytes], repeats: Callable[[int], None] | None = None) -> None:
+        """
+        Write the ELF core.
+
+        :param repeats: Is called before what repeats at another distance than the bytes before: with the size of a
+            struct page before many of them, with 0 before what doesn't repeat.
+        """
+        out.write(self._headers)
+        if self._embedded:
+            out.write(bytes(self._gaps[BTF_ADDRESS]))
+            out.write(self._embedded)
+        for start, end in self._ranges:
+            if repeats is not None:
+                repeats(self._page_size if self._are_struct_pages(start, end) else 0)
+            out.write(bytes(self._gaps[start]))
+            while start < end:
+                stop = min((start // PIECE + 1) * PIECE, end)
+                out.write(self._prog.read(start, stop - start))
+                start = stop
+
+    def _are_struct_pages(self, start: int, end: int) -> bool:
+        """Tell whether a range is a large part of the memmap."""
+        if end - start < MANY:
+            return False
+        return any(self._struct_pages.find(address) is not None for address in (start, end - 1))
+
+
 def capture(kernel: Kernel, inputs: Inputs, out: IO[bytes]) -> int:
     """
-    Write a capture of a kernel.
+    Write a capture of a kernel, not compressed.
 
     :param inputs: What it was opened with.
     :param out: Where to write.
     :return: Bytes written.
     :raises MminspectError: if the kernel can't be analyzed.
     """
-    embedded = _read_file(inputs.btf) if inputs.btf is not None else b""
-    known = _symbols(kernel.target, kernel.types.btf_address, len(embedded))
-    recording = _Recording(kernel, inputs, known)
-    _record(recording)
-    # Of the log, what "mminspect triage" uses.
-    told = read_dump_log(kernel.target)
-    notes = {
-        "VMCOREINFO": recording.vmcoreinfo,
-        CAPTURE_NOTE: format_note(known.values()),
-        LOG_NOTE: format_log(told),
-    }
-    if kernel.target.incomplete is not None:
-        notes[corefile.INCOMPLETE_NOTE] = kernel.target.incomplete.why.encode()
-    crash = crash_of(read_reports(told.log.lines))
-    saved = saved_registers(kernel.target, crash, told.cpu) if crash is not None else {}
-    useful = useful_registers(saved, recording.memory) if saved else {}
-    if useful:
-        notes[REGISTERS_NOTE] = format_registers(useful)
-    return _write(kernel.target, recording.recorder, notes, embedded, out)
+    made = Capture(kernel, inputs)
+    made.write(out)
+    return made.size
 
 
 def _read_file(path: str) -> bytes:
@@ -224,44 +303,3 @@ def _use_helpers(kernel: Kernel) -> None:
     read_heads(kernel.target, kernel.memory)
     # For "mminspect page" and "mminspect triage".
     _ = kernel.resources
-
-
-def _write(target: Target, recorder: Recorder, notes: dict[str, bytes], embedded: bytes, out: IO[bytes]) -> int:
-    """Write the ELF core."""
-    prog = target.prog
-    elf, arch = elf_of(prog.platform), arch_of(prog.platform)
-    if not arch.elf_machine:
-        raise MminspectError(
-            f"captures of {arch.name} kernels can't be written: mminspect doesn't know their ELF machine"
-        )
-    ranges = recorder.ranges()
-    loads: list[tuple[int, int, int]] = [(start, end - start, end - start) for start, end in ranges]
-    loads += [(start, 0, end - start) for start, end in recorder.excluded()]
-    if embedded:
-        loads.insert(0, (BTF_ADDRESS, len(embedded), len(embedded)))
-    count = len(loads) + 1
-    if count >= PN_XNUM:
-        raise MminspectError(f"the analysis reads {len(loads)} separate ranges, too many for a capture")
-    note_data = b"".join(elf.pack_note(Note(name, _NT_VMCOREINFO, data)) for name, data in notes.items())
-    offset = elf.header_size + elf.segment_size * count
-    out.write(elf.pack_header(Header(ET_CORE, arch.elf_machine, phoff=elf.header_size, phnum=count)))
-    out.write(elf.pack_segment(Segment(offset, 0, 0, len(note_data), len(note_data), PT_NOTE)))
-    offset += len(note_data)
-    gaps: dict[int, int] = {}
-    for address, filesz, memsz in loads:
-        alignment = next((alignment for size, alignment in ALIGNMENTS if filesz >= size), 1)
-        gaps[address] = (address - offset) % alignment
-        offset += gaps[address]
-        out.write(elf.pack_segment(Segment(offset, address, elf.max_address, filesz, memsz)))
-        offset += filesz
-    out.write(note_data)
-    if embedded:
-        out.write(bytes(gaps[BTF_ADDRESS]))
-        out.write(embedded)
-    for start, end in ranges:
-        out.write(bytes(gaps[start]))
-        while start < end:
-            stop = min((start // PIECE + 1) * PIECE, end)
-            out.write(prog.read(start, stop - start))
-            start = stop
-    return offset

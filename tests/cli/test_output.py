@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import stat
 import subprocess
@@ -120,8 +121,10 @@ def test_dumb_terminal_gets_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_capture_says_how_large_its_file_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     output = tmp_path / "core.XZ"
     done = cli("-c", unpacked(AMD64_HEALTHY), "capture", "-o", output)
-    assert done.err == f"{output}: {output.stat().st_size:,} bytes\n"
-    assert output.read_bytes().startswith(b"\xfd7zXZ\0")
+    data = output.read_bytes()
+    assert data.startswith(b"\xfd7zXZ\0")
+    whole = len(lzma.decompress(data))
+    assert done.err == f"{output}: writes {whole:,} bytes before compression\n{output}: {len(data):,} bytes\n"
 
 
 def test_output_file_holds_what_stdout_would(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:

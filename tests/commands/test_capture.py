@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import struct
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,7 +31,7 @@ from drgn.helpers.linux.mmzone import (
     valid_section,
 )
 
-from mminspect.cli.capture import compressed
+from mminspect.cli.capture import XzStreams, compressed
 from mminspect.commands import capture as capture_
 from mminspect.errors import TypeInfoError
 from mminspect.kernel.inputs import Inputs
@@ -111,6 +112,43 @@ def test_ending_chooses_the_compression(ending: str) -> None:
     assert UNPACK[ending](results[0]) == data
     assert results[0] == results[1]
     assert (len(results[0]) < len(data)) is (ending != "elf")
+
+
+def test_entries_of_one_size_are_packed_by_their_differences() -> None:
+    # Struct pages on a list: each leads to its neighbors, so no two are equal.
+    entry = "<8Q"
+    base = 0xFFFFEA0000000000
+    pages = b"".join(
+        struct.pack(entry, 0x17FFFFC0020014, at + 72, at - 56, 0xFFFF888003333301, (at - base) >> 6, 0, 1 << 32, 0)
+        for at in range(base, base + (1 << 22), 64)
+    )
+    text = bytes(range(256)) * 100
+    packed = io.BytesIO()
+    with compressed(packed, "core.xz") as out:
+        assert isinstance(out, XzStreams)
+        out.write(text)
+        out.repeats(64)
+        out.write(pages[:1000])
+        out.repeats(64)
+        out.write(pages[1000:])
+        out.repeats(0)
+        out.write(text)
+        # A filter of xz can't have this distance.
+        out.repeats(257)
+        out.write(text)
+    data = packed.getvalue()
+    assert lzma.decompress(data) == text + pages + text + text
+    assert len(data) < len(lzma.compress(pages)) / 4
+    assert data.count(b"\xfd7zXZ\0") == 3
+
+
+@pytest.mark.parametrize("name", [AMD64_NUMA, I386_HOLE])
+def test_xz_has_every_byte_in_less_room(name: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    for output in ("core", "core.xz"):
+        capture(cli, unpacked(name), tmp_path / output)
+    plain, packed = (tmp_path / "core").read_bytes(), (tmp_path / "core.xz").read_bytes()
+    assert lzma.decompress(packed) == plain
+    assert len(packed) < len(lzma.compress(plain))
 
 
 @pytest.mark.parametrize("ending", UNPACK)
