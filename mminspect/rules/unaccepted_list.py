@@ -15,7 +15,7 @@ accepts it, and gives it to the allocator. All changes are made with ``zone->loc
 - ``order``: the page isn't the first one of such a block.
 - ``zone``: the page links to another zone, to which it will be given.
 - ``type``: the page isn't ``PageUnaccepted()``, which such pages are since Linux 6.12.
-- ``lost``: a page is ``PageUnaccepted()``, and not on its zone's list.
+- ``lost``: a page is ``PageUnaccepted()``, and not on its zone's list. Looked for where a zone has, or counts, any.
 - ``count``: NR_UNACCEPTED isn't the number of pages on the list.
 
 Errors. If ``zone->lock`` was held when the dump was taken, who held it may have been in the middle of a change, and
@@ -84,7 +84,8 @@ class Lists:
 
     def _of_the_type(self, chunk: Chunk, here: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int, list[int]]]:
         """Find (link, number, first pfns) of pages that are PageUnaccepted() and on no list."""
-        if self._type is None or chunk.words is None:
+        # To look at each page's type takes time, and nearly no machine has such memory.
+        if self._type is None or not self._memory.unaccepted or chunk.words is None:
             return
         _, mask, value = self._type
         at = chunk.with_type(mask, value)
