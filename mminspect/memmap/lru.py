@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ MAX_FOLLOWED = 1 << 22
 MAX_FAULTS = 64
 # More memory cgroups than that are a loop.
 MAX_MEMCGS = 1 << 20
+# Of more lruvecs than that, a capture would have too many ranges.
+MAX_CAPTURED = 1 << 12
 # The largest compound page of any kernel.
 MAX_COMPOUND_ORDER = 22
 
@@ -79,9 +82,9 @@ def with_lru_lists(target: Target, memory: MemoryMap) -> MemoryMap:
 
 
 def read_heads(target: Target, memory: MemoryMap) -> None:
-    """Read what tells where the LRU lists begin, so that it is in a capture."""
+    """Read what tells where the LRU lists begin, so that it is in a capture; the first :data:`MAX_CAPTURED` of them."""
     reader = _Reader(target, memory)
-    for lruvec in reader.lruvecs():
+    for lruvec in islice(reader.lruvecs(), MAX_CAPTURED):
         reader.touch(lruvec)
 
 
@@ -138,7 +141,11 @@ class _Reader:
     def lruvecs(self) -> Iterator[_Lruvec]:
         """Find the lruvec of each node, and of each memory cgroup on it."""
         prog = self._prog
-        offset = prog.type("struct pglist_data").member("__lruvec").offset
+        pgdat = prog.type("struct pglist_data")
+        if not pgdat.has_member("__lruvec"):
+            self._lack("the types don't tell where a struct pglist_data has its struct lruvec")
+            return
+        offset = pgdat.member("__lruvec").offset
         for node in self._memory.nodes:
             yield _Lruvec(node, node.address + offset, None, None)
         if not has_type(prog, "struct mem_cgroup"):

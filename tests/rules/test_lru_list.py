@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import Chunk
-from mminspect.memmap.lru import MAX_FOLLOWED, with_lru_lists
+from mminspect.memmap.lru import MAX_FOLLOWED, read_heads, with_lru_lists
 from mminspect.memorymap.lru import LruCount, LruFault, LruList, LruLists, Lruvec
 from mminspect.memorymap.sections import Section
 from mminspect.memorymap.zones import Node
@@ -468,3 +470,37 @@ def test_planted_prev_of_the_head(name: str, copy: Any) -> None:
     assert (finding.severity, finding.detail["problem"], finding.detail["pfns"]) == ("error", "prev", [])
     assert f"its head has lru.prev {vmcore.lru(pfns[0]):#x}" in finding.message
     assert (finding.start_pfn, finding.node) == (1, 0)
+
+
+@pytest.mark.parametrize(("most", "found"), [(4096, []), (2, ["unfinished"])])
+def test_capture_has_what_the_lists_begin_with(
+    most: int, found: list[str], cli: Cli, unpacked: Unpacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of memory cgroups would be more ranges than a capture can have."""
+    monkeypatch.setattr("mminspect.memmap.lru.MAX_CAPTURED", most)
+    out = tmp_path / "capture"
+    assert cli("-c", unpacked(CLASSIC), "capture", "-o", out).status == 0
+    problems = [finding.detail["problem"] for finding in scan(open_core(out), [RULE]).findings]
+    assert problems == found
+
+
+def test_kernel_whose_nodes_have_no_such_lruvec_is_not_judged(kernels: Kernels) -> None:
+    kernel = kernels(CLASSIC)
+
+    class Prog:
+        """A program whose ``struct pglist_data`` is that of Linux 5.4."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(kernel.prog, name)
+
+        def type(self, name: str) -> Any:
+            if name != "struct pglist_data":
+                return kernel.prog.type(name)
+            return SimpleNamespace(has_member=lambda member: member != "__lruvec")
+
+    prog: Any = Prog()
+    target = dataclasses.replace(kernel.target, prog=prog, direct=None)
+    lru = with_lru_lists(target, kernel.memory).lru
+    assert lru is not None
+    assert (lru.lruvecs, lru.missing) == ((), "the types don't tell where a struct pglist_data has its struct lruvec")
+    read_heads(target, kernel.memory)
