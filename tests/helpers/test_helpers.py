@@ -11,8 +11,10 @@ from drgn import Object, Program
 
 from mminspect import helpers
 from mminspect.helpers import page_alloc
+from mminspect.helpers.mmzone import page_to_nid
 from mminspect.kernel.kernel import Kernel
 from mminspect.memorymap.blocks import migratetype_runs
+from mminspect.memorymap.mmzone import pfn_to_page
 from tests.conftest import Kernels, Unpacked
 from tests.kit.support import AMD64_HEALTHY, AMD64_NUMA, I386_HOLE, NAMES
 
@@ -123,3 +125,19 @@ def test_helpers_say_parameters_results_and_the_source_they_follow() -> None:
     for path in folder.glob("*.py"):
         for title in re.findall(r"Since Linux kernel commit (.*?)\(in v", path.read_text().replace("\n    ", " ")):
             assert re.match(r'[0-9a-f]{12} \(".*"\) $', title), title
+
+
+def test_node_is_that_of_the_section_where_the_flags_have_no_room(kernels: Kernels) -> None:
+    """This kernel has its nodes in section_to_node_table; each page is of the node whose zone spans it."""
+    kernel = kernels("i386-6.1-numa")
+    layout = kernel.memory.layout
+    assert layout.flags.node_not_in_page_flags
+    nodes = set()
+    for section in kernel.memory.sections:
+        for pfn in (section.ranges[0][0] + 16, section.ranges[-1][1] - 1):
+            spanning = {zone.node for zone in kernel.memory.zones_spanning(pfn, pfn + 1)}
+            if len(spanning) == 1:
+                page = Object(kernel.prog, "struct page *", pfn_to_page(layout, section, pfn))
+                assert {page_to_nid(page)} == spanning
+                nodes |= spanning
+    assert nodes == {0, 1}

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
 from mminspect.errors import TargetError
+from mminspect.program import corefile
 from mminspect.program.kdump_header import count_bits, decode
+from tests.kit.dumps import ZLIB, make_kdump
 
 # Where status follows struct timeval, by the padding before it and its size: 32 bits, 32 bits with a 64-bit time and
 # no alignment of it, 64 bits.
@@ -59,3 +62,17 @@ def test_block_size_that_can_not_be(block_size: int) -> None:
 
 def test_bits_are_counted_by_block() -> None:
     assert count_bits(b"\xff" * 4096 + b"\x01" * 4096 + b"\x81\x00").tolist() == [32768, 4096, 2]
+
+
+@pytest.mark.parametrize(("limit", "refused"), [(0, False), (-1, True)])
+def test_bitmap_as_large_as_can_be(limit: int, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = make_kdump({3: (b"x" * 4096, ZLIB)}, 8).data
+    path = tmp_path / "dump"
+    path.write_bytes(data)
+    monkeypatch.setattr(corefile, "MAX_BITMAP_SIZE", decode(data[:512], "dump").bitmap_size + limit)
+    with path.open("rb") as file:
+        if refused:
+            with pytest.raises(TargetError, match="more than any memory needs"):
+                corefile.parse(file.fileno(), str(path))
+        else:
+            assert corefile.parse(file.fileno(), str(path)).format == "kdump"

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from drgn import ProgramFlags
 
 from mminspect.program import open as targets
 from tests.conftest import Cli, complaint
@@ -41,3 +44,29 @@ def test_running_kernel_without_root(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(targets, "PROC", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "root" in complaint(cli("scan"))
+
+
+def test_what_c_code_writes_is_kept_off_stderr_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with targets._quiet_stderr(True):
+        os.write(2, b"from C code\n")
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "later\n"
+    with targets._quiet_stderr(False):
+        os.write(2, b"as it is\n")
+    assert capfd.readouterr().err == "as it is\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "is_guest"),
+    [
+        (ProgramFlags.IS_LINUX_KERNEL | ProgramFlags.IS_LIVE, "guest", True),
+        (ProgramFlags.IS_LINUX_KERNEL | ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL, targets.KCORE, False),
+    ],
+)
+def test_live_program_is_the_machine_or_a_guest(
+    flags: ProgramFlags, path: str, is_guest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "read_vmcoreinfo", lambda prog: None)
+    prog: Any = SimpleNamespace(flags=flags)
+    found = targets.from_program(prog)
+    assert (found.kind, found.path, found.is_guest) == ("live", path, is_guest)

@@ -11,7 +11,7 @@ import pytest
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
 from mminspect.errors import TargetError
-from mminspect.program.ppc64 import has_hash_mmu, lay_over
+from mminspect.program.ppc64 import Backings, has_hash_mmu, lay_over
 from mminspect.program.vmcoreinfo import Vmcoreinfo
 
 BASE = 0xC000000000000000
@@ -112,3 +112,14 @@ def test_list_that_can_not_be_followed_is_one_line() -> None:
     struct.pack_into("<Q", data, 0x100, BASE + (1 << 30))
     with pytest.raises(TargetError, match="doesn't hold it"):
         lay_over(program("<", bytes(data)), Vmcoreinfo(HASH), core())
+
+
+def test_read_over_the_end_of_a_piece_of_memory() -> None:
+    """Two pieces that touch in the vmemmap and not in memory, and what lies between them in memory."""
+    data = b"A" * 0x100 + b"x" * 0x100 + b"B" * 0x100
+    prog = program("<", data)
+    backings = Backings(prog, [(VMEMMAP + 0x100, 0x200), (VMEMMAP, 0)], 0x100)
+    assert backings.read(VMEMMAP + 0xF0, 0x20, 0, False) == b"A" * 0x10 + b"B" * 0x10
+    assert backings.read(VMEMMAP + 0x40, 0x10, 0, False) == b"A" * 0x10
+    with pytest.raises(FaultError):
+        backings.read(VMEMMAP + 0x1F0, 0x20, 0, False)

@@ -14,6 +14,7 @@ from mminspect.commands.triage.in_memory import match
 from mminspect.findings import Finding
 from mminspect.kernel import device
 from mminspect.memorymap.device import DevicePages, Stretch
+from mminspect.memorymap.layout import PAGEBLOCK_BITS
 from mminspect.rules.quirks import known_quirk
 from mminspect.rules.registry import all_rules, select_rules
 from mminspect.walk.engine import Scan
@@ -220,3 +221,11 @@ def test_both_bugs_are_known(scanned: Scanned, kernels: Kernels, copy: CoreEdito
     assert (types.known["id"], types.known["harmful"]) == ("device-pageblock-types", False)
     assert known_quirk(dataclasses.replace(types, detail={**types.detail, "compound": 1}), memory) is None
     assert known_quirk(dataclasses.replace(types, detail={**types.detail, "compound": None}), memory) is None
+
+
+def test_pageblocks_of_unknown_bits_are_not_judged(kernels: Kernels) -> None:
+    kernel = kernels(AMD64_DEVDAX)
+    layout = dataclasses.replace(kernel.memory.layout, unknown=((PAGEBLOCK_BITS, "they are elsewhere"),))
+    memory = dataclasses.replace(kernel.memory, layout=layout)
+    (pages,) = device.device_pages(kernel.prog, memory, kernel.memmap, kernel.device_memory)
+    assert (pages.blocks, pages.blocks_untyped, pages.pages_elsewhere) == (0, 0, 32 * 384)

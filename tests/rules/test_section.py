@@ -6,11 +6,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mminspect.memmap.chunk import Chunk
+from mminspect.memorymap.layout import Field, PageFlagsLayout
 from mminspect.memorymap.sections import Section, SectionEntry
+from mminspect.rules import section as section_rule
 from tests.conftest import Edited, Opened, Plant, Scanned
-from tests.kit.handmade import apply_to_map, memory_map, zone
+from tests.kit.handmade import SPARSE, apply_to_map, memory_map, zone
 from tests.kit.support import AMD64_HEALTHY, AMD64_NUMA, S390X, scan_file, summary
 
 FLAGS = ("SECTION_MARKED_PRESENT", "SECTION_HAS_MEM_MAP", "SECTION_IS_ONLINE", "SECTION_IS_EARLY")
@@ -75,3 +79,15 @@ def test_planted_section_link(edited: Edited, scanned: Scanned, opened: Opened) 
         "problem": "section link",
         "linked": 2,
     }
+
+
+@pytest.mark.parametrize(("linked", "expected"), [(5, 0), (0, 8), (4, 8)])
+def test_section_whose_pages_all_link_to_another(linked: int, expected: int) -> None:
+    """Nothing in the chunk differs."""
+    layout = dataclasses.replace(SPARSE, flags=PageFlagsLayout(Field(45, 19), Field(39, 6), Field(37, 2), 6, False))
+    words = np.zeros((8, 8), np.uint64)
+    words[:, 0] = linked << 45
+    where = Section(5, ((5 * 64, 5 * 64 + 8),), 0, 0x1000)
+    chunk = Chunk(5 * 64, words[:, 0], np.zeros(8, np.uint32), np.zeros(8, np.uint8), where, layout, words)
+    found = list(section_rule.check(chunk, memory_map(zone(0, 0, 1024), layout=layout)))
+    assert [match.key for match in found] == [(5, linked)] * expected

@@ -227,3 +227,17 @@ def test_panic_of_hours_later_is_not_the_warnings_end() -> None:
     first, second = reports(log)
     assert not first.fatal
     assert second.kind == kinds.PANIC and second.fatal
+
+
+def test_panic_is_of_the_last_of_two_hangs_that_are_apart() -> None:
+    """The first one was a minute earlier, and the machine lived on."""
+    early = "".join(f"[  100.000000] {line}\n" for line in HUNG.format(pid=170).splitlines())
+    late = "".join(f"[  160.000000] {line}\n" for line in HUNG.format(pid=171).splitlines())
+    found = crash(
+        early
+        + late
+        + "[  160.100000] Kernel panic - not syncing: hung_task: blocked tasks\n"
+        + "[  160.100001] CPU: 1 UID: 0 PID: 65 Comm: khungtaskd Not tainted 6.12.0 #1\n"
+        + "[  160.100002] Call Trace:\n[  160.100003]  panic+0x118/0x2f0\n"
+    )
+    assert (found.kind, found.pid, found.fatal) == (kinds.HANG, 171, True)
