@@ -43,10 +43,11 @@ def describe(
     if any(device.start < end and start < device.end for device in kernel.device_memory if not is_online):
         findings = page_findings.find_in_devices(kernel, outcomes, start, end)
     described = []
+    around = _Surroundings(kernel)
     for pfn in range(start, end):
         section = kernel.memory.section(pfn)
         if section is not None:
-            described.append(_page(kernel, outcomes, pfn, section, findings))
+            described.append(_page(kernel, outcomes, around, pfn, section, findings))
             continue
         section = kernel.section(pfn)
         if section is not None:
@@ -87,10 +88,15 @@ def _device_page(kernel: Kernel, pfn: int, section: Section, findings: Sequence[
 
 
 def _page(
-    kernel: Kernel, outcomes: Outcomes, pfn: int, section: Section, findings: Sequence[Finding]
+    kernel: Kernel,
+    outcomes: Outcomes,
+    around: _Surroundings,
+    pfn: int,
+    section: Section,
+    findings: Sequence[Finding],
 ) -> dict[str, Any]:
     memory, layout = kernel.memory, kernel.memory.layout
-    chunk = _block(kernel, pfn, section)
+    chunk = around.block(pfn, section)
     index = pfn - chunk.start_pfn
     state, link = int(chunk.state[index]), int(chunk.link[index])
     info: dict[str, Any] = {
@@ -102,7 +108,7 @@ def _page(
         "subsection": None if layout.flatmem else subsection(kernel.prog, pfn),
         "spanned_by": [[zone.node, zone.index, zone.name] for zone in memory.zones_spanning(pfn, pfn + 1)],
         "pageblock": [chunk.start_pfn & -layout.pageblock_nr_pages, layout.pageblock_order],
-        "neighbours": _neighbors(kernel, pfn, chunk),
+        "neighbours": around.neighbors(pfn, chunk),
         "resources": resource_path(kernel.resources, pfn * layout.page_size),
         "memblock": memblock_regions(kernel.prog, pfn * layout.page_size),
     }
@@ -124,42 +130,58 @@ def _page(
     return {**info, **found}
 
 
-def _block(kernel: Kernel, pfn: int, section: Section) -> Chunk:
-    """Read the pageblock of a pfn, as far as it is online."""
-    nr_pages = kernel.memory.layout.pageblock_nr_pages
-    for low, high in section.ranges:
-        if low <= pfn < high:
-            block = pfn & -nr_pages
-            return kernel.memmap.chunk(max(block, low), min(block + nr_pages, high), section)
-    raise MminspectError(f"pfn {pfn:#x} is not online")
+class _Surroundings:
+    """Pages around those that are described. Each is read once, however many it is near to."""
 
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._block: Chunk | None = None
+        self._briefs: dict[int, dict[str, Any] | None] = {}
 
-def _neighbors(kernel: Kernel, pfn: int, chunk: Chunk) -> list[dict[str, Any]]:
-    """
-    Describe both sides of every boundary around a page.
+    def block(self, pfn: int, section: Section) -> Chunk:
+        """Read the pageblock of a pfn, as far as it is online."""
+        nr_pages = self._kernel.memory.layout.pageblock_nr_pages
+        if self._block is not None and self._block.start_pfn <= pfn < self._block.end_pfn:
+            return self._block
+        for low, high in section.ranges:
+            if low <= pfn < high:
+                start = pfn & -nr_pages
+                self._block = self._kernel.memmap.chunk(max(start, low), min(start + nr_pages, high), section)
+                return self._block
+        raise MminspectError(f"pfn {pfn:#x} is not online")
 
-    Boundaries are the page itself, the run of like entries that it is in, its pageblock, its section, and the zones
-    that span it.
+    def neighbors(self, pfn: int, chunk: Chunk) -> list[dict[str, Any]]:
+        """
+        Describe both sides of every boundary around a page.
 
-    :param chunk: The page's pageblock.
-    """
-    layout = kernel.memory.layout
-    block = pfn & -layout.pageblock_nr_pages
-    run = next(run for run in chunk.runs if run.start <= pfn < run.end)
-    boundaries = [
-        ("page", pfn, pfn + 1),
-        ("run", run.start, run.end),
-        ("pageblock", block, block + layout.pageblock_nr_pages),
-    ]
-    if layout.pfn_section_shift is not None:
-        start = pfn >> layout.pfn_section_shift << layout.pfn_section_shift
-        boundaries.append(("section", start, start + (1 << layout.pfn_section_shift)))
-    boundaries += [(str(zone), zone.start_pfn, zone.end_pfn) for zone in kernel.memory.zones_spanning(pfn, pfn + 1)]
-    return [
-        {"boundary": f"{name} {side}", "pfn": at, "before": _brief(kernel, at - 1), "after": _brief(kernel, at)}
-        for name, start, end in boundaries
-        for side, at in (("start", start), ("end", end))
-    ]
+        Boundaries are the page itself, the run of like entries that it is in, its pageblock, its section, and the zones
+        that span it.
+
+        :param chunk: The page's pageblock.
+        """
+        layout = self._kernel.memory.layout
+        block = pfn & -layout.pageblock_nr_pages
+        run = next(run for run in chunk.runs if run.start <= pfn < run.end)
+        boundaries = [
+            ("page", pfn, pfn + 1),
+            ("run", run.start, run.end),
+            ("pageblock", block, block + layout.pageblock_nr_pages),
+        ]
+        if layout.pfn_section_shift is not None:
+            start = pfn >> layout.pfn_section_shift << layout.pfn_section_shift
+            boundaries.append(("section", start, start + (1 << layout.pfn_section_shift)))
+        zones = self._kernel.memory.zones_spanning(pfn, pfn + 1)
+        boundaries += [(str(zone), zone.start_pfn, zone.end_pfn) for zone in zones]
+        return [
+            {"boundary": f"{name} {side}", "pfn": at, "before": self._brief(at - 1), "after": self._brief(at)}
+            for name, start, end in boundaries
+            for side, at in (("start", start), ("end", end))
+        ]
+
+    def _brief(self, pfn: int) -> dict[str, Any] | None:
+        if pfn not in self._briefs:
+            self._briefs[pfn] = _brief(self._kernel, pfn)
+        return self._briefs[pfn]
 
 
 def _brief(kernel: Kernel, pfn: int) -> dict[str, Any] | None:

@@ -37,15 +37,22 @@ def write_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[s
     # Imported late: it takes longer than all else that other formats need.
     from tabulate import tabulate
 
-    limits: list[int | None] = [None] * len(headers)
     if width is not None and rows:
         plain = [[len(click.unstyle(str(value))) for value in row] for row in rows]
         # tabulate makes a column two wider than its header.
         used = sum(max([len(header) + 2, *column]) for header, column in zip(headers[:-1], zip(*plain)))
-        limits[-1] = max(MIN_MESSAGE_WIDTH, width - used - 2 * (len(headers) - 1))
+        limit = max(MIN_MESSAGE_WIDTH, width - used - 2 * (len(headers) - 1))
+        # tabulate can wrap too, which takes most of the time.
+        rows = [(*row[:-1], _wrapped(str(row[-1]), limit)) for row in rows]
     # Numbers stay as they are written; tabulate must not parse "0x10" and "1e5".
-    text = tabulate(rows, headers, tablefmt="simple", maxcolwidths=limits, disable_numparse=True)
+    text = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
     out.write(text + "\n")
+
+
+def _wrapped(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""])
 
 
 def write_pairs(pairs: dict[str, Any], out: IO[str], width: int | None = None) -> None:

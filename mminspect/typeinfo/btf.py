@@ -146,6 +146,7 @@ class Btf:
         # Structures whose members were compared with their size, with how deep they are nested.
         self._checked: dict[int, int] = {}
         self._enumerators: tuple[_Words, _Words, _Words] | None = None
+        self._found_enumerators: dict[str, Object | None] = {}
 
     def _string(self, offset: int) -> str:
         end = self._strings.find(b"\0", offset)
@@ -371,6 +372,12 @@ class Btf:
 
         :return: Its value as an object of the enum's type, or ``None``.
         """
+        # Helpers ask for the same few again and again.
+        if name not in self._found_enumerators:
+            self._found_enumerators[name] = self._find_enumerator(name)
+        return self._found_enumerators[name]
+
+    def _find_enumerator(self, name: str) -> Object | None:
         if self._enumerators is None:
             self._enumerators = self._index_enumerators()
         at = self._strings.find(b"\0" + name.encode() + b"\0")
