@@ -69,6 +69,9 @@ class Session:
         self._verbose = verbose or inputs.debug
         self._publisher: Publisher | None = None
         self._live: Kernel | None = None
+        # What is said of a vmcore that is not whole, once it is sure that there is output.
+        self._notice: str | None = None
+        self._has_output = False
         named = [name for name in (*inputs.files, *vmcores) if name is not None]
         check_writable(output, named)
         is_live = inputs.core is None and not vmcores
@@ -147,14 +150,32 @@ class Session:
             yield self._live
             return
         with open_kernel(inputs or self._inputs) as kernel:
-            if kernel.target.incomplete is not None:
+            incomplete = kernel.target.incomplete
+            if incomplete is not None:
                 # If it isn't enough for that, the error says it all.
                 _ = kernel.memmap
-                say(f"{kernel.target.path}: {kernel.target.incomplete}")
-            yield kernel
+                self._notice = f"{kernel.target.path}: {incomplete}"
+                if self._has_output:
+                    self._say_notice()
+            try:
+                yield kernel
+            except MminspectError as e:
+                if self._notice is not None:
+                    # An error is one line.
+                    self._notice = None
+                    e.args = (f"{e}; the vmcore is {incomplete}",)
+                raise
+            self._say_notice()
+
+    def _say_notice(self) -> None:
+        if self._notice is not None:
+            say(self._notice)
+            self._notice = None
 
     def output(self, binary: bool = False) -> contextlib.AbstractContextManager[IO[Any]]:
         """Open the place where output goes; it is replaced as a whole."""
+        self._has_output = True
+        self._say_notice()
         if self._publisher is not None:
             return self._publisher.open(binary)
         return open_output(self._output, binary)

@@ -210,3 +210,13 @@ def test_fifo_of_another_user_is_replaced(tmp_path: Path) -> None:
         out.write("new")
     assert fifo.is_file()
     assert fifo.read_text() == "new"
+
+
+def test_error_of_a_dump_that_is_not_whole_is_one_line(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    data = unpacked("i386-5.10-behind-mem-map").read_bytes()
+    path = tmp_path / "core"
+    path.write_bytes(data[:6494118])
+    done = cli("-c", path, "page", "0xffffffff82000000")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert "no pfn of online memory" in done.err and "the vmcore is truncated: the file has 6494118 bytes" in done.err
+    assert cli("-c", path, "zones").err.startswith(f"mminspect: {path}: truncated: ")

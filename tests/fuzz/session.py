@@ -67,9 +67,9 @@ class Session:
         return name, arguments, self._damagers[name].make(random)
 
     def _undamaged(self, name: str, arguments: Sequence[str]) -> Result:
-        # The number of a page hardly matters to the time, but how many there are does.
-        some = (argument for index, argument in enumerate(arguments) if arguments[2] != "page" or index != 3)
-        key = (name, *some, str("-" in arguments[3]) if arguments[2] == "page" else "")
+        # The number of a page hardly matters to the time, but how many there are does, and whether they are online.
+        one = arguments[2] == "page" and "-" not in arguments[3]
+        key = (name, *(argument for index, argument in enumerate(arguments) if not one or index != 3))
         if key not in self._whole:
             # What it said isn't kept: forks of this process would have it, too.
             self._whole[key] = replace(execute(arguments, self._temporary), out=b"", err="")
