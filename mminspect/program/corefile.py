@@ -342,7 +342,13 @@ def _parse_kdump(read: Read, next_data: NextData, size: int, path: str) -> CoreF
     # VMCOREINFO lies in the sub header, as a note or as plain text.
     at = sub_header.find(b"OSRELEASE=")
     if at >= 0:
-        found["VMCOREINFO"] = sub_header[at : at + vmcoreinfo.MAX_SIZE].split(b"\0")[0]
+        text = sub_header[at : at + vmcoreinfo.MAX_SIZE]
+        whole = text[: header.vmcoreinfo_size(sub_header)].rstrip(b"\0")
+        text = text.split(b"\0")[0]
+        # What begins with a dot ends libkdumpfile by a signal.
+        if len(text) < len(whole) or b"\n." in text:
+            raise TargetError(f"{path}: its VMCOREINFO is damaged; {COPY_AGAIN}")
+        found["VMCOREINFO"] = text
     return CoreFile(
         "kdump",
         order=header.order,

@@ -78,6 +78,13 @@ class KdumpHeader(NamedTuple):
         offset, size = struct.unpack_from(self.order + "QQ", sub_header, 48)
         return offset, size
 
+    def vmcoreinfo_size(self, sub_header: bytes) -> int:
+        """Get the size of VMCOREINFO in bytes; 0 if a dump of this version doesn't tell."""
+        # struct kdump_sub_header of a 64-bit machine, since version 3: size_vmcoreinfo.
+        if not self.is_64_bit or self.version < 3 or len(sub_header) < 48:
+            return 0
+        return int(struct.unpack_from(self.order + "Q", sub_header, 40)[0])
+
     def piece(self, sub_header: bytes) -> tuple[int, int] | None:
         """Get the pfns whose pages this file has, if others hold the rest of the dump."""
         # phys_base, a long; dump_level, split; start_pfn, end_pfn, longs.

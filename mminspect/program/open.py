@@ -254,7 +254,27 @@ def _quiet_stderr(quiet: bool) -> Iterator[None]:
         os.close(null)
 
 
+def _try_open(fd: int, platform: Platform | None, core: corefile.CoreFile) -> None:
+    """
+    Let another process open a dump with libkdumpfile, which some damaged ones end by a signal.
+
+    :raises TargetError: if this one does.
+    """
+    child = os.fork()
+    if not child:
+        # Whatever it raises is raised again where it can be told.
+        with contextlib.suppress(BaseException):
+            os.dup2(files.null(), 2)
+            Program(platform, vmcoreinfo=core.vmcoreinfo).set_core_dump(fd)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise TargetError(f"libkdumpfile crashes (signal {os.WTERMSIG(status)}): its headers or VMCOREINFO are damaged")
+
+
 def _set_core_dump(fd: int, platform: Platform | None, core: corefile.CoreFile) -> Program:
+    if core.format != "elf":
+        _try_open(fd, platform, core)
     prog = Program(platform, vmcoreinfo=core.vmcoreinfo)
     # libkdumpfile advises on stderr to convert flattened dumps.
     with _quiet_stderr(core.format == "flattened"):
