@@ -7,12 +7,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from mminspect.commands.triage import in_memory
 from mminspect.commands.triage.alone import as_dict, judge_log
 from mminspect.commands.triage.inputs import read_log_file
 from mminspect.commands.triage.reports import read_reports
-from mminspect.commands.triage.run import triage_scanned
+from mminspect.commands.triage.run import triage_scanned, with_resources
 from mminspect.commands.zones import zones
 from mminspect.errors import MminspectError
 from mminspect.findings import NOTE, SEVERITIES
@@ -70,7 +72,13 @@ def _of_kernel(kernel: Kernel) -> list[dict[str, Any]]:
         for finding in report.findings if report.summary["by_severity"][severity] else ():
             if len(found) < MAX_FINDINGS and finding.severity == severity:
                 found.append(finding.as_dict())
-    rows = _rows(result, layout_in_words(data, int(report.target["page_size"])), found)
+    layout = layout_in_words(data, int(report.target["page_size"]), kernel.memory.layout.flatmem)
+    rows = _rows(result, layout, found)
+    if result["crash"] is None:
+        # Nothing died of it yet; what memory looks like is known all the same.
+        wrong = (f for f in with_resources(report, kernel.resources) if f.severity != NOTE)
+        bugs = in_memory.match(list(islice(wrong, MAX_FINDINGS)), kernel.memory, ())
+        rows[-1]["known"] = list(dict.fromkeys([*rows[-1]["known"], *(bug["id"] for bug in bugs)]))
     rows[-1]["findings_omitted"] = len(report.findings) - len(found)
     rows[-1]["crash_time"] = kernel.target.vmcoreinfo.number("CRASHTIME") or None
     return rows
@@ -125,8 +133,12 @@ def _judged_by(result: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
     return [f for f in found if f["severity"] != NOTE and f.get("known", {}).get("harmful", True)][:1]
 
 
-def layout_in_words(data: Mapping[str, Any], page_size: int) -> str:
-    """Say what a machine's memory looks like: nodes, zones, holes, without a size."""
+def layout_in_words(data: Mapping[str, Any], page_size: int, flatmem: bool) -> str:
+    """
+    Say what a machine's memory looks like: nodes, zones, holes, without a size.
+
+    :param flatmem: Whether it is FLATMEM, which has no sections that tell where holes are.
+    """
     nodes = len({zone["node"] for zone in data["zones"]})
     names = list(dict.fromkeys(zone["name"] for zone in data["zones"]))
     limit = FOUR_GIB // page_size
@@ -137,5 +149,6 @@ def layout_in_words(data: Mapping[str, Any], page_size: int) -> str:
     where |= {(False, True): "a hole above 4 GiB", (False, False): "no holes"}
     spans = sorted((zone["start_pfn"], zone["end_pfn"]) for zone in data["zones"])
     overlap = any(before[1] > after[0] for before, after in zip(spans, spans[1:]))
-    parts = [f"{nodes} node{'s' * (nodes != 1)}", f"zones {', '.join(names)}", where[low, high]]
+    parts = [f"{nodes} node{'s' * (nodes != 1)}", f"zones {', '.join(names)}"]
+    parts += ["FLATMEM"] if flatmem else [where[low, high]]
     return ", ".join([*parts, *(["zones that overlap"] if overlap else [])])

@@ -37,8 +37,9 @@ _OF_FINDING = (
     *("path", "size", "mtime_ns", "rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "id"),
     *("signature", "known_as"),
 )
-# The verdicts that come first, in this order. Then come other files in which something is wrong.
-VERDICTS = ("explained", "possible", "struct pages", "unexplained")
+# The verdicts that come first, in this order. Then come other files in which something is wrong, the most first.
+VERDICTS = ("explained", "possible")
+WRONG = ("struct pages", "unexplained")
 
 
 def _connect(folder: str) -> Any:
@@ -104,7 +105,7 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
     :return: As docs/json.md describes it.
     """
     connection = _connect(folder)
-    named = ", ".join(f"'{name}'" for name in VERDICTS)
+    named, wrong = (", ".join(f"'{name}'" for name in names) for names in (VERDICTS, WRONG))
     found = connection.execute(
         f"""
         SELECT key, count(*) AS files, min(time) AS first, max(time) AS last,
@@ -115,7 +116,8 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
                first(known ORDER BY time DESC, path) || list_distinct(flatten(list(known))) AS known,
                map_entries(histogram(layout)) AS layouts,
                min(CASE WHEN verdict IN ({named}) THEN list_position([{named}], verdict)
-                   WHEN signature IS NOT NULL THEN 10 WHEN verdict <> 'no crash' THEN 11 ELSE 12 END) AS place
+                   WHEN verdict IN ({wrong}) OR signature IS NOT NULL THEN 10
+                   WHEN verdict <> 'no crash' THEN 11 ELSE 12 END) AS place
         FROM (SELECT *, unnest({KEYS[by]}) AS key FROM files
               WHERE status = 'read' AND (?::BIGINT IS NULL OR time >= ?::BIGINT))
         GROUP BY key

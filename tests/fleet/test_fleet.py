@@ -135,7 +135,9 @@ def test_layout_in_words(holes: Any, zones: Any, text: str) -> None:
         "holes": [{"start_pfn": start, "end_pfn": end} for start, end in holes],
         "zones": [{"name": n, "node": node, "start_pfn": start, "end_pfn": end} for n, node, start, end in zones],
     }
-    assert layout_in_words(data, 4096) == text
+    assert layout_in_words(data, 4096, False) == text
+    # Sections tell where holes are, and FLATMEM has none.
+    assert "hole" not in layout_in_words(data, 4096, True) and "FLATMEM" in layout_in_words(data, 4096, True)
 
 
 @pytest.fixture(scope="module")
@@ -440,3 +442,10 @@ def test_scan_imports_nothing_of_fleets(unpacked: Unpacked) -> None:
     assert (
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False).stderr == b""
     )
+
+
+def test_known_bug_of_a_machine_that_lives(cli: Cli, unpacked: Unpacked) -> None:
+    *_, row = read_path(str(unpacked("i386-5.10-hole")))
+    assert row["verdict"] == "unknown" and "unwritten-holes" in row["known"]
+    *_, row = read_path(str(unpacked(AMD64_HEALTHY)))
+    assert "unwritten-holes" not in row["known"]

@@ -60,7 +60,7 @@ def triage_scanned(kernel: Kernel, scanned: ScanReport, log: Log | None = None) 
         about = about_pages(crash, Pages(kernel.memory).is_struct_page, lines[boot.first : crash.first])
         saved = saved_registers(kernel.target, crash, told.cpu)
         # Resources take their symbols, which take time; only a crash needs them.
-        findings = _with_resources(scanned, kernel.resources)
+        findings = with_resources(scanned, kernel.resources)
         verdict = _judge(crash, about, told, judge(crash, about, findings, kernel.memory, saved))
         verdict = _with_places(verdict, kernel)
     return _as_dict(scanned, crash, about, reports, _of_target(boot, scanned), verdict)
@@ -129,7 +129,7 @@ def _of_target(boot: Boot, scanned: ScanReport) -> Boot | None:
     return boot._replace(machine=str(scanned.target["machine"]), page_size=int(scanned.target["page_size"]))
 
 
-def _with_resources(report: ScanReport, resources: Sequence[Resource]) -> Iterator[Finding]:
+def with_resources(report: ScanReport, resources: Sequence[Resource]) -> Iterator[Finding]:
     """Add ``detail.in_ram`` to uninitialized pages: whether they are System RAM. Known bugs leave holes only."""
     size = report.target["page_size"]
     for finding in report.findings:
