@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from drgn import FaultError, Object, Program, TypeKind, sizeof
 
-from mminspect.errors import LayoutError
+from mminspect.errors import LayoutError, TypeInfoError
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.zones import FreeArea, Node, Zone, ZoneState
@@ -65,19 +65,33 @@ def read_nodes(prog: Program, layout: Layout, pfn_limit: int) -> tuple[list[Node
     return nodes, zones
 
 
+def integer(value: Object) -> int:
+    """
+    Read a number.
+
+    :raises TypeInfoError: if the types make something else of it.
+    """
+    number = value.value_()
+    if isinstance(number, (int, bool)):
+        return int(number)
+    raise TypeInfoError(
+        f"{value.type_.type_name()} is the type of what must be a number; the type information is damaged"
+    )
+
+
 def _node(prog: Program, layout: Layout, nid: int, pgdat: Object, online: bool) -> Node:
     deferred = None
     if prog.type("struct pglist_data").has_member("first_deferred_pfn"):
-        value = pgdat.first_deferred_pfn.value_()
-        start, spanned = pgdat.node_start_pfn.value_(), pgdat.node_spanned_pages.value_()
+        value = integer(pgdat.first_deferred_pfn)
+        start, spanned = integer(pgdat.node_start_pfn), integer(pgdat.node_spanned_pages)
         # ULONG_MAX says that nothing is deferred any more. A node that was hot-added has 0.
         deferred = value if start <= value < start + spanned and value else None
     return Node(
         nid=nid,
         address=pgdat.value_(),
-        start_pfn=pgdat.node_start_pfn.value_(),
-        spanned=pgdat.node_spanned_pages.value_(),
-        present=pgdat.node_present_pages.value_(),
+        start_pfn=integer(pgdat.node_start_pfn),
+        spanned=integer(pgdat.node_spanned_pages),
+        present=integer(pgdat.node_present_pages),
         first_deferred_pfn=deferred,
         online=online,
         node_id=_node_id(pgdat),
@@ -86,7 +100,7 @@ def _node(prog: Program, layout: Layout, nid: int, pgdat: Object, online: bool) 
 
 def _node_id(pgdat: Object) -> int | None:
     try:
-        return int(pgdat.node_id.value_())
+        return integer(pgdat.node_id)
     except FaultError:
         return None
 
@@ -104,11 +118,11 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
         node=node,
         index=index,
         name=name or f"id {index}",
-        start_pfn=zone.zone_start_pfn.value_(),
-        spanned=zone.spanned_pages.value_(),
-        present=zone.present_pages.value_(),
-        managed=managed.value_(),
-        contiguous=bool(zone.contiguous.value_()) if hasattr(zone, "contiguous") else False,
+        start_pfn=integer(zone.zone_start_pfn),
+        spanned=integer(zone.spanned_pages),
+        present=integer(zone.present_pages),
+        managed=integer(managed),
+        contiguous=bool(integer(zone.contiguous)) if hasattr(zone, "contiguous") else False,
         address=address,
         bitmap=_bitmap(zone) if layout.flatmem else None,
         state=_zone_state(zone, address) if zone.spanned_pages else None,
@@ -117,7 +131,7 @@ def _zone(layout: Layout, node: int, index: int, address: int, zone: Object) -> 
 
 def _bitmap(zone: Object) -> int:
     # A kernel with struct pageblock_data has another member in its place.
-    return int(zone.pageblock_flags.value_()) if zone.type_.has_member("pageblock_flags") else 0
+    return integer(zone.pageblock_flags) if zone.type_.has_member("pageblock_flags") else 0
 
 
 def read_bitmaps(prog: Program, layout: Layout, zones: list[Zone]) -> list[Zone]:
@@ -153,8 +167,8 @@ def read_phantom_zones(prog: Program, layout: Layout, nodes: list[Node]) -> dict
                     node=node.nid,
                     index=index,
                     name=f"id {index}",
-                    start_pfn=zone.zone_start_pfn.value_(),
-                    spanned=zone.spanned_pages.value_(),
+                    start_pfn=integer(zone.zone_start_pfn),
+                    spanned=integer(zone.spanned_pages),
                     present=0,
                     managed=0,
                     address=address,
@@ -176,8 +190,8 @@ def _zone_state(zone: Object, address: int) -> ZoneState:
     return ZoneState(
         _free_areas(zone, address),
         bool(lock_is_held(zone.lock)),
-        int(zone.node.value_()) if type_.has_member("node") else None,
-        zone.zone_pgdat.value_(),
+        integer(zone.node) if type_.has_member("node") else None,
+        integer(zone.zone_pgdat),
         tuple(_cursors(zone)),
     )
 
@@ -200,10 +214,10 @@ def _free_areas(zone: Object, address: int) -> tuple[FreeArea, ...]:
         count = len(heads)
         result.append(
             FreeArea(
-                area.nr_free.value_(),
+                integer(area.nr_free),
                 tuple(start + i * list_head for i in range(count)),
-                tuple(heads[i].next.value_() for i in range(count)),
-                tuple(heads[i].prev.value_() for i in range(count)),
+                tuple(integer(heads[i].next) for i in range(count)),
+                tuple(integer(heads[i].prev) for i in range(count)),
             )
         )
     return tuple(result)
@@ -240,7 +254,7 @@ def _cursors(zone: Object) -> list[tuple[str, int]]:
         member = zone.member_(name)
         length: int | None = getattr(member.type_, "length", None)
         if length is None:
-            result.append((name, member.value_()))
+            result.append((name, integer(member)))
         else:
-            result.extend((f"{name}[{i}]", member[i].value_()) for i in range(length))
+            result.extend((f"{name}[{i}]", integer(member[i])) for i in range(length))
     return result

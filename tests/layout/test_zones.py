@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a spinlock is held, as its bytes in a dump tell."""
+"""Whether a spinlock is held, as its bytes in a dump tell; numbers that the types take for something else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from drgn import Object
 
+from mminspect.errors import TypeInfoError
 from mminspect.layout import zones
+from tests.conftest import Kernels
+from tests.kit.support import AMD64_HEALTHY
 
 
 def lock(data: bytes) -> Any:
@@ -48,3 +52,10 @@ def test_lock_of_a_preemptible_kernel_has_an_owner(owner: int) -> None:
     type_ = SimpleNamespace(has_member=lambda name: name == "lock")
     made: Any = SimpleNamespace(type_=type_, lock=SimpleNamespace(owner=owner))
     assert zones.lock_is_held(made) is bool(owner)
+
+
+def test_number_that_the_types_take_for_a_structure(kernels: Kernels) -> None:
+    prog = kernels(AMD64_HEALTHY).prog
+    assert zones.integer(Object(prog, "unsigned long", 7)) == 7
+    with pytest.raises(TypeInfoError, match=r"^struct list_head is the type of what must be a number"):
+        zones.integer(Object(prog, "struct list_head", {"next": 0, "prev": 0}))
