@@ -85,7 +85,6 @@ ls -A /tmp/out >"$share/left"
 cat /proc/zoneinfo >"$share/zoneinfo"
 told map mminspect map --format json
 told map-text mminspect map --width 80
-told map-page mminspect map --format html
 told diff mminspect diff "$share/map.out" /proc/kcore
 
 # Inside drgn.
@@ -213,7 +212,8 @@ def test_inside_drgn(share: Path) -> None:
 
 def test_pictures(share: Path) -> None:
     """A picture of a running kernel has as many free pages as the kernel says, but for what changed meanwhile."""
-    assert [status(share, name) for name in ("map", "map-text", "map-page", "diff")] == [0, 0, 0, 0]
+    for name in ("map", "map-text", "diff"):
+        assert status(share, name) == 0, (share / f"{name}.err").read_text()
     found = report(share, "map")
     free = {number for number, name in enumerate(found["classes"]) if name.startswith("free ")}
     cells = [cell[found["columns"].index("classes")] for cell in found["cells"]]
