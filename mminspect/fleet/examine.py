@@ -76,7 +76,8 @@ def _of_kernel(kernel: Kernel) -> list[dict[str, Any]]:
     rows = _rows(result, layout, found)
     if result["crash"] is None:
         # Nothing died of it yet; what memory looks like is known all the same.
-        wrong = (f for f in with_resources(report, kernel.resources) if f.severity != NOTE)
+        found_here = with_resources(report, kernel.resources)
+        wrong = (f for f in found_here if f.severity != NOTE and (f.known is None or f.known["harmful"]))
         bugs = in_memory.match(list(islice(wrong, MAX_FINDINGS)), kernel.memory, ())
         rows[-1]["known"] = list(dict.fromkeys([*rows[-1]["known"], *(bug["id"] for bug in bugs)]))
     rows[-1]["findings_omitted"] = len(report.findings) - len(found)

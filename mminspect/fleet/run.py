@@ -21,6 +21,10 @@ from mminspect.text import one_line
 BATCH = 32
 # Tasks that wait at a worker while it has one in hand.
 AHEAD = 2
+# Seconds between two looks at how many workers there are.
+ASK_EVERY = 2.0
+# Settings of Dask: what measures its own event loops fifty times a second isn't needed.
+QUIET = {"distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"}
 # How often Dask may lose a file with its worker before it is recorded so.
 LOST = 2
 
@@ -79,8 +83,11 @@ class Cluster:
         distributed = needed("distributed")
         # What goes wrong is said here, in a line.
         logging.disable(logging.CRITICAL)
+        importlib.import_module("dask").config.set(QUIET)
         self._distributed = distributed
         self._cluster: Any = None
+        self._workers = 0
+        self._asked = -ASK_EVERY
         try:
             if scheduler is None:
                 self._cluster = distributed.LocalCluster(
@@ -145,7 +152,11 @@ class Cluster:
             yield self._next(completed, waiting)
 
     def _room(self) -> int:
-        return AHEAD * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        # The scheduler is asked, which takes longer than all else that a task needs here.
+        if time.monotonic() >= self._asked + ASK_EVERY:
+            self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+            self._asked = time.monotonic()
+        return AHEAD * max(1, self._workers)
 
     def _next(self, completed: Any, waiting: dict[Any, Any]) -> tuple[Any, Any]:
         future = next(completed)

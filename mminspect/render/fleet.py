@@ -32,8 +32,10 @@ def write_groups(data: Mapping[str, Any], out: IO[str], style: Style) -> None:
     )
     for number, group in enumerate(data["groups"][:MAX_GROUPS], 1):
         out.write("\n")
-        write_line(f"{number}. {plural(group['files'], 'file')}: {one_line(group['key'])}", out, width)
+        out.write(f"{number}. {plural(group['files'], 'file')}: {one_line(group['key'])}\n")
         write_pairs({f"   {name}": one_line(text) for name, text in told(group).items()}, out, width)
+        # A command that is folded can't be copied.
+        out.write(f"   next       {one_line(next_command(group))}\n")
     more = len(data["groups"]) - MAX_GROUPS
     if more > 0:
         out.write(f"\n{plural(more, 'more group')}; --format json or csv has all of them\n")
@@ -48,13 +50,18 @@ def told(group: Mapping[str, Any]) -> dict[str, str]:
     """Get what is said of a group."""
     return {
         "verdict": _listed(group["verdicts"], group["files"]),
+        **({} if group["known"] else {"why": group["why"]}),
         "known bug": f"{', '.join(group['known'])}; {group['fix']}" if group["known"] else "none",
         "releases": _listed(group["releases"], group["files"]),
         "seen": f"{day(group['first'])} to {day(group['last'])}",
         **({"machines": machines(group)} if group["layouts"] else {}),
         "example": group["example"],
-        "next": f"mminspect triage {_word(group['example'])}",
     }
+
+
+def next_command(group: Mapping[str, Any]) -> str:
+    """Get the command that tells more of a group."""
+    return f"mminspect triage {_word(group['example'])}"
 
 
 def _word(name: str) -> str:
@@ -121,7 +128,8 @@ def write_html(data: Mapping[str, Any], out: IO[str], style: Style) -> None:
     title = f"{plural(files['read'], 'file')} read, {files['failed']:,} failed, {files['skipped']:,} skipped"
     parts = []
     for number, group in enumerate(data["groups"], 1):
-        items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in told(group).items())
+        about = {**told(group), "next": next_command(group)}
+        items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in about.items())
         head = _text(f"{number}. {plural(group['files'], 'file')}: {group['key']}")
         parts.append(f"<section><h2>{head}</h2><dl>{items}</dl></section>")
     for item in data["not_read"]:

@@ -52,7 +52,23 @@ def write_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], out: IO[s
 def _wrapped(text: str, width: int) -> str:
     if len(text) <= width:
         return text
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""])
+    return "\n".join(line for part in text.splitlines() for line in fold(part, width) or [""])
+
+
+def fold(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    """
+    Cut a text into lines at its spaces. A longer word, such as a path, stays whole: it may be copied.
+
+    :param first: What the first line begins with; ``others`` what the others do.
+    """
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def write_pairs(pairs: dict[str, Any], out: IO[str], width: int | None = None) -> None:
@@ -65,7 +81,7 @@ def write_pairs(pairs: dict[str, Any], out: IO[str], width: int | None = None) -
     for name, value in pairs.items():
         lines = [str(value)]
         if width is not None:
-            lines = textwrap.wrap(str(value), max(MIN_MESSAGE_WIDTH, width - names), break_on_hyphens=False) or [""]
+            lines = fold(str(value), max(MIN_MESSAGE_WIDTH, width - names)) or [""]
         for line in lines:
             out.write(f"{name:<{names}}{line}".rstrip() + "\n")
             name = ""
@@ -83,7 +99,7 @@ def plural(number: int, name: str) -> str:
 
 def write_line(text: str, out: IO[str], width: int | None) -> None:
     """Write a line, folded where the terminal is narrower."""
-    out.write((text if width is None else textwrap.fill(text, max(width, 1), break_on_hyphens=False)) + "\n")
+    out.write((text if width is None else "\n".join(fold(text, max(width, 1)))) + "\n")
 
 
 def write_consequences(data: Sequence[dict[str, Any]], out: IO[str], width: int | None) -> None:

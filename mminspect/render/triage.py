@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import IO, Any
 
 from mminspect.render import json_
-from mminspect.render.table import hex_range, plural, write_consequences, write_table
+from mminspect.render.table import fold, hex_range, plural, write_consequences, write_table
 
 # Without a terminal, lines of text end here.
 DEFAULT_WIDTH = 100
@@ -64,10 +63,7 @@ class _Writer:
 
     def say(self, text: str, indent: str = "") -> None:
         hanging = indent + ("  " if indent else "")
-        lines = textwrap.wrap(
-            text, self.columns, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False
-        )
-        self.out.write("\n".join(lines) + "\n")
+        self.out.write("\n".join(fold(text, self.columns, indent, hanging)) + "\n")
 
     def section(self, title: str, texts: Sequence[str]) -> None:
         if texts:

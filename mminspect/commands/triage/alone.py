@@ -119,7 +119,7 @@ def _without_crash(log: Log, reports: tuple[Report, ...], boot: Boot) -> tuple[s
     if not log.lines:
         return UNKNOWN, "the log is empty"
     routine = sum(report.gravity == ROUTINE for report in reports)
-    warned = f"; it has {routine} warnings that killed nothing" if routine else ""
+    warned = f"; it has {routine} warning{'s' * (routine != 1)} that killed nothing" if routine else ""
     missing = "begins in the middle" if not boot.whole or log.cut else "ends without a shutdown"
     return UNKNOWN, f"no crash is in the log, but it {missing}: the kernel may have died unheard{warned}"
 
