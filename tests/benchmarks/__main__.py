@@ -6,7 +6,7 @@ Measure mminspect beside its peers, and how it grows: ``python -m tests.benchmar
 
 Without --core, a Debian 6.1 guest of 4 GiB is booted and dumped first (its packages are fetched; see contrib/kernels),
 and without --large a guest of 128 GiB. Times are user and system CPU seconds, the best of some runs: others who use the
-machine don't change them much. Only --jobs is judged by the clock.
+machine don't change them much. Only --jobs and fleets are judged by the clock.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from contrib.kernels.row import boot_row, debug_of, kernel_of
 from mminspect import __version__
 from tests.benchmarks.against import compare_with
 from tests.benchmarks.busy import compare_busy, machine
+from tests.benchmarks.fleet import compare_fleet
 from tests.benchmarks.measure import Table, best, command, run_once, scan_command
 from tests.benchmarks.pictures import compare_pictures
 
@@ -77,7 +78,7 @@ prog.set_core_dump(sys.argv[1])
 prog.load_debug_info([sys.argv[2]])
 """
 
-ONLY = ("start", "peers", "use", "busy", "pictures", "large", "kdump", "growth")
+ONLY = ("start", "peers", "use", "busy", "pictures", "large", "kdump", "growth", "fleet")
 
 HEAD = """\
 <!-- SPDX-License-Identifier: LGPL-2.1-or-later -->
@@ -370,6 +371,9 @@ def main(
             show(compare_kdump(large, repeat))
     if only in (None, "growth"):
         show(grow())
+    if only in (None, "fleet"):
+        for table in compare_fleet(directory):
+            show(table)
     if markdown is not None:
         write_markdown(markdown, tables)
 
