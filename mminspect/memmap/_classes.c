@@ -13,7 +13,7 @@
 #define MAX_TYPES 8
 
 /* Classes of picture.py. */
-enum { COMPOUND = 3, FILE_PAGE = 4, ANON = 5, HUGETLB = 6, SLAB = 7, RESERVED = 10, CONTINUED = 31 };
+enum { COMPOUND = 3, FILE_PAGE = 4, ANON = 5, HUGETLB = 6, SLAB = 7, RESERVED = 10, CONTINUED = 31, FREE = 32 };
 
 /* The numbers of Python's Fast.spec, in this order. A mask of 0 is of a flag that the kernel doesn't have. */
 struct spec {
@@ -50,6 +50,11 @@ static inline uint32_t half(const unsigned char *at)
 	return value;
 }
 
+static inline int is_free(unsigned char code)
+{
+	return !code || (code >= FREE && code < NR_CODES);
+}
+
 static inline unsigned char larger(unsigned char a, unsigned char b)
 {
 	return a > b ? a : b;
@@ -84,6 +89,8 @@ static inline unsigned char own_class(const struct spec *s, const unsigned char 
 static unsigned char class_of_head(const struct spec *s, const unsigned char *pages, const unsigned char *codes,
 				   int64_t index, uint64_t info, uint64_t base, struct found *found)
 {
+	unsigned char code;
+
 	uint64_t address = base + (uint64_t)index * s->size, head = info & ~(uint64_t)1;
 	int64_t distance, lead;
 
@@ -100,20 +107,23 @@ static unsigned char class_of_head(const struct spec *s, const unsigned char *pa
 	}
 	if (word(pages + (uint64_t)lead * s->size + s->compound) & 1)
 		return COMPOUND;
+	/* A damaged tail can lead into a free block, whose pages weren't looked at. */
+	code = codes[lead] < FREE ? codes[lead] : own_class(s, pages + (uint64_t)lead * s->size, 1);
 	if (lead == index - 1) {
 		found->head = lead;
-		found->head_code = codes[lead];
+		found->head_code = code;
 	}
-	return codes[lead];
+	return code;
 }
 
-static void classify(const struct spec *s, const unsigned char *pages, int64_t count, uint64_t base,
-		     unsigned char *codes, struct found *found)
+/* Tell what the pages from start to end are. */
+static void classify(const struct spec *s, const unsigned char *pages, int64_t start, int64_t end, int64_t count,
+		     uint64_t base, unsigned char *codes, struct found *found)
 {
 	uint64_t before = 0;
 	unsigned char given = COMPOUND;
 
-	for (int64_t i = 0; i < count; i++) {
+	for (int64_t i = start; i < end; i++) {
 		const unsigned char *page = pages + (uint64_t)i * s->size;
 		uint64_t info = s->has_tails ? word(page + s->compound) : 0;
 
@@ -137,8 +147,8 @@ PyDoc_STRVAR(count_doc, "count(pages, spec, base, skip, order, edges, free, coun
 	     ":param base: Address of the first struct page.\n"
 	     ":param skip: Pages by which the first cell begins before the first page.\n"
 	     ":param order: Cells have 1 << order pages.\n"
-	     ":param edges: Edges of what is in free blocks and what isn't, by turns, with the number of pages last.\n"
-	     ":param free: The class of what is between them, or 0.\n"
+	     ":param edges: From 0 on, edges of what is in free blocks and what isn't, by turns, with the number of pages last.\n"
+	     ":param free: The class of what is between them, from 32 on, or 0.\n"
 	     ":param counts: A row of 64 numbers for each cell, to be added to.\n"
 	     ":return: (index of the head before the first page that tails lead to, or 0; index of the last head whose "
 	     "tails may go on behind the last page, or -1; its class)\n"
@@ -176,10 +186,11 @@ static PyObject *py_count(PyObject *Py_UNUSED(module), PyObject *args)
 	for (int64_t i = 0; fits && i <= nr_free; i++) {
 		int64_t edge = (int64_t)word((unsigned char *)edges.buf + 8 * i);
 
-		fits = edge >= last && edge <= count && (i == nr_free || ((unsigned char *)freed.buf)[i] < NR_CODES);
+		fits = edge >= last && (i || !edge) && edge <= count &&
+		       (i == nr_free || is_free(((unsigned char *)freed.buf)[i]));
 		last = edge;
 	}
-	if (!fits) {
+	if (!fits || last != count) {
 		PyErr_SetString(PyExc_ValueError, "the arguments don't fit together");
 		goto release;
 	}
@@ -190,13 +201,16 @@ static PyObject *py_count(PyObject *Py_UNUSED(module), PyObject *args)
 	}
 	sums = counts.buf;
 	Py_BEGIN_ALLOW_THREADS
-	classify(&s, pages.buf, count, base, codes, &found);
 	for (int64_t i = 0; i < nr_free; i++) {
 		unsigned char code = ((unsigned char *)freed.buf)[i];
+		int64_t start = (int64_t)word((unsigned char *)edges.buf + 8 * i);
 		int64_t end = (int64_t)word((unsigned char *)edges.buf + 8 * (i + 1));
 
-		for (int64_t at = (int64_t)word((unsigned char *)edges.buf + 8 * i); code && at < end; at++)
-			codes[at] = larger(codes[at], code);
+		/* The blocks say what their pages are: most of an idle machine needn't be gone through again. */
+		if (code)
+			memset(codes + start, code, (size_t)(end - start));
+		else
+			classify(&s, pages.buf, start, end, count, base, codes, &found);
 	}
 	for (int64_t at = 0; at < count;) {
 		int64_t cell = (skip + at) >> order, end = ((cell + 1) << order) - skip;

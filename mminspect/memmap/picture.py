@@ -179,10 +179,13 @@ def classify(chunk: Chunk, devices: Sequence[int] = ()) -> Classes:
         new = np.concatenate(([True], code[1:] != code[:-1]))
         return Classes(start[new], code[new])
     codes = _own_classes(chunk, devices)
-    before, head = _give_to_tails(chunk, codes)
+    in_free = None
     if len(free) > 1:
         some = edges[1:] > edges[:-1]
-        np.maximum(codes, _spread(edges[:-1][some], free[some], len(codes)), out=codes)
+        in_free = _spread(edges[:-1][some], free[some], len(codes))
+    before, head = _give_to_tails(chunk, codes, in_free)
+    if in_free is not None:
+        np.maximum(codes, in_free, out=codes)
     for run in chunk.runs:
         if run.state != INITIALIZED:
             codes[run.start - chunk.start_pfn : run.end - chunk.start_pfn] = BY_STATE + run.state
@@ -233,18 +236,23 @@ def _give_hugetlb(chunk: Chunk, codes: Codes, heads: npt.NDArray[np.intp]) -> No
     codes[heads] = np.maximum(codes[heads], np.uint8(HUGETLB))
 
 
-def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | None]:
-    """Give tails the class of their head; return ``before`` and ``head`` of :class:`Classes`."""
+def _give_to_tails(chunk: Chunk, codes: Codes, free: Codes | None) -> tuple[int, tuple[int, int] | None]:
+    """
+    Give tails the class of their head; return ``before`` and ``head`` of :class:`Classes`.
+
+    :param free: Not 0 where a page is in a free block: its own entry says nothing then.
+    """
     page = chunk.layout.page
     if page.compound_head_offset is None or chunk.words is None:
         return -1, None
     if not chunk.digest.any_bits(page.compound_head_offset) & 1:
         return -1, None
     info = chunk.copied(page.compound_head_offset)
-    is_tail = (info & info.dtype.type(1)).astype(np.bool_)
+    says_tail = (info & info.dtype.type(1)).astype(np.bool_)
+    is_tail = says_tail if free is None else says_tail & (free == 0)
     plain = len(chunk.runs) == 1 and chunk.runs[0].state == INITIALIZED
     if not plain:
-        is_tail &= chunk.state == INITIALIZED
+        is_tail = is_tail & (chunk.state == INITIALIZED)
     # Adjacent tails that say the same have one head.
     joined = np.zeros(len(info) + 1, np.bool_)
     joined[1:-1] = (info[1:] == info[:-1]) & is_tail[:-1]
@@ -262,7 +270,7 @@ def _give_to_tails(chunk: Chunk, codes: Codes) -> tuple[int, tuple[int, int] | N
     real = (steps > 0) & (steps * page.size == distance)
     inside = real & (leads >= 0)
     at = leads[inside]
-    inside[inside] = ~is_tail[at] & (chunk.state[at] == INITIALIZED)
+    inside[inside] = ~says_tail[at] & (chunk.state[at] == INITIALIZED)
     given = np.full(len(first), COMPOUND, np.uint8)
     given[inside] = codes[leads[inside]]
     outside = np.flatnonzero(real & (leads < 0))

@@ -236,6 +236,9 @@ def test_compiled_code_counts_as_numpy_does(order: int, data: st.DataObject) -> 
         block = data.draw(st.integers(0, 6 if pfn == 0 else (pfn & -pfn).bit_length() - 1))
         fill(machine, pfn, block, data.draw(st.sampled_from(ONE_LINK)))
         pfn += 1 << block
+    # Damage: tails that lead anywhere, out of free blocks and into them too.
+    for at, lead in data.draw(st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(-2, PAGES)), max_size=4)):
+        machine.words[at, 1] = machine.address(lead) | 1
     cut = data.draw(st.integers(1, PAGES - 1))
     with pytest.MonkeyPatch.context() as patch:
         seen: list[object] = []
@@ -270,8 +273,11 @@ def test_arguments_that_do_not_fit_together_are_refused() -> None:
         (5, np.array([0, 2, 5], np.int64)),
         (5, np.array([0, 3, 2], np.int64)),
         (5, np.array([-1, 2, 4], np.int64)),
+        (5, np.array([1, 2, 4], np.int64)),
+        (5, np.array([0, 2, 3], np.int64)),
         (6, np.zeros(3, np.uint8)),
         (6, np.full(2, 64, np.uint8)),
+        (6, np.full(2, 31, np.uint8)),
         (7, np.zeros(63, np.int64)),
     ]
     for index, value in changes:
