@@ -97,6 +97,8 @@ class Cluster:
                     host="127.0.0.1",
                     dashboard_address=dashboard,
                     silence_logs=logging.CRITICAL,
+                    # The processes that read files have limits of their own.
+                    memory_limit=0,
                 )
             self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s", set_as_default=False)
         except (OSError, ValueError, RuntimeError) as e:

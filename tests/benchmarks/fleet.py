@@ -248,18 +248,21 @@ def compare_fleet(directory: Path, few: int = FEW, many: int = MANY) -> list[Tab
         scratch = Path(temporary)
         rows: list[Sequence[Any]] = []
         runs = []
+        seconds: float | None = None
         for count, workers in ((few, 1), (few, 2), (many, 2)):
             fleet = scratch / f"fleet-{count}"
             if not fleet.exists():
                 click.echo(f"makes {count:,} captures", err=True)
                 make_fleet(fleet, count, scratch)
+            if count != few:
+                seconds = run_parallel(scratch / f"fleet-{few}", scratch / "parallel")
             ran = run_fleet(fleet, scratch / f"out-{len(runs)}", workers, count)
             runs.append(ran)
             read = sum(row["status"] == READ for row in ran.rows)
             memory = (" to ".join(map(str, pair)) for pair in zip(_mib(ran.early), _mib(ran.late)))
             way = f"mminspect fleet run --workers {workers}"
             rows.append((way, f"{read:,}", f"{count / ran.wall:.1f}", f"{ran.cpu / count * 1e3:.1f}", *memory))
-        seconds = run_parallel(scratch / f"fleet-{few}", scratch / "parallel")
+            click.echo(", ".join(map(str, rows[-1])), err=True)
         if seconds is not None:
             rows.append(("parallel -j2 mminspect triage", f"{few:,}", f"{few / seconds:.1f}", "", "", ""))
         one, two, large = runs
