@@ -323,7 +323,9 @@ class Outcomes:
         return self._first_online(finding) if finding.judged_by is None else finding.judged_by
 
     def _first_online(self, finding: Finding) -> int:
-        pfn = finding.start_pfn
+        pfn, last = finding.start_pfn, self._last
+        if last is not None and last.start_pfn <= pfn < last.end_pfn:
+            return pfn
         end = min(finding.end_pfn, pfn + self.memory.layout.pageblock_nr_pages)
         while self.memory.section(pfn) is None and pfn < end:
             pfn += 1

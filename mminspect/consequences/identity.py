@@ -44,11 +44,9 @@ def signature(finding: Finding, severity: str, memory: MemoryMap, state: str, de
     :param deciding: The outcome that decides on its severity, if one does.
     """
     edges = f"{_alignment(memory, finding.start_pfn)}..{_alignment(memory, finding.end_pfn)}"
-    parts = (
-        *(finding.rule, severity, _kind(finding, memory), _zones(finding, memory), edges, state),
-        f"{deciding.function}={deciding.outcome}" if deciding is not None else NOTHING,
-    )
-    return "/".join(part.replace(" ", "-") for part in parts)
+    decided = f"{deciding.function}={deciding.outcome}" if deciding is not None else NOTHING
+    parts = (finding.rule, severity, _kind(finding, memory), _zones(finding, memory), edges, state, decided)
+    return "/".join(parts).replace(" ", "-")
 
 
 def _kind(finding: Finding, memory: MemoryMap) -> str:
