@@ -11,6 +11,7 @@ from drgn import NULL, Object, Program
 from drgn.helpers.linux.mmzone import NODE_DATA
 
 from mminspect.kernel.kernel import Kernel, from_program
+from mminspect.layout.sections import subsection
 from mminspect.memorymap import mmzone
 from mminspect.memorymap.layout import Layout
 
@@ -113,6 +114,9 @@ def pfn_to_online_page(prog: Program, pfn: int) -> Object:
     Follows ``pfn_to_online_page()`` of ``mm/memory_hotplug.c``: section, subsection and, for what shares a section with
     device memory, the zone are looked at. With FLATMEM, all of ``mem_map`` is online.
 
+    Since Linux kernel commit 1f90a3477df3 ("mm: teach pfn_to_online_page() about ZONE_DEVICE section collisions") (in
+    v5.12), subsections count. Before, and without CONFIG_MEMORY_HOTPLUG, holes of early sections are online, too.
+
     :param prog: The kernel.
     :param pfn: Page frame number.
     :return: ``struct page *``, ``NULL`` if it isn't online.
@@ -120,5 +124,7 @@ def pfn_to_online_page(prog: Program, pfn: int) -> Object:
     kernel = kernel_of(prog)
     section = kernel.memory.section(pfn)
     if section is None or not any(start <= pfn < end for start, end in section.ranges):
+        return NULL(prog, "struct page *")
+    if kernel.target.has_function("pfn_to_online_page") and subsection(kernel.prog, pfn) is False:
         return NULL(prog, "struct page *")
     return Object(prog, "struct page *", mmzone.pfn_to_page(kernel.memory.layout, section, pfn))

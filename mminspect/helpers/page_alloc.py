@@ -12,6 +12,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from mminspect.errors import MminspectError
 from mminspect.helpers.mmzone import kernel_of, page_zone, pfn_to_online_page
+from mminspect.layout.sections import SUBSECTION_SHIFT
 from mminspect.memorymap import bitmap, mmzone
 
 
@@ -63,13 +64,21 @@ def for_each_pageblock(prog: Program) -> Iterator[tuple[int, Object]]:
     :return: Iterator of (first pfn, ``struct page *`` of its first online page).
     """
     kernel = kernel_of(prog)
-    nr_pages = kernel.memory.layout.pageblock_nr_pages
+    layout = kernel.memory.layout
+    nr_pages = layout.pageblock_nr_pages
+    step = max(1, (1 << SUBSECTION_SHIFT) // layout.page_size)
     last = -1
     for start, end in sorted(kernel.memory.online_ranges()):
         for block in range(start & -nr_pages, end, nr_pages):
-            if block > last:
-                last = block
-                yield block, pfn_to_online_page(prog, max(block, start))
+            if block == last:
+                continue
+            # Part of a block may be a hole.
+            for pfn in range(max(block, start), min(block + nr_pages, end), step):
+                page = pfn_to_online_page(prog, pfn)
+                if page:
+                    last = block
+                    yield block, page
+                    break
 
 
 def for_each_free_page(zone: Object, order: int, migratetype: int) -> Iterator[Object]:
