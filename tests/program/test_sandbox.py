@@ -166,6 +166,12 @@ def trace(path: Path, *arguments: str) -> list[str]:
         ["-c", "CORE", "page", "0x1000"],
         ["-c", "CORE", "capture", "-o", "OUT"],
         ["triage", "CORE"],
+        ["triage", "CORE", "--format", "html", "-o", "OUT"],
+        ["-c", "CORE", "map"],
+        ["-c", "CORE", "map", "--format", "html", "-o", "OUT"],
+        ["-c", "CORE", "scan", "--format", "html", "-o", "OUT"],
+        ["diff", "CORE", "CORE"],
+        ["diff", "CORE", "CORE", "--format", "html", "-o", "OUT"],
         ["-c", "CORE", "watch", "--count", "1", "--format", "prometheus", "-o", "OUT"],
     ],
 )
