@@ -23,8 +23,12 @@ BATCH = 32
 AHEAD = 2
 # Seconds between two looks at how many workers there are.
 ASK_EVERY = 2.0
-# Settings of Dask: what measures its own event loops fifty times a second isn't needed.
-QUIET = {"distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"}
+# Settings of Dask: what measures its own event loops fifty times a second, and profiles its workers, isn't needed.
+QUIET = {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.profile.enabled": False,
+}
 # How often Dask may lose a file with its worker before it is recorded so.
 LOST = 2
 
