@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from mminspect.cli.output import check_writable
 from mminspect.cli.session import Session, scan_with_progress
 from mminspect.commands import diff as diffs
 from mminspect.commands.map import memory_states
-from mminspect.commands.saved import load, looks_like_json
+from mminspect.commands.saved import load, looks_like_json, relied_on
 from mminspect.kernel.inputs import Inputs
 from mminspect.program import files
 from mminspect.program.open import opened
@@ -42,14 +43,18 @@ def run(inputs: Inputs, before: str, after: str, format_: str, fail_on: str, out
         files.hold(path)
     with Session(inputs, output, user, vmcores=() if LIVE in (before, after) else vmcores or list(saved)) as session:
         sides = {**saved, **{path: _scanned(session, inputs, path) for path in {before, after} - set(saved)}}
-        data = diffs.diff(sides[before], sides[after])
+        # Where one is damaged, nothing must be half written.
+        text = io.StringIO()
         with session.output() as out:
-            if format_ == "json":
-                json_.write(data, out)
-            elif format_ == "html":
-                write_diff_page(data, sides[before], sides[after], out)
-            else:
-                write_diff(data, out, style_of(out))
+            with relied_on(sorted(saved)):
+                data = diffs.diff(sides[before], sides[after])
+                if format_ == "json":
+                    json_.write(data, text)
+                elif format_ == "html":
+                    write_diff_page(data, sides[before], sides[after], text)
+                else:
+                    write_diff(data, text, style_of(out))
+            out.write(text.getvalue())
     return status.FINDINGS if fail_on != "never" and diffs.is_new_at(data, fail_on) else 0
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -12,7 +13,7 @@ from mminspect.cli.output import check_writable, open_output
 from mminspect.cli.pages import cell_order, command_line
 from mminspect.cli.session import Session, picture_with_progress
 from mminspect.commands import map as maps
-from mminspect.commands.saved import as_map, load
+from mminspect.commands.saved import as_map, load, relied_on
 from mminspect.errors import MminspectError
 from mminspect.kernel.inputs import Inputs
 from mminspect.render import json_
@@ -44,20 +45,12 @@ def run(
         if inputs.core is not None or inputs.qemu is not None:
             raise click.UsageError("--from draws what was saved; -c and --qemu go without it")
         check_writable(output, [from_])
-        saved = load(from_)
-        data = as_map(saved)
-        if span is not None:
-            there = [(m["start_pfn"], m["end_pfn"]) for m in data["memory"] if m["state"] in ("online", "spanned")]
-            start, end = maps.clip_range(there, span)
-            # Nothing tells what is where in a cell.
-            cell = data["cell_pages"]
-            start, end = max(start // cell * cell, data["start_pfn"]), min(-(-end // cell) * cell, data["end_pfn"])
-            data = {**data, "start_pfn": start, "end_pfn": end}
-        by = by or ("state" if data["classes"] else "zone")
-        if by != "zone" and not data["classes"]:
-            raise MminspectError(f"{from_}: a report; it has zones and findings only: use --by zone")
+        # Where it is damaged, nothing must be half written.
+        text = io.StringIO()
         with open_output(output) as out:
-            _write(data, format_, by, out, width)
+            with relied_on([from_]):
+                _draw_saved(from_, span, format_, by, text, _style(out, width))
+            out.write(text.getvalue())
         return
     with Session(inputs, output, user) as session, session.kernel() as kernel:
         memory = kernel.memory
@@ -71,7 +64,26 @@ def run(
         with_picture = picture_with_progress(kernel, select_rules(), Limits(max_rate, None, jobs), order, span)
         data = maps.make_map(*with_picture)
         with session.output() as out:
-            _write(data, format_, by or "state", out, width)
+            _write(data, format_, by or "state", out, _style(out, width))
+
+
+def _draw_saved(
+    path: str, span: tuple[int, int] | None, format_: str, by: str | None, out: IO[str], style: Style
+) -> None:
+    """Draw a map that was saved, or what a report has of one."""
+    saved = load(path)
+    data = as_map(saved)
+    if span is not None:
+        there = [(m["start_pfn"], m["end_pfn"]) for m in data["memory"] if m["state"] in ("online", "spanned")]
+        start, end = maps.clip_range(there, span)
+        # Nothing tells what is where in a cell.
+        cell = data["cell_pages"]
+        start, end = max(start // cell * cell, data["start_pfn"]), min(-(-end // cell) * cell, data["end_pfn"])
+        data = {**data, "start_pfn": start, "end_pfn": end}
+    by = by or ("state" if data["classes"] else "zone")
+    if by != "zone" and not data["classes"]:
+        raise MminspectError(f"{path}: a report; it has zones and findings only: use --by zone")
+    _write(data, format_, by, out, style)
 
 
 def _finest(pageblock_order: int, online: Iterable[tuple[int, int]], span: tuple[int, int] | None) -> int:
@@ -81,12 +93,16 @@ def _finest(pageblock_order: int, online: Iterable[tuple[int, int]], span: tuple
     return min(max(0, (pages // SCREEN_CELLS).bit_length()), pageblock_order)
 
 
-def _write(data: dict[str, Any], format_: str, by: str, out: IO[str], width: int | None) -> None:
+def _style(out: IO[str], width: int | None) -> Style:
+    style = style_of(out)
+    return Style(width or style.width, style.color)
+
+
+def _write(data: dict[str, Any], format_: str, by: str, out: IO[str], style: Style) -> None:
     if format_ == "json":
         json_.write_compact(data, "cells", out)
         return
     if format_ == "html":
         write_page(data, out, command_line())
         return
-    style = style_of(out)
-    write_map(data, by, out, Style(width or style.width, style.color))
+    write_map(data, by, out, style)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def load(path: str) -> dict[str, Any]:
     return data
 
 
+@contextlib.contextmanager
+def relied_on(paths: Iterable[str]) -> Iterator[None]:
+    """
+    Work with what was loaded. Damage that :func:`load` doesn't see shows when it is used.
+
+    :param paths: The files.
+    :raises MminspectError: if it isn't what mminspect writes.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+        raise MminspectError(f"{' or '.join(paths)}: damaged: not as mminspect wrote it") from e
+
+
 def load_findings(path: str) -> list[dict[str, Any]]:
     """
     Read the findings of a saved report, of which only the IDs must be there.
@@ -133,7 +148,7 @@ def _has(path: str, what: str, data: Any, needed: dict[str, type]) -> None:
     for key, kind in needed.items():
         if not isinstance(data.get(key), kind) or isinstance(data[key], bool):
             raise MminspectError(f"{path}: damaged: {what} has no {key!r} that can be used")
-        if key.endswith("_pfn") and not 0 <= data[key] < 1 << 64:
+        if key.endswith("_pfn") and not 0 <= data[key] < 1 << 63:
             raise MminspectError(f"{path}: damaged: {what} has the pfn {data[key]}")
 
 
@@ -143,7 +158,7 @@ def _is_cell(cell: Any, limits: tuple[int, int], classes: int, migratetypes: int
     start, end, link, span, counts, types, severity = cell[: len(maps.COLUMNS)]
     return (
         all(isinstance(value, int) for value in (start, end, span, severity))
-        and 0 <= start < end < 1 << 64
+        and 0 <= start < end < 1 << 63
         and (link is None or (isinstance(link, int) and 0 <= link < limits[0]))
         and 0 <= span < limits[1]
         and 0 <= severity <= len(findings.SEVERITIES)
