@@ -199,3 +199,11 @@ def test_directory_of_somebody_else_is_not_scanned(crash: Path) -> None:
     os.chown(next(crash.glob("*/dump.*")).parent, 65534, 65534)
     assert run(crash).returncode == 0
     assert reports(crash) == []
+
+
+def test_name_of_a_dump_is_shown_without_what_moves_a_terminal(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (tmp_path / "vmcore\x1b[2J\\033]0;title\x07\nsecond").write_text("x")
+    done = run(tmp_path)
+    assert "vmcore?[2J\\033]0;title??second: not scanned" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
