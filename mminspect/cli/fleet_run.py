@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 
 import click
 
+from mminspect import signals
 from mminspect.cli import status
 from mminspect.cli.output import echo, say
 from mminspect.errors import Stopped
@@ -20,6 +22,7 @@ from mminspect.fleet.sources import expand
 from mminspect.fleet.store import Store
 from mminspect.fleet.task import Limits
 from mminspect.kernel.inputs import Inputs
+from mminspect.program.privileges import find_user
 from mminspect.walk.parallel import usable_cpus
 
 # Seconds between lines of progress where there is no terminal, and where there is one.
@@ -65,7 +68,13 @@ def run(
 ) -> int:
     """Read a fleet; return the exit status."""
     needed("duckdb")
-    named = list(expand(sources))
+    if scheduler == "":
+        raise click.UsageError("--scheduler: an address is needed, for example tcp://host:8786")
+    if os.geteuid() == 0:
+        find_user(user)
+    # The results may be in a folder that is read.
+    results = os.path.join(os.path.realpath(out), "")
+    named = [source for source in expand(sources) if not os.path.realpath(source.path).startswith(results)]
     store = Store(out)
     teller = Teller()
     progress, to_read = plan(store, named, retry_failed)
@@ -75,7 +84,12 @@ def run(
             with contextlib.closing(Cluster(count, scheduler, ":0" if dashboard else None)) as cluster:
                 if dashboard:
                     echo(f"dashboard: {cluster.dashboard}")
-                run_fleet(store, to_read, cluster, Limits(timeout, memory, user), progress, teller.tell)
+                try:
+                    run_fleet(store, to_read, cluster, Limits(timeout, memory, user), progress, teller.tell)
+                except Stopped:
+                    # It isn't raised again while the workers are ended.
+                    signals.stopped()
+                    raise
     except (Stopped, KeyboardInterrupt):
         say("stopped; run the same command again to go on")
         raise

@@ -67,6 +67,16 @@ def rate(context: click.Context, parameter: click.Parameter, value: str | None) 
     return int(number) * unit
 
 
+def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Parse bytes such as ``4G``."""
+    try:
+        bytes_ = rate(context, parameter, value)
+    except click.BadParameter:
+        raise click.BadParameter("give bytes, for example 4G") from None
+    assert bytes_ is not None
+    return bytes_
+
+
 def interval(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """Parse a time such as ``30s``, ``5m``, ``2h`` or ``1d`` to seconds."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", value.strip())

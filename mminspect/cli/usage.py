@@ -38,7 +38,7 @@ from mminspect.cli.options import (
     id_list,
     interval,
     output_option,
-    rate,
+    size,
 )
 from mminspect.cli.output import discard
 from mminspect.errors import MminspectError, did_you_mean
@@ -409,7 +409,7 @@ FLEET = (
                 help="For each file.",
             ),
             click.Option(
-                ["--memory"], metavar="BYTES", default="4G", show_default=True, callback=rate, help="For each file."
+                ["--memory"], metavar="BYTES", default="4G", show_default=True, callback=size, help="For each file."
             ),
             click.Option(["--retry-failed"], is_flag=True, help="Read again what failed before."),
             click.Option(["--dashboard"], is_flag=True, help="Serve Dask's dashboard, and say where."),
@@ -429,7 +429,7 @@ FLEET = (
                 show_default=True,
                 help="What makes a group.",
             ),
-            click.Option(["--since"], metavar="DATE", callback=date, help="Crashes of this day (UTC) and later only."),
+            click.Option(["--since"], metavar="DATE", callback=date, help="Crashes since this day or time (UTC) only."),
             format_option("table", "json", "csv", "html"),
             output_option("Write there, not to stdout."),
             WIDTH,

@@ -59,7 +59,8 @@ def examine(path: str) -> list[dict[str, Any]]:
         with open_kernel(Inputs(path)) as kernel:
             return _of_kernel(kernel)
     except MminspectError as e:
-        error = one_line(str(e))
+        # The row has the path.
+        error = one_line(str(e).removeprefix(f"{path}: "))
         return [{"row": "file", "status": "skipped" if NEITHER.search(error) else "failed", "error": error}]
 
 

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import logging
+import os
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from glob import escape, iglob
 from typing import Any, Callable
 
 from mminspect.errors import MminspectError
+from mminspect.fleet import task
 from mminspect.fleet.rows import FAILED, FILE, SKIPPED
 from mminspect.fleet.sources import Source
 from mminspect.fleet.store import Store
 from mminspect.fleet.task import Limits, identify, read_file
+from mminspect.render.table import plural
 from mminspect.text import one_line
 
 # Files whose content is identified by one task.
@@ -29,6 +37,9 @@ QUIET = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.worker.profile.enabled": False,
 }
+# Temporary folders of runs, and the seconds after which one that no process holds was left behind.
+PREFIX = "mminspect-fleet-run-"
+LEFT_AFTER = 60.0
 # How often Dask may lose a file with its worker before it is recorded so.
 LOST = 2
 
@@ -62,7 +73,7 @@ class Progress:
         """Say it in a line."""
         now = sum(number for status, number in self.counts.items() if status != "done")
         rate = now / max(time.monotonic() - self._start, 1e-3)
-        parts = [f"{now:,} files", *(f"{self.counts[key]:,} {key}" for key in (FAILED, SKIPPED) if self.counts[key])]
+        parts = [plural(now, "file"), *(f"{self.counts[key]:,} {key}" for key in (FAILED, SKIPPED) if self.counts[key])]
         if self.counts["same"]:
             parts.append(f"{self.counts['same']:,} the same as others")
         if self.counts["done"]:
@@ -72,6 +83,30 @@ class Progress:
             left = max(0, self.total - now - self.counts["done"]) / rate
             parts.append(f"about {left:,.0f} s left" if left < 600 else f"about {left / 60:,.0f} min left")
         return ", ".join(parts)
+
+
+def _temporary_folder(stack: contextlib.ExitStack) -> str:
+    """
+    Make a temporary folder for a run, and remove those of runs that were killed.
+
+    :param stack: Removes it when it is closed.
+    """
+    for path in iglob(os.path.join(escape(tempfile.gettempdir()), f"{PREFIX}*")):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                found = os.fstat(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if found.st_uid == os.geteuid() and time.time() - found.st_ctime > LEFT_AFTER:
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(fd)
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, held)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return folder
 
 
 class Cluster:
@@ -87,25 +122,38 @@ class Cluster:
         distributed = needed("distributed")
         # What goes wrong is said here, in a line.
         logging.disable(logging.CRITICAL)
-        importlib.import_module("dask").config.set(QUIET)
         self._distributed = distributed
+        self._gone = (distributed.comm.CommClosedError, distributed.client.CancelledError)
+        self._stack = contextlib.ExitStack()
         self._cluster: Any = None
         self._workers = 0
         self._asked = -ASK_EVERY
         try:
+            folder = _temporary_folder(self._stack)
+            importlib.import_module("dask").config.set({**QUIET, "temporary-directory": folder})
             if scheduler is None:
-                self._cluster = distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address=dashboard,
-                    silence_logs=logging.CRITICAL,
-                    # The processes that read files have limits of their own.
-                    memory_limit=0,
-                )
+                # What is started inherits it; workers that come later ignore them as soon as they can.
+                with task.ignored():
+                    self._cluster = distributed.LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        host="127.0.0.1",
+                        env={"TMPDIR": folder},
+                        preload=task.__name__,
+                        dashboard_address=dashboard,
+                        # Or it would listen at its usual port.
+                        scheduler_kwargs={} if dashboard else {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                        silence_logs=logging.CRITICAL,
+                        # The processes that read files have limits of their own.
+                        memory_limit=0,
+                    )
+            else:
+                # A client that can't be made says so on the terminal when it is collected.
+                distributed.comm.registry.get_backend(distributed.comm.parse_address(scheduler)[0])
             self._client: Any = distributed.Client(scheduler or self._cluster, timeout="20s", set_as_default=False)
         except (OSError, ValueError, RuntimeError) as e:
+            self._stack.close()
             where = scheduler or "this machine"
             raise MminspectError(f"no Dask scheduler at {where}: {one_line(str(e))}") from None
 
@@ -167,10 +215,13 @@ class Cluster:
     def _next(self, completed: Any, waiting: dict[Any, Any]) -> tuple[Any, Any]:
         future = next(completed)
         about = waiting.pop(future)
+        gone = MminspectError("the Dask scheduler is gone; run the same command again to go on")
         if future.status in ("cancelled", "lost") or self._client.status != "running":
-            raise MminspectError("the Dask scheduler is gone; run the same command again to go on")
+            raise gone
         try:
             result = future.result()
+        except self._gone:
+            raise gone from None
         except Exception as e:
             result = e
         future.release()
@@ -178,9 +229,10 @@ class Cluster:
 
     def close(self) -> None:
         """End the workers that were started here."""
-        self._client.close(timeout=5)
-        if self._cluster is not None:
-            self._cluster.close(timeout=10)
+        with self._stack:
+            self._client.close(timeout=5)
+            if self._cluster is not None:
+                self._cluster.close(timeout=10)
 
 
 def plan(store: Store, sources: Iterable[Source], retry: bool) -> tuple[Progress, list[Source]]:

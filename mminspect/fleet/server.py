@@ -2,9 +2,9 @@
 """
 A process that forks one for each file, and outlives whatever becomes of them.
 
-A worker starts it once: ``python -m mminspect.fleet.server``. It reads requests from stdin, a line of JSON each, and
-answers on stdout likewise. Everything is imported when it forks, and it has one thread, so that forking is cheap and
-safe. It ends when stdin does.
+A worker starts it once: ``python -m mminspect.fleet.server FOLDER``. It reads requests from stdin, a line of JSON each,
+and answers on stdout likewise. Everything is imported when it forks, and it has one thread, so that forking is cheap
+and safe. It ends when stdin does, with the process that it is waiting for, and takes its temporary folder along.
 
 Of what a child found out, only the index of its kernel's types is kept for the next ones. They check it as a whole, so
 that a child in the hands of a malicious file can only make them slower.
@@ -45,9 +45,21 @@ MAX_HINTS = 32
 MAX_HINT = 2 << 20
 
 
-def serve() -> None:
-    """Answer requests until there are no more."""
+def serve(folder: str) -> None:
+    """
+    Answer requests until there are no more.
+
+    :param folder: Where temporary files are made; it is removed at the end.
+    """
     signals.quit_at_once()
+    tempfile.tempdir = folder
+    try:
+        _serve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve() -> None:
     late.load()
     all_rules()
     # Nothing that is imported or examined may write an answer.
@@ -80,6 +92,9 @@ def answer(path: str, size: int, timeout: float, memory: int, user: str) -> dict
     os.close(write)
     try:
         data = _receive(read, begin + timeout)
+    except EOFError:
+        # The worker is gone.
+        sys.exit()
     finally:
         os.close(read)
         with contextlib.suppress(ProcessLookupError):
@@ -116,13 +131,20 @@ def _how(status: int) -> str:
 
 
 def _receive(fd: int, deadline: float) -> bytes | None:
-    """Get all that a process writes, ``None`` if it takes too long."""
+    """
+    Get all that a process writes, ``None`` if it takes too long.
+
+    :raises EOFError: if there is nobody left who would want it.
+    """
     pieces = []
     left = MAX_ANSWER
     while left > 0:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        ready, _, _ = select.select([fd, 0], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             return None
+        if fd not in ready:
+            # The next request comes after the answer, so this is the end.
+            raise EOFError
         piece = os.read(fd, min(PIECE, left))
         if not piece:
             break
@@ -162,4 +184,4 @@ def _child(write: int, path: str, size: int, timeout: float, memory: int, user: 
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

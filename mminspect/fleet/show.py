@@ -51,6 +51,11 @@ def _connect(folder: str) -> Any:
     path = os.path.join(folder, ROWS)
     if not os.path.isfile(path):
         raise MminspectError(f"{folder}: no results of 'mminspect fleet run' are there")
+    with open(path, "rb") as rows:
+        size = rows.seek(0, os.SEEK_END)
+        rows.seek(max(0, size - 1))
+        if rows.read(1) not in (b"", b"\n"):
+            raise MminspectError(f"{path}: the last row isn't whole; the next 'mminspect fleet run' there mends it")
     duckdb = needed("duckdb")
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
     try:
@@ -128,7 +133,13 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
     names = [column[0] for column in found.description]
     rows = [dict(zip(names, row)) for row in found.fetchall()]
     (copies,) = connection.execute("SELECT count(*) FROM all_files WHERE copy > 1").fetchone()
-    statuses = dict(connection.execute("SELECT status, count(*) FROM files GROUP BY status").fetchall())
+    statuses = dict(
+        connection.execute(
+            "SELECT status, count(*) FROM files WHERE status <> 'read' OR ?::BIGINT IS NULL OR time >= ?::BIGINT "
+            "GROUP BY status",
+            [since, since],
+        ).fetchall()
+    )
     reasons = connection.execute(
         "SELECT status, error, count(*), min(path) FROM files WHERE status <> 'read' "
         "GROUP BY ALL ORDER BY 3 DESC, 2 LIMIT 20"
@@ -138,14 +149,16 @@ def groups(folder: str, by: str, since: int | None = None) -> dict[str, Any]:
         "by": by,
         "files": {status: statuses.get(status, 0) for status in ("read", "failed", "skipped")},
         "copies": copies,
-        "groups": [_group(row) for row in rows],
+        "groups": [_group(row, by) for row in rows],
         "not_read": [dict(zip(("status", "error", "files", "example"), row)) for row in reasons],
     }
 
 
-def _group(row: Mapping[str, Any]) -> dict[str, Any]:
+def _group(row: Mapping[str, Any], by: str) -> dict[str, Any]:
     # Those of the example come first, in the order in which they fit it.
     known = list(dict.fromkeys(row["known"] or []))
+    if by == "bug":
+        known = [name for name in known if name == row["key"]]
     bug = next((bug for name in known for bug in BUGS if bug.id == name), None)
     return {
         "key": row["key"],

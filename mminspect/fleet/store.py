@@ -69,7 +69,7 @@ class Store:
                     if row["row"] == FILE:
                         key = str(row["path"]), int(row["size"]), int(row["mtime_ns"])
                         self._note(key, str(row["status"]), row.get("content"), position)
-                except (ValueError, KeyError, TypeError, RecursionError):
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     raise MminspectError(f"{path}: damaged: {line[:60]!r} is no row of a fleet") from None
         try:
             os.ftruncate(self._fd, self._end)

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mminspect.fleet.content import content_id, is_unchanged
@@ -20,6 +24,27 @@ from mminspect.fleet.rows import FAILED, FILE
 TRIES = 2
 # Seconds beyond a file's own time after which the server is given up.
 PATIENCE = 30.0
+
+
+# What a terminal sends to all processes. The client alone says what becomes of it, and ends the others.
+OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Ignore what a terminal sends; processes that are started meanwhile go on ignoring it."""
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in OF_TERMINAL]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def dask_setup(worker: object) -> None:
+    """Prepare a worker that Dask starts with this module preloaded, as it is done on this machine."""
+    for number in OF_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Limits(NamedTuple):
@@ -37,14 +62,19 @@ class Limits(NamedTuple):
 
 
 _server: subprocess.Popen[bytes] | None = None
+# Of the server; it removes it unless it is killed.
+_folder = ""
 # A worker has one server, however many threads it has.
 _one = threading.Lock()
 
 
 def _running() -> subprocess.Popen[bytes]:
-    global _server
+    global _server, _folder
     if _server is None or _server.poll() is not None:
-        command = [sys.executable, "-m", "mminspect.fleet.server"]
+        if _folder:
+            shutil.rmtree(_folder, ignore_errors=True)
+        _folder = tempfile.mkdtemp(prefix="mminspect-fleet-")
+        command = [sys.executable, "-m", "mminspect.fleet.server", _folder]
         # No plugins, which take long to load, and nothing of a vmcore is sent anywhere.
         environment = {**os.environ, "DRGN_DISABLE_PLUGINS": "*", "OPENBLAS_NUM_THREADS": "1"}
         environment.pop("DEBUGINFOD_URLS", None)

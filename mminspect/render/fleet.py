@@ -44,6 +44,10 @@ def write_groups(data: Mapping[str, Any], out: IO[str], style: Style) -> None:
         for item in data["not_read"][:MAX_SHOWN]:
             text = f"  {item['files']:,} {item['status']}: {item['error']}; for example {item['example']}"
             write_line(one_line(text), out, width)
+        others = data["not_read"][MAX_SHOWN:]
+        if others:
+            files = sum(item["files"] for item in others)
+            out.write(f"  {plural(files, 'file')} for {plural(len(others), 'more reason')}; --format json has them\n")
 
 
 def told(group: Mapping[str, Any]) -> dict[str, str]:

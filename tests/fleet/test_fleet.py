@@ -202,7 +202,7 @@ def test_what_is_read_is_not_read_again_but_what_failed_can_be(fleet: Path, done
     assert "10 done before" in ended.stderr and ended.returncode == 1
     assert (done / ROWS).read_bytes() == before
     ended = fleet_run(str(fleet), "--out", str(done), "--retry-failed", "--workers", "1")
-    assert "1 files, 1 failed, 9 done before" in ended.stderr
+    assert "1 file, 1 failed, 9 done before" in ended.stderr
     # It counts once.
     assert groups(str(done), "signature")["files"] == {"read": 6, "failed": 1, "skipped": 3}
 
