@@ -22,6 +22,7 @@ from mminspect.commands.zones import zones
 from mminspect.errors import MminspectError
 from mminspect.kernel.kernel import from_program
 from mminspect.memorymap.map import MemoryMap
+from mminspect.program.text import Guarded, one_line
 from mminspect.render.map import write_map
 from mminspect.render.page import write_pages
 from mminspect.render.report import write_report
@@ -29,7 +30,6 @@ from mminspect.render.style import Style, style_of
 from mminspect.render.table import write_overview, write_rule, write_rules
 from mminspect.rules.catalog import catalog_of, load_catalog
 from mminspect.rules.registry import select_rules
-from mminspect.text import Guarded, one_line
 from mminspect.walk.picture import Picture
 from mminspect.walk.scan import scan
 

@@ -20,7 +20,7 @@ from drgn import Program
 from drgn.commands import DEFAULT_COMMAND_NAMESPACE
 
 from mminspect import drgn_plugin
-from mminspect.text import one_line
+from mminspect.program.text import one_line
 from tests.conftest import Cli, Unpacked
 from tests.kit.support import AMD64_400M
 

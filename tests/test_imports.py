@@ -14,7 +14,7 @@ from tests.kit.support import ROOT
 
 # From the top down. Data flows this way.
 ROOMS = (
-    ("errors", "findings", "signals", "text"),
+    ("errors", "findings", "signals"),
     ("program",),
     ("typeinfo",),
     ("memorymap",),
@@ -116,3 +116,12 @@ def test_no_file_imports_itself_through_others(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(m for m in PATHS if m.startswith(PURE)))
 def test_pure_files_import_no_drgn(module: str) -> None:
     assert [other for other in {module, *below(module)} if outside(other) & {"drgn", "_drgn"}] == []
+
+
+def test_rooms_are_packages_with_small_faces() -> None:
+    package = ROOT / "mminspect"
+    top = {path.stem for path in package.glob("*.py")}
+    assert top == {"__init__", "__main__", "drgn_plugin", "errors", "findings", "signals"}
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in PATHS.items()}
+    assert {module for module, number in lines.items() if module.endswith("__init__") and number > 20} == set()
+    assert {module for module, number in lines.items() if number > 500} == set()

@@ -18,7 +18,7 @@ import click
 
 from mminspect.errors import MminspectError
 from mminspect.program import files
-from mminspect.text import Guarded, one_line
+from mminspect.program.text import Guarded, one_line
 
 # As many links as the kernel follows.
 MAX_LINKS = 40

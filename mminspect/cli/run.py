@@ -13,7 +13,7 @@ from mminspect import signals
 from mminspect.cli import startup, status, usage
 from mminspect.cli.output import discard, say
 from mminspect.errors import MminspectError, Stopped, message_of
-from mminspect.text import lines
+from mminspect.program.text import lines
 
 
 def run(argv: tuple[str, ...] | None = None) -> NoReturn:

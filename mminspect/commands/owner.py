@@ -30,7 +30,7 @@ from mminspect.memmap.page import flags_link
 from mminspect.memorymap.layout import FREE_LISTS
 from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.memorymap.sections import Section
-from mminspect.text import kernel_name
+from mminspect.program.text import kernel_name
 from mminspect.typeinfo.lookup import enumerator
 from mminspect.typeinfo.sections import IS_EARLY
 

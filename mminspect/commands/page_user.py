@@ -10,7 +10,7 @@ from drgn.helpers.linux.pid import find_task
 from mminspect.commands.page_argument import Meant, number
 from mminspect.errors import MminspectError
 from mminspect.kernel.kernel import Kernel
-from mminspect.text import kernel_name
+from mminspect.program.text import kernel_name
 from mminspect.typeinfo.symbols import CAPTURE_NOTE
 
 # TASK_COMM_LEN.

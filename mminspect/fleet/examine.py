@@ -21,7 +21,7 @@ from mminspect.findings import NOTE, SEVERITIES
 from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
 from mminspect.program import files, privileges, sandbox
-from mminspect.text import one_line
+from mminspect.program.text import one_line
 from mminspect.walk.scan import scan
 
 SCHEMA = "mminspect.fleet/1"

@@ -22,8 +22,8 @@ from mminspect.fleet.rows import FAILED, FILE, SKIPPED
 from mminspect.fleet.sources import Source
 from mminspect.fleet.store import Store
 from mminspect.fleet.task import Limits, identify, read_file
+from mminspect.program.text import one_line
 from mminspect.render.table import plural
-from mminspect.text import one_line
 
 # Files whose content is identified by one task.
 BATCH = 32

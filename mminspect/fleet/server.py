@@ -30,9 +30,9 @@ from mminspect.errors import MminspectError
 from mminspect.fleet import examine
 from mminspect.fleet.rows import checked
 from mminspect.program import late
+from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.rules.registry import all_rules
-from mminspect.text import one_line
 from mminspect.typeinfo import btf_index
 from mminspect.typeinfo.btf import HEADER_SIZE
 

@@ -12,7 +12,7 @@ from mminspect.errors import MminspectError
 from mminspect.fleet.rows import COLUMNS
 from mminspect.fleet.run import needed
 from mminspect.fleet.store import ROWS
-from mminspect.text import one_line
+from mminspect.program.text import one_line
 
 SCHEMA = "mminspect.fleet-groups/1"
 # What a file is grouped by, in SQL. What it has more than one of puts it into more than one group.

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mminspect.errors import MminspectError
+from mminspect.program.text import shell_word
 from mminspect.render.json_ import SURROGATE
-from mminspect.text import shell_word
 
 # What a line of a list can have: the longest path.
 MAX_LINE = 1 << 16

@@ -14,7 +14,7 @@ from mminspect.memorymap.mmzone import pfn_to_page
 from mminspect.program.arch import arch_of
 from mminspect.program.pagetable import PAGE_SHIFT
 from mminspect.program.target import Target
-from mminspect.text import kernel_name
+from mminspect.program.text import kernel_name
 from mminspect.typeinfo.symbols import best_symbol
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drgn import FaultError, Object, Program
 
 from mminspect.memorymap.ranges import merge
-from mminspect.text import kernel_name
+from mminspect.program.text import kernel_name
 
 # What drgn raises where memory is damaged or missing.
 READ_ERRORS = (FaultError, LookupError, AttributeError, ValueError, TypeError)

@@ -12,7 +12,7 @@ from mminspect.memorymap.layout import FLATMEM, PAGEBLOCK_BITS, SPARSEMEM, SPARS
 from mminspect.program import since
 from mminspect.program.arch import arch_of
 from mminspect.program.target import Target
-from mminspect.text import MAX_UTS_NAME, kernel_name
+from mminspect.program.text import MAX_UTS_NAME, kernel_name
 from mminspect.typeinfo.lookup import enumerator, has_type, max_numnodes
 from mminspect.typeinfo.sections import MARKED_PRESENT, has_vmemmap, section_flags
 

@@ -12,7 +12,7 @@ from mminspect.errors import LayoutError, TypeInfoError
 from mminspect.memorymap import bitmap
 from mminspect.memorymap.layout import Layout
 from mminspect.memorymap.zones import FreeArea, Node, Zone, ZoneState
-from mminspect.text import MAX_ZONE_NAME, kernel_name
+from mminspect.program.text import MAX_ZONE_NAME, kernel_name
 
 CURSORS = ("compact_cached_free_pfn", "compact_cached_migrate_pfn", "compact_init_migrate_pfn", "compact_init_free_pfn")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from mminspect.text import MAX_UTS_NAME, kernel_name
+from mminspect.program.text import MAX_UTS_NAME, kernel_name
 
 # Messages have these. utsname has 64 characters for a release; a build ID is 20 bytes, in hexadecimal digits.
 MAX_BUILD_ID = 128

@@ -7,9 +7,9 @@ import csv
 from typing import IO, Any
 
 from mminspect.findings import Report
+from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
-from mminspect.text import one_line
 
 COLUMNS = ("rule", "severity", "start_pfn", "end_pfn", "node", "zone", "message", "detail")
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+from mminspect.program.text import one_line, shell_word
 from mminspect.render.csv_ import harmless
 from mminspect.render.style import Style
 from mminspect.render.table import plural, write_line, write_pairs
-from mminspect.text import one_line, shell_word
 
 # Groups that people are shown, and releases and reasons of each.
 MAX_GROUPS = 20

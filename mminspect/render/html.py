@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from mminspect.findings import NOTE, SEVERITIES
+from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.render.marks import CLASSES as PAGE_CLASSES
 from mminspect.render.marks import FINDINGS, FREE_LARGE, FREE_SMALL, MIXED, NO_ZONE, UNREADABLE, Mark, marks_of
 from mminspect.render.report import verdict
 from mminspect.render.table import hex_range, plural, without_markup
 from mminspect.rules.catalog import load_catalog
-from mminspect.text import one_line
 
 # Cells of a picture, so that a page stays below 3 MB. A busy machine of 1 TiB has some 2 million pageblocks.
 MAX_CELLS = 1 << 15

@@ -8,8 +8,8 @@ import re
 from typing import IO, Any
 
 from mminspect.findings import Report
+from mminspect.program.text import one_line
 from mminspect.render.style import Style
-from mminspect.text import one_line
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 

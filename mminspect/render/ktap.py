@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import IO
 
 from mminspect.findings import SEVERITIES, Finding, Report
+from mminspect.program.text import one_line
 from mminspect.render.style import Style
 from mminspect.render.table import hex_range, plural
-from mminspect.text import one_line
 
 # Lines of findings for one rule.
 MAX_LINES = 20

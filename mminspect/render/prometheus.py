@@ -8,8 +8,8 @@ from collections import Counter
 from typing import IO
 
 from mminspect.findings import Report
+from mminspect.program.text import one_line
 from mminspect.render.style import Style
-from mminspect.text import one_line
 
 
 def _escape(value: object) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from mminspect.findings import ERROR, NOTE, SEVERITIES, WARNING, Finding, Report
+from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
 from mminspect.render.table import (
@@ -19,7 +20,6 @@ from mminspect.render.table import (
     write_pairs,
     write_table,
 )
-from mminspect.text import one_line
 
 # Nobody reads more findings than this in a table.
 MAX_FINDINGS = 1000

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from mminspect.findings import ERROR, NOTE, WARNING, Finding
+from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.render.style import Style
-from mminspect.text import one_line
 
 if TYPE_CHECKING:
     from mminspect.commands.watch import Changes

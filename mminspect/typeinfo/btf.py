@@ -29,7 +29,7 @@ from drgn import (
 
 from mminspect.errors import TypeInfoError
 from mminspect.program.arch import elf_of
-from mminspect.text import one_line
+from mminspect.program.text import one_line
 from mminspect.typeinfo.btf_index import (
     KIND_ARRAY,
     KIND_CONST,

@@ -20,8 +20,8 @@ from drgn import FaultError, Program, Symbol, SymbolBinding, SymbolKind
 from mminspect.errors import TypeInfoError
 from mminspect.program import since
 from mminspect.program.arch import elf_of
+from mminspect.program.text import MAX_SYMBOL_NAME, kernel_name
 from mminspect.program.vmcoreinfo import Vmcoreinfo
-from mminspect.text import MAX_SYMBOL_NAME, kernel_name
 
 TOKENS = 256
 # More than four times what the kernels of distributions have: 160,000 symbols in 3 MB of compressed names.

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from drgn import Program, Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from mminspect.errors import TypeInfoError
+from mminspect.program.text import MAX_SYMBOL_NAME, kernel_name
 from mminspect.program.vmcoreinfo import Vmcoreinfo
-from mminspect.text import MAX_SYMBOL_NAME, kernel_name
 from mminspect.typeinfo.inputs import open_input
 from mminspect.typeinfo.kallsyms import Find, LazyKallsyms
 

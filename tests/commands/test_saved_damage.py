@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Cli, Unpacked, complaint
 from tests.kit.support import AMD64_NUMA, I386_HOLE
-from tests.test_text import is_harmless
+from tests.program.test_text import is_harmless
 
 TRIES = 60
 VALUES: list[Any] = [

@@ -26,7 +26,7 @@ from mminspect.fleet.store import ROWS, Store
 from mminspect.fleet.task import Limits, read_file
 from tests.conftest import Cli, Plant, Unpacked, complaint
 from tests.kit.support import AMD64_400M, AMD64_HEALTHY, ROOT, VMCORES
-from tests.test_text import is_harmless
+from tests.program.test_text import is_harmless
 
 pytest.importorskip("distributed")
 pytest.importorskip("duckdb")

@@ -19,7 +19,7 @@ from mminspect.fleet.rows import checked
 from mminspect.fleet.sources import Source, expand
 from mminspect.fleet.store import ROWS, Store
 from mminspect.fleet.task import Limits, read_file
-from mminspect.text import shell_word
+from mminspect.program.text import shell_word
 from tests.conftest import Cli
 
 pytest.importorskip("distributed")

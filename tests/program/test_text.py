@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from mminspect.findings import Report
+from mminspect.program.text import Guarded, kernel_name, lines, one_line
 from mminspect.render import csv_, json_, ktap, ndjson, prometheus, report
 from mminspect.render.style import Style
-from mminspect.text import Guarded, kernel_name, lines, one_line
 from tests.conftest import Unpacked
 from tests.kit.support import AMD64_HEALTHY, ROOT, CoreEditor, open_core, python, scan_file
 
