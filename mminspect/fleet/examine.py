@@ -22,12 +22,15 @@ from mminspect.kernel.inputs import Inputs
 from mminspect.kernel.kernel import Kernel, open_kernel
 from mminspect.program import files, privileges, sandbox
 from mminspect.program.text import one_line
+from mminspect.rules.registry import all_rules
 from mminspect.walk.scan import scan
 
 SCHEMA = "mminspect.fleet/1"
 # Findings of a file that are kept, the worst first; the others are counted.
 MAX_FINDINGS = 200
 FOUR_GIB = 1 << 32
+# Comes behind all that explains something.
+LEAST = 100
 # What is said of files that are neither a vmcore nor a log.
 NEITHER = re.compile(r"(not a vmcore|neither a vmcore|is no log|not a log)")
 
@@ -132,7 +135,14 @@ def _judged_by(result: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
     if result["crash"] is not None:
         # It died of something else.
         return []
-    return [f for f in found if f["severity"] != NOTE and f.get("known", {}).get("harmful", True)][:1]
+    wrong = [f for f in found if f["severity"] != NOTE and f.get("known", {}).get("harmful", True)]
+    # The worst come first. Of these, what explains most: that a zone isn't contiguous is said of many faults.
+    return [min(wrong, key=lambda f: (-SEVERITIES.index(f["severity"]), _rank(f["rule"])))] if wrong else []
+
+
+def _rank(rule: str) -> int:
+    explains = all_rules()[rule].explains
+    return LEAST if explains is None else explains
 
 
 def layout_in_words(data: Mapping[str, Any], page_size: int, flatmem: bool) -> str:
