@@ -158,9 +158,31 @@ class Commands(click.Group):
         return "scan", self.commands["scan"], args
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parse the options of the group."""
+        """Parse the options of the group. What is named with them and no command is scanned."""
         with named(context):
-            return super().parse_args(context, args)
+            return super().parse_args(context, self._with_scan(context, args))
+
+    def _with_scan(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put in the command that is meant where a vmcore is named, or an option of ``scan`` given, and no command."""
+        try:
+            given, rest, _ = self.make_parser(context).parse_args(list(args))
+        except click.NoSuchOption as e:
+            command = next((name for name in args if name in self.commands), "scan")
+            if all(e.option_name not in parameter.opts for parameter in self.commands[command].params):
+                raise
+            if command in args:
+                raise click.UsageError(
+                    f"the command goes first: mminspect {command} {e.option_name}", context
+                ) from None
+            # A short option can have its value, or others, behind it.
+            ends = ("=",) if e.option_name.startswith("--") else ("",)
+            at = next(
+                index
+                for index, word in enumerate(args)
+                if word == e.option_name or word.startswith(tuple(e.option_name + end for end in ends))
+            )
+            return [*args[:at], "scan", *args[at:]]
+        return [*args, "scan"] if not rest and (given.get("core") or given.get("qemu")) else args
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options, of which some print and end."""

@@ -35,6 +35,26 @@ def test_options_can_stand_before_and_after_the_file(cli: Cli, unpacked: Unpacke
     assert "\nbitmap-bounds,error,41339,41495," in done.out
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "CORE"),
+        ("-c", "CORE", "--debug"),
+        ("-c", "CORE", "-v"),
+        ("-c", "CORE", "-vn"),
+        ("-c", "CORE", "--fail-on=error", "--format", "table"),
+        ("--width", "80", "-c", "CORE"),
+        ("--width=80", "CORE"),
+    ],
+    ids=" ".join,
+)
+def test_what_has_no_command_is_scanned(arguments: tuple[str, ...], cli: Cli, unpacked: Unpacked) -> None:
+    core = str(unpacked(I386_HOLE))
+    done = cli(*(core if word == "CORE" else word for word in arguments))
+    assert (done.status, done.err) == (1, "")
+    assert "5 errors" in done.out
+
+
 @pytest.mark.parametrize("command", ["zones", "capture"])
 def test_other_commands_take_a_vmcore_too(command: str, cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
     more = ("-o", tmp_path / "out") if command == "capture" else ()
@@ -66,6 +86,8 @@ def test_name_of_a_command_wins_over_a_file(cli: Cli, tmp_path: Path, monkeypatc
         ),
         (("map", "FILE"), "FILE' is a file; a vmcore is given with -c. Try 'mminspect map --help' for help."),
         (("FILE", "zones"), "the command goes first: mminspect zones -c VMCORE. Try 'mminspect --help' for help."),
+        (("--format", "json", "zones"), "the command goes first: mminspect zones --format. Try 'mminspect --help' for"),
+        (("--pid", "1", "zones"), "No such option '--pid'. Try 'mminspect --help' for help."),
     ],
 )
 def test_mistakes_are_told_what_helps(arguments: tuple[str, ...], message: str, cli: Cli, tmp_path: Path) -> None:
