@@ -19,7 +19,6 @@ from contrib.explore.confirm import confirm
 from contrib.explore.describe import describe, strips
 from contrib.explore.fromlog import rebuild
 from contrib.explore.judge import SEVERITIES, Sighting
-from contrib.explore.kernel import PLAIN
 from contrib.explore.layout import Layout, dumps, loads
 from contrib.explore.outcome import Outcome
 from contrib.explore.qemu import command
@@ -147,7 +146,7 @@ def run(
     opened = spec.open()
     store = Store(path)
     name = report.kernel_name(opened)
-    campaign = Campaign(spec, name, opened.image.wide, store, say, after_boot)
+    campaign = Campaign(spec, name, opened.image.cpu, store, say, after_boot)
     if layouts is None and seconds is None:
         layouts = 200
     pool = make_pool(workers, scheduler)
@@ -313,11 +312,11 @@ def try_mutants(
     opened = spec.open()
     pool = make_pool(workers, scheduler)
     try:
-        (plain,) = pool.run(spec, iter([Task(dumps(PLAIN))]))
+        (plain,) = pool.run(spec, iter([Task(dumps(opened.plain))]))
         if plain.outcome is None:
             raise HarnessError(plain.error)
         every = planted.mutants(opened, plain.outcome.blocks)
-        trial = planted.Trial(pool, spec, planted.layouts(read_corpus(report.CORPUS), layouts, seed, opened.image.wide))
+        trial = planted.Trial(pool, spec, planted.layouts(read_corpus(report.CORPUS), layouts, seed, opened.image.cpu))
         old = planted.bug_of_2021(opened)
         shown = 0
         for number, mutant in enumerate([*old, *planted.choose(every, count, seed)], 1):

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import struct
 
+from contrib.explore.board import BOOT_AREA, E820_TYPES
 from contrib.explore.image import HEADER_START, Image
-from contrib.explore.layout import BOOT_AREA, E820_TYPES, Layout, LayoutError
+from contrib.explore.layout import Layout, LayoutError
 
 BOOT_PARAMS, COMMAND_LINE, PAGE_TABLES = 0x90000, 0x91000, 0x92000
 COMMAND_LINE_SIZE = 2048

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Callable
 
+from contrib.explore.cpu import Cpu
+from contrib.explore.draw import Seeded
 from contrib.explore.features import features
-from contrib.explore.generate import Seeded, generate, generate_after_boot, mutate
+from contrib.explore.generate import generate, generate_after_boot, mutate
 from contrib.explore.judge import SEVERITIES, Sighting
 from contrib.explore.layout import Layout, dumps, loads
 from contrib.explore.shrink import MAX_BOOTS
@@ -60,14 +62,14 @@ class Campaign:
 
     :param spec: The kernel.
     :param name: What the store calls it.
-    :param wide: Whether it is a 64-bit kernel.
+    :param cpu: Its architecture.
     :param store: Where results go.
     :param say: Prints a line.
     :param after_boot: Whether every layout has something that is done after boot.
     """
 
-    def __init__(self, spec: Spec, name: str, wide: bool, store: Store, say: Say, after_boot: bool = False) -> None:
-        self.spec, self.name, self.wide, self.store, self.say = spec, name, wide, store, say
+    def __init__(self, spec: Spec, name: str, cpu: Cpu, store: Store, say: Say, after_boot: bool = False) -> None:
+        self.spec, self.name, self.cpu, self.store, self.say = spec, name, cpu, store, say
         self.after_boot = after_boot
         self.progress = Progress()
         self.kept: list[Layout] = []
@@ -99,8 +101,8 @@ class Campaign:
         if self.after_boot:
             return generate_after_boot(draw, self.spec.modules is not None)
         if self.kept and draw.p(MUTANTS):
-            return mutate(draw, draw.choice(self.kept), self.wide)
-        return generate(draw, self.wide)
+            return mutate(draw, draw.choice(self.kept), self.cpu)
+        return generate(draw, self.cpu)
 
     def run(self, pool: Pool, seed: int, count: int | None, seconds: float | None) -> None:
         """Try layouts."""

@@ -2,7 +2,8 @@
 """
 Make the RAM file of a guest a vmcore, without a copy.
 
-The ELF header lies over the real-mode interrupt vectors, which no kernel reads; all the rest lies behind the RAM.
+The ELF header lies over a PC's real-mode interrupt vectors, which no kernel reads, and on other machines in memory that
+the kernel isn't told of. All the rest lies behind the RAM.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from __future__ import annotations
 import os
 import struct
 
-from contrib.explore.layout import HIGH_MEMORY, PCI_HOLE
+from contrib.explore.board import HIGH_MEMORY, PC, PCI_HOLE, VIRT_RAM, Board
 from contrib.explore.machine import Ram
 
 PT_LOAD, PT_NOTE = 1, 4
 ET_CORE = 4
-EM_386, EM_X86_64 = 3, 62
 PHDR_SIZE, EHDR_SIZE = 56, 64
 READ_WRITE_EXECUTE = 7
 ALIGN = 4096
@@ -33,7 +33,7 @@ def _load(offset: int, virtual: int, physical: int, size: int) -> bytes:
     return struct.pack("<IIQQQQQQ", PT_LOAD, READ_WRITE_EXECUTE, offset, virtual, physical, size, size, 0)
 
 
-def segments(ram_size: int, low_memory: int | None) -> list[tuple[int, int, int, int]]:
+def segments(ram_size: int, low_memory: int | None, board: Board = PC) -> list[tuple[int, int, int, int]]:
     """
     Return the segments of a vmcore: offset, virtual address, physical address, size.
 
@@ -41,6 +41,8 @@ def segments(ram_size: int, low_memory: int | None) -> list[tuple[int, int, int,
     :param low_memory: End of the memory that an i386 kernel maps directly; ``None`` for amd64. drgn walks no page
         tables of i386, so the segment says where that is.
     """
+    if not board.is_pc:
+        return [(0, 0, VIRT_RAM, ram_size)]
     low = min(ram_size, PCI_HOLE)
     nowhere = 0 if low_memory is None else NOWHERE
     parts = []
@@ -69,16 +71,16 @@ def _copy(source: Ram, target: int, offset: int) -> None:
             data += os.sendfile(target, source.fd, None, hole - data)
 
 
-def make_vmcore(ram: Ram, info: bytes, wide: bool, low_memory: int | None = None) -> None:
+def make_vmcore(ram: Ram, info: bytes, machine: int, low_memory: int | None = None) -> None:
     """
     Turn the RAM file into a vmcore.
 
     :param info: VMCOREINFO.
-    :param wide: Whether the kernel is a 64-bit one.
+    :param machine: ``e_machine`` of the kernel's CPU.
     :param low_memory: See :func:`segments`.
     """
     note = _note(info)
-    loads = [_load(*part) for part in segments(ram.size, low_memory)]
+    loads = [_load(*part) for part in segments(ram.size, low_memory, ram.board)]
     end = ram.size + ALIGN + len(note)
     for start, device in sorted(ram.devices.items()):
         offset = -(-end // ALIGN) * ALIGN
@@ -86,7 +88,6 @@ def make_vmcore(ram: Ram, info: bytes, wide: bool, low_memory: int | None = None
         end = offset + device.size
     headers = struct.pack("<IIQQQQQQ", PT_NOTE, 0, ram.size + ALIGN, 0, 0, len(note), 0, 0) + b"".join(loads)
     identification = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    machine = EM_X86_64 if wide else EM_386
     fields = (ET_CORE, machine, 1, 0, ram.size, 0, 0, EHDR_SIZE, PHDR_SIZE, 1 + len(loads), 0, 0, 0)
     os.ftruncate(ram.fd, end)
     os.pwrite(ram.fd, headers, ram.size)

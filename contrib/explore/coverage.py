@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from contrib.explore.layout import merge
 from contrib.explore.symbols import Symbols
 
-# Functions of mm_init.c, memblock.c, sparse.c, page_alloc.c, and of x86's numa.c, srat.c, e820.c, init.c and setup.c
-# that run once, at boot.
+# Functions of mm_init.c, memblock.c, sparse.c, page_alloc.c, of x86's numa.c, srat.c, e820.c, init.c and setup.c, and
+# of arm64's init.c and mmu.c and what reads a device tree, that run once, at boot.
 FUNCTIONS = re.compile(
     r"(__)?(next_mem_|memblock_|numa_|sparse_|free_area_init|memmap_init|init_unavailable|calculate_node_total|"
     r"find_zone_movable|find_usable_zone|deferred_(init|grow|page|free)|defer_init|page_alloc_init|reserve_bootmem|e820__|acpi_numa|setup_node_|"
@@ -25,6 +25,8 @@ FUNCTIONS = re.compile(
     r"init_currently_empty|set_zone_contiguous|get_pfn_range_for|early_pfn_to|subsection_map|memory_present|"
     r"vmemmap_populate|init_mem_mapping|init_range_memory|split_mem_range|trim_(bios|low|snb|platform|init)|setup_bootmem|kernelcore|movablecore|"
     r"cmdline_parse_(kernel|movable)core|reserve_crashkernel|dma_contiguous_|cma_|init_cma|parse_mem|setup_numa|"
+    r"arm64_memblock_init|map_mem|map_memblock|early_init_dt_|of_numa_|arch_numa_|fdt_(init|scan)_reserved|reserve_regions|"
+    r"bootmem_init|zone_sizes_init|efi_(init|find_mirror)|unflatten_device_tree|"
     r"dummy_numa|x86_numa|x86_acpi_numa|split_nodes|highmem_|mminit_|init_per_zone|mm_core_init|mem_init)\w*"
 )
 # Symbols around the code, and around the code that is freed after boot.

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contrib.explore.layout import (
+from contrib.explore.board import (
     ACPI,
     GIB,
     KIB,
     MIB,
+    MIRRORED,
+    NO_MAP,
     NVS,
     PAGE,
+    PC,
     PMEM,
     PRAM,
     RAM,
     RESERVED,
     SOFT_RESERVED,
     UNUSABLE,
-    VIRTIO_MEM,
-    Layout,
+    VIRT,
+    VIRT_EFI,
 )
+from contrib.explore.layout import VIRTIO_MEM, Layout
 
 PAGEBLOCK = 2 * MIB
 SECTION = 128 * MIB
@@ -33,9 +37,12 @@ LETTERS = {
     PMEM: "p",
     PRAM: "P",
     SOFT_RESERVED: "s",
+    NO_MAP: "x",
+    MIRRORED: "m",
 }
 PLAIN = (LETTERS[RAM], ".")
 CELL = 64 * KIB
+_TITLES = {PC.name: "e820", VIRT.name: "device tree (arm64)", VIRT_EFI.name: "EFI memory map (arm64)"}
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 
 
@@ -74,12 +81,17 @@ def _span(start: int, end: int) -> str:
     return f"{start:#014x}-{end:#014x}  {size(end - start):>12}  {ends:<20}"
 
 
+def title(layout: Layout) -> str:
+    """Return what says where memory is."""
+    return _TITLES[layout.machine]
+
+
 def describe(layout: Layout) -> str:
     """Return a layout in words, a line for each part."""
-    lines = ["e820"]
+    lines = [title(layout)]
     lines += [f"  {_span(entry.start, entry.end)} {entry.type}" for entry in layout.e820]
     if layout.srat:
-        lines.append("SRAT")
+        lines.append("SRAT" if layout.board.is_pc else "nodes")
         lines += [
             f"  {_span(entry.start, entry.end)} node {entry.node}{', hot pluggable' if entry.hotplug else ''}"
             for entry in layout.srat
@@ -110,7 +122,12 @@ def strips(layout: Layout, width: int = 72) -> str:
     """
     ends = [entry.end for entry in (*layout.e820, *layout.srat, *layout.devices)]
     cell = -(-max(ends, default=PAGE) // (width * CELL)) * CELL
-    rows = [("e820", [(entry.start, entry.end, LETTERS[entry.type]) for entry in layout.e820])]
+    rows = [
+        (
+            "e820" if layout.board.is_pc else " map",
+            [(entry.start, entry.end, LETTERS[entry.type]) for entry in layout.e820],
+        )
+    ]
     if layout.srat:
         rows.append(("node", [(entry.start, entry.end, str(entry.node % 10)) for entry in layout.srat]))
     if layout.devices:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from contrib.explore.board import HIGH_MEMORY, MIB, PAGE, RAM, SOFT_RESERVED
 from contrib.explore.describe import PAGEBLOCK, SECTION, alignment
-from contrib.explore.layout import HIGH_MEMORY, MIB, PAGE, RAM, SOFT_RESERVED, Layout, ram_ranges
+from contrib.explore.layout import Layout, ram_ranges
 
 DMA_END = 16 * MIB
 HOLE, NO_NODE = "hole", "-"
@@ -71,6 +72,8 @@ def _places(layout: Layout) -> set[str]:
     if list(layout.e820) != sorted(layout.e820):
         found.add("e820 unsorted")
     found.add(f"CPUs {min(layout.cpus, 2)}")
+    if not layout.board.is_pc:
+        found.add(f"machine {layout.machine}")
     return found
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from contrib.explore.layout import (
+from contrib.explore.board import (
     ACPI,
     BOOT_AREA,
     GIB,
@@ -22,12 +22,8 @@ from contrib.explore.layout import (
     RESERVED,
     SOFT_RESERVED,
     UNUSABLE,
-    E820Entry,
-    Initrd,
-    Layout,
-    SratEntry,
-    is_ram,
 )
+from contrib.explore.layout import E820Entry, Initrd, Layout, SratEntry, is_ram
 from contrib.kernels.errors import HarnessError
 
 USUAL_ACPI = 0x9F100

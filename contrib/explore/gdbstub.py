@@ -8,13 +8,12 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 
 from contrib.kernels.errors import HarnessError
 
 SECONDS = 20.0
 PACKET = re.compile(rb"[^$]*\$([^#]*)#..", re.DOTALL)
-# QEMU's stub for x86-64 has this order, whatever mode the CPU is in.
-REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip")
 PIECE = 1024
 
 
@@ -84,10 +83,14 @@ class Gdb:
         self.socket.sendall(b"\x03")
         self.receive(SECONDS)
 
-    def registers(self) -> dict[str, int]:
-        """Return the general registers. In 32-bit mode, the upper halves are zero."""
+    def registers(self, names: Sequence[str]) -> dict[str, int]:
+        """
+        Return the general registers. In 32-bit mode, the upper halves are zero.
+
+        :param names: What the first ones are called; each has 8 bytes.
+        """
         data = bytes.fromhex(self.ask("g").replace("x", "0"))
-        return dict(zip(REGISTERS, struct.unpack_from(f"<{len(REGISTERS)}Q", data)))
+        return dict(zip(names, struct.unpack_from(f"<{len(names)}Q", data)))
 
     def read(self, address: int, size: int) -> bytes:
         """Return memory at a virtual address; as much as there is."""

@@ -1,37 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Make layouts at random: edges near the boundaries that the kernel cares about, and everything that can lie there.
-
-All randomness comes through :class:`Draw`, so another driver can take the place of the seeded one.
-"""
+"""Make layouts at random: edges near the boundaries that the kernel cares about, and everything that can lie there."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
 
-from contrib.explore.layout import (
+from contrib.explore.board import (
     ACPI,
-    BLOCK_STEPS,
-    DAX_DRIVERS,
-    DEVICE_UNIT,
-    DIMM,
-    EJECT,
     GIB,
     HIGH_MEMORY,
     KERNEL_AREA,
     MIB,
     NVS,
     PAGE,
+    PC,
     PCI_HOLE,
     PMEM,
     PRAM,
     RAM,
+    RAM_TYPES,
     RESERVED,
     SOFT_RESERVED,
     UNUSABLE,
+)
+from contrib.explore.cpu import AMD64, Cpu
+from contrib.explore.draw import PAGEBLOCK, SECTION, Draw, Table, a_size, near, srat
+from contrib.explore.generatevirt import a_virt_type, virt_layout, virt_nodes, virt_words
+from contrib.explore.layout import (
+    BLOCK_STEPS,
+    DAX_DRIVERS,
+    DEVICE_UNIT,
+    DIMM,
+    EJECT,
     USUAL_ACPI,
     VIRTIO_MEM,
     Device,
@@ -47,12 +48,6 @@ from contrib.explore.layout import (
 )
 from contrib.explore.qemu import why_not
 
-T = TypeVar("T")
-
-PAGEBLOCK = 2 * MIB
-I386_PAGEBLOCK = 4 * MIB
-SECTION = 128 * MIB
-UNITS = (PAGE, PAGEBLOCK, PAGEBLOCK, I386_PAGEBLOCK, SECTION, SECTION, SECTION, SECTION // 2)
 # Weighted: most of what firmware keeps is reserved, and holes matter most.
 GAPS: tuple[str | None, ...] = (
     RESERVED,
@@ -71,105 +66,14 @@ HIGH_GAPS: tuple[str | None, ...] = (None, None, RESERVED, PMEM, SOFT_RESERVED, 
 LOW_TOPS = (300 * MIB, 700 * MIB, 1200 * MIB, 1200 * MIB, 2900 * MIB)
 LOWEST = 100 * MIB
 # The first RAM reaches beyond the kernel.
-FIRST_END = 80 * MIB
+FIRST_END = PC.floor
 HIGHEST = 9 * GIB
 MAX_ENTRIES = 24
 EBDA, VIDEO = 0x9F000, 0xA0000
 TRIES = 100
 
 
-class Draw(Protocol):
-    """Where choices come from."""
-
-    def int(self, low: int, high: int) -> int:
-        """Return a number in [low, high]."""
-
-    def choice(self, items: Sequence[T]) -> T:
-        """Return one of the items."""
-
-    def p(self, probability: float) -> bool:
-        """Return true with a probability."""
-
-
-class Seeded:
-    """
-    Choices by a seed.
-
-    :param seed: The same seed gives the same layout.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def int(self, low: int, high: int) -> int:
-        """Return a number in [low, high]."""
-        return self._random.randint(low, high)
-
-    def choice(self, items: Sequence[T]) -> T:
-        """Return one of the items."""
-        return items[self._random.randrange(len(items))]
-
-    def p(self, probability: float) -> bool:
-        """Return true with a probability."""
-        return self._random.random() < probability
-
-
-def near(draw: Draw, low: int, high: int) -> int:
-    """Return an address in [low, high] on or close to a boundary of pages, blocks or sections."""
-    for _ in range(20):
-        unit = draw.choice(UNITS)
-        first, last = -(-low // unit), high // unit
-        if first > last:
-            continue
-        address = unit * draw.int(first, last) + _off(draw)
-        if low <= address <= high:
-            return address
-    return low
-
-
-def _off(draw: Draw) -> int:
-    kind = draw.int(0, 9)
-    if kind <= 3:
-        return 0
-    if kind <= 5:
-        return draw.choice((PAGE, -PAGE))
-    if kind <= 7:
-        return draw.choice((1, -1)) * PAGE * draw.int(2, 511)
-    if kind == 8:
-        return draw.choice((0x400, 0x123, 0xC00, -0x400, -0x123, MIB, -MIB))
-    return draw.choice((-1, 1)) * PAGE * draw.choice((1, 2, 3, 4, 8, 32, 128, 256))
-
-
-def a_size(draw: Draw) -> int:
-    """Return a size, from less than a page to sections."""
-    kind = draw.int(0, 9)
-    if kind <= 3:
-        return PAGE * draw.choice((1, 1, 2, 3, 32, 156, 511, 512, 513))
-    if kind <= 5:
-        return PAGE * draw.int(1, 1023)
-    if kind == 6:
-        return draw.choice((0x400, 0x1400, 0x800, 0x2FFF))
-    if kind == 7:
-        return PAGEBLOCK * draw.int(1, 8)
-    return MIB * draw.int(1, 100) if kind == 8 else SECTION * draw.int(1, 3)
-
-
-class _Table:
-    """An e820 table under construction, from low to high addresses."""
-
-    def __init__(self) -> None:
-        self.entries: list[E820Entry] = []
-        self.position = 0
-
-    def add(self, end: int, kind: str | None) -> None:
-        """Add an entry up to an address, or a hole."""
-        if end > self.position:
-            if kind is not None:
-                self.entries.append(E820Entry(self.position, end, kind))
-            self.position = end
-
-
-def _first_mib(draw: Draw, table: _Table) -> None:
+def _first_mib(draw: Draw, table: Table) -> None:
     kind = draw.int(0, 5)
     if kind == 0:
         table.position = PAGE
@@ -183,7 +87,7 @@ def _first_mib(draw: Draw, table: _Table) -> None:
     table.add(MIB, RESERVED)
 
 
-def _low_memory(draw: Draw, table: _Table) -> None:
+def _low_memory(draw: Draw, table: Table) -> None:
     if draw.p(0.25):  # something in zone DMA
         table.add(near(draw, MIB, 14 * MIB), RAM)
         table.add(min(table.position + a_size(draw), KERNEL_AREA[0] - MIB), draw.choice((RESERVED, NVS, None, ACPI)))
@@ -202,7 +106,7 @@ def _low_memory(draw: Draw, table: _Table) -> None:
         table.add(table.position + size, draw.choice(GAPS))
 
 
-def _high_memory(draw: Draw, table: _Table) -> None:
+def _high_memory(draw: Draw, table: Table) -> None:
     table.position = near(draw, HIGH_MEMORY, HIGH_MEMORY + 300 * MIB) if draw.p(0.5) else HIGH_MEMORY
     for _ in range(draw.int(1, 4)):
         table.add(table.position + (a_size(draw) if draw.p(0.6) else near(draw, PAGEBLOCK, 300 * MIB)), RAM)
@@ -215,45 +119,12 @@ def _high_memory(draw: Draw, table: _Table) -> None:
 
 def e820(draw: Draw) -> tuple[E820Entry, ...]:
     """Return a table."""
-    table = _Table()
+    table = Table()
     _first_mib(draw, table)
     _low_memory(draw, table)
     if draw.p(0.45):
         _high_memory(draw, table)
     return tuple(table.entries)
-
-
-def _merged(parts: Sequence[SratEntry]) -> list[SratEntry]:
-    merged: list[SratEntry] = []
-    for part in parts:
-        if merged and merged[-1].node == part.node and merged[-1].end == part.start:
-            merged[-1] = replace(merged[-1], end=part.end)
-        else:
-            merged.append(part)
-    return merged
-
-
-def srat(draw: Draw, last: int) -> tuple[tuple[SratEntry, ...], tuple[int, ...]]:
-    """Return which memory is in which node, and the nodes of the CPUs."""
-    count = draw.int(1, 4)
-    ids = draw.choice(((0, 1, 2, 3), (0, 1, 2, 3), (0, 2, 5, 7), (1, 0, 2, 3), (3, 2, 1, 0)))
-    cuts = sorted({near(draw, 64 * MIB, last) & -PAGE for _ in range(draw.int(count - 1, count + 2))})
-    edges = [0, *(cut for cut in cuts if cut), max(-(-last // GIB) * GIB, HIGH_MEMORY)]
-    parts = [
-        SratEntry(start, end, ids[draw.int(0, count - 1)], hotplug=draw.p(0.05)) for start, end in zip(edges, edges[1:])
-    ]
-    if draw.p(0.15):  # the table leaves out a little
-        gap = PAGE * draw.int(1, 255)
-        parts = [replace(part, end=part.end - gap) if part.end - gap > part.start else part for part in parts]
-    if draw.p(0.1):  # ends where RAM does, or before
-        end = last - PAGE * draw.choice((0, 1, 16, 255, 256))
-        parts = [replace(part, end=min(part.end, end)) for part in parts if part.start < end]
-    merged = _merged(parts)
-    if draw.p(0.2):
-        merged.reverse()
-    nodes = sorted({part.node for part in merged})
-    cpus = nodes if draw.p(0.7) else nodes[: draw.int(0, len(nodes))]
-    return tuple(merged), tuple(cpus)
 
 
 def _acpi(draw: Draw, entries: Sequence[E820Entry]) -> int:
@@ -395,41 +266,47 @@ def _layout(draw: Draw, wide: bool) -> Layout:
     return Layout(entries, nodes[0], nodes[1], acpi, initrd, chosen)
 
 
-def mutate(draw: Draw, layout: Layout, wide: bool = True) -> Layout:
+def mutate(draw: Draw, layout: Layout, cpu: Cpu = AMD64) -> Layout:
     """
     Return a layout that differs from another in one to three places.
 
-    :param wide: Whether it is for a 64-bit kernel.
+    :param cpu: Which kernel it is for.
     """
     for _ in range(TRIES):
         changed = layout
         for _ in range(draw.int(1, 3)):
-            changed = _mutate(draw, changed, wide)
+            changed = _mutate(draw, changed, cpu)
         try:
             if changed != layout:
                 return changed.check()
         except LayoutError:
             continue
-    return generate(draw, wide)
+    return generate(draw, cpu)
 
 
-def _mutate(draw: Draw, layout: Layout, wide: bool) -> Layout:
+def _mutate(draw: Draw, layout: Layout, cpu: Cpu) -> Layout:
     kind = draw.int(0, 6)
     if kind <= 2:
         old = draw.choice([value for entry in layout.e820 for value in (entry.start, entry.end)])
         return move(layout, old, max(0, near(draw, old - 2 * SECTION, old + 2 * SECTION)))
     if kind == 3:
         index = draw.int(0, len(layout.e820) - 1)
-        entry = replace(layout.e820[index], type=draw.choice(GAPS) or RAM)
+        chosen = draw.choice(GAPS) or RAM if cpu.is_x86 else a_virt_type(draw, layout)
+        entry = replace(layout.e820[index], type=chosen)
         return replace(layout, e820=(*layout.e820[:index], entry, *layout.e820[index + 1 :]))
     if kind == 4 and layout.srat:
         old = draw.choice([value for part in layout.srat for value in (part.start, part.end)])
         return move(layout, old, max(0, near(draw, old - SECTION, old + SECTION) & -PAGE))
-    last = max(entry.end for entry in layout.e820 if entry.type == RAM)
-    if kind == 5 and wide:
+    last = max(entry.end for entry in layout.e820 if entry.type in RAM_TYPES)
+    if kind == 5 and not cpu.is_x86:
+        parts, cpus = virt_nodes(draw, last)
+        return replace(layout, srat=parts, cpu_nodes=cpus)
+    if kind == 5 and cpu.wide:
         parts, cpus = srat(draw, last)
         return replace(layout, srat=parts, cpu_nodes=cpus, acpi=layout.acpi or USUAL_ACPI)
-    return replace(layout, words=words(draw, layout.e820, last, bool(layout.srat), wide))
+    if not cpu.is_x86:
+        return replace(layout, words=virt_words(draw, last))
+    return replace(layout, words=words(draw, layout.e820, last, bool(layout.srat), cpu.wide))
 
 
 def move(layout: Layout, old: int, new: int) -> Layout:
@@ -446,15 +323,15 @@ def move(layout: Layout, old: int, new: int) -> Layout:
     )
 
 
-def generate(draw: Draw, wide: bool = True) -> Layout:
+def generate(draw: Draw, cpu: Cpu = AMD64) -> Layout:
     """
     Return a layout that makes sense.
 
-    :param wide: Whether it is for a 64-bit kernel.
+    :param cpu: Which kernel it is for.
     """
     for _ in range(TRIES):
         try:
-            return _layout(draw, wide).check()
+            return (_layout(draw, cpu.wide) if cpu.is_x86 else virt_layout(draw)).check()
         except LayoutError:
             continue
     raise LayoutError(f"none of {TRIES} layouts makes sense")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Take a kernel image apart: the vmlinux inside a bzImage, and what is loaded of it."""
+"""Take a kernel image apart: the vmlinux inside a bzImage, arm64's Image, and what is loaded of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import shutil
 import struct
 import subprocess
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
+import numpy as np
 import zstandard
 
+from contrib.explore.board import VIRT_KERNEL
+from contrib.explore.cpu import ARM64, CPUS, Cpu
 from contrib.kernels.errors import HarnessError
 
 # Documentation/arch/x86/boot.rst.
@@ -25,7 +28,11 @@ PAYLOAD_OFFSET = 0x248
 ELF_MAGIC = b"\x7fELF"
 PT_LOAD = 1
 SHT_SYMTAB = 2
-EM_386, EM_X86_64 = 3, 62
+ARM64_MAGIC_AT, ARM64_MAGIC = 56, b"ARMd"
+ZBOOT_MAGIC = b"zimg"
+R_AARCH64_RELATIVE = 0x403
+# The top of the kernel's virtual addresses, and what their start is a multiple of.
+ARM64_KIMAGE, ARM64_ALIGN = 0xFFFF80, 1 << 27
 # A kernel is far smaller. This keeps a damaged stream from filling the machine.
 MAX_VMLINUX = 1 << 30
 PROGRAM_SECONDS = 120
@@ -46,18 +53,23 @@ class Image:
     """
     A kernel as it is loaded.
 
-    :ivar wide: Whether it is a 64-bit kernel.
+    :ivar cpu: Its architecture.
     :ivar entry: Physical address to jump to.
     :ivar segments: What is loaded.
     :ivar header: The setup header of boot_params, from offset 0x1f1 on.
     :ivar symbols: Symbols of the ELF file, if it has any.
     """
 
-    wide: bool
+    cpu: Cpu
     entry: int
     segments: tuple[Segment, ...]
     header: bytes
     symbols: dict[str, int]
+
+    @property
+    def wide(self) -> bool:
+        """Return whether it is a 64-bit kernel."""
+        return self.cpu.wide
 
     @property
     def end(self) -> int:
@@ -126,24 +138,19 @@ DECOMPRESSORS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 
 def decompress(payload: bytes) -> bytes:
     """
-    Return the vmlinux in a compressed payload.
+    Return what is in a compressed payload, or the payload itself if it isn't compressed.
 
-    :raises HarnessError: if it is in no known format or damaged.
+    :raises HarnessError: if it is damaged.
     """
     for magic, unpack in DECOMPRESSORS:
         if payload.startswith(magic):
             try:
-                data = unpack(payload)
+                return unpack(payload)
             except (lzma.LZMAError, zlib.error, OSError, ValueError, zstandard.ZstdError) as error:
                 raise HarnessError(f"the kernel inside the image is damaged: {error}") from None
             except subprocess.TimeoutExpired:
                 raise HarnessError("the kernel inside the image can't be unpacked in time") from None
-            break
-    else:
-        data = payload
-    if not data.startswith(ELF_MAGIC):
-        raise HarnessError(f"the image holds no ELF file; it begins with {payload[:6].hex()}")
-    return data
+    return payload
 
 
 def setup_header(data: bytes) -> bytes | None:
@@ -175,21 +182,62 @@ def extract_vmlinux(data: bytes) -> bytes:
     start = ((data[HEADER_START] or 4) + 1) * SECTOR + offset
     if not length or start + length > len(data):
         raise HarnessError("the image is cut short: its payload is not inside")
-    return decompress(data[start : start + length])
+    vmlinux = decompress(data[start : start + length])
+    if not vmlinux.startswith(ELF_MAGIC):
+        raise HarnessError(f"the image holds no ELF file; it begins with {data[start : start + 6].hex()}")
+    return vmlinux
+
+
+def _unpack_arm64(data: bytes) -> bytes:
+    """
+    Return the Image in one that is compressed: by gzip, or with an EFI program that unpacks it.
+
+    :raises HarnessError: if it is damaged.
+    """
+    if data[:2] == b"MZ" and data[4:8] == ZBOOT_MAGIC:
+        offset, size = struct.unpack_from("<II", data, 8)
+        data = decompress(data[offset : offset + size])
+    elif data[:2] == b"\x1f\x8b":
+        data = decompress(data)
+    return data
+
+
+def _virtual_base(data: bytes) -> int:
+    """
+    Return the virtual address that arm64's Image is linked to.
+
+    Its relocations tell, which are there for KASLR. The address has 27 zeros at its end, and no kernel is that large.
+
+    :raises HarnessError: if there are none.
+    """
+    words = np.frombuffer(data[: len(data) & -8], "<u8")
+    offsets = words[np.flatnonzero(words[1:] == R_AARCH64_RELATIVE)]
+    inside = offsets[(offsets >> np.uint64(40)) == ARM64_KIMAGE]
+    if not len(inside):
+        raise HarnessError("the Image has no relocations (CONFIG_RELOCATABLE); give the vmlinux")
+    return int(inside.min()) & -ARM64_ALIGN
+
+
+def _read_arm64(data: bytes) -> Image:
+    """Return arm64's Image, see Documentation/arch/arm64/booting.rst."""
+    offset, size = struct.unpack_from("<QQ", data, 8)
+    physical = VIRT_KERNEL + offset
+    return Image(ARM64, physical, (Segment(_virtual_base(data), physical, data, max(size, len(data))),), b"", {})
 
 
 def read_image(data: bytes) -> Image:
     """
-    Return a kernel out of the bytes of a bzImage or vmlinux.
+    Return a kernel out of the bytes of a bzImage, vmlinux, or arm64's Image.
 
-    :raises HarnessError: if it is neither, or of another architecture.
+    :raises HarnessError: if it is none of them, or of another architecture.
     """
     header = setup_header(data)
-    if header is not None:
-        data = extract_vmlinux(data)
-    elif not data.startswith(ELF_MAGIC):
-        raise HarnessError("neither a bzImage nor a vmlinux")
     try:
+        data = extract_vmlinux(data) if header is not None else _unpack_arm64(data)
+        if data[ARM64_MAGIC_AT : ARM64_MAGIC_AT + 4] == ARM64_MAGIC:
+            return _read_arm64(data)
+        if not data.startswith(ELF_MAGIC):
+            raise HarnessError("neither a bzImage nor a vmlinux, nor an Image of arm64")
         return _read_elf(data, header or made_header())
     except (struct.error, IndexError):
         raise HarnessError("the kernel's ELF file is damaged") from None
@@ -197,8 +245,9 @@ def read_image(data: bytes) -> Image:
 
 def _read_elf(data: bytes, header: bytes) -> Image:
     wide = data[4] == 2
-    if data[5] != 1 or struct.unpack_from("<H", data, 18)[0] != (EM_X86_64 if wide else EM_386):
-        raise HarnessError("the kernel is neither of amd64 nor of i386")
+    cpu = CPUS.get(struct.unpack_from("<H", data, 18)[0])
+    if data[5] != 1 or cpu is None or cpu.wide != wide:
+        raise HarnessError(f"the kernel is not of {', '.join(cpu.name for cpu in CPUS.values())}")
     if wide:
         entry, phoff = struct.unpack_from("<QQ", data, 24)
         phentsize, phnum = struct.unpack_from("<HH", data, 54)
@@ -218,7 +267,11 @@ def _read_elf(data: bytes, header: bytes) -> Image:
             segments.append(Segment(virtual, physical, data[offset : offset + size], memory))
     if not segments:
         raise HarnessError("the kernel's ELF file has nothing to load")
-    return Image(wide, entry, tuple(segments), header, _read_symtab(data, wide))
+    if not cpu.is_x86:
+        # Its physical addresses are virtual ones. It runs wherever it lies, from its first byte on.
+        base, entry = min(segment.virtual for segment in segments), VIRT_KERNEL
+        segments = [replace(segment, physical=segment.virtual - base + VIRT_KERNEL) for segment in segments]
+    return Image(cpu, entry, tuple(segments), header, _read_symtab(data, wide))
 
 
 def _read_symtab(data: bytes, wide: bool) -> dict[str, int]:

@@ -11,8 +11,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contrib.explore.board import MIB, RAM, RESERVED, VIRT, VIRT_FIRST
 from contrib.explore.image import Image, read_image
-from contrib.explore.layout import MIB, RAM, RESERVED, E820Entry, Layout
+from contrib.explore.layout import E820Entry, Layout
 from contrib.explore.machine import STOPPED, Plan, Ram, booted
 from contrib.explore.symbols import Symbols, read_kallsyms, read_system_map
 from contrib.kernels.errors import HarnessError
@@ -25,8 +26,9 @@ EARLY = "early_printk"
 MAKES_VMCOREINFO = "crash_save_vmcoreinfo_init"
 VMCOREINFO_START = b"OSRELEASE="
 MEM_SECTION = re.compile(rb"(?<=^SYMBOL\(mem_section\)=)[0-9a-f]+$", re.MULTILINE)
+PHYS_OFFSET = re.compile(rb"(?<=^NUMBER\(PHYS_OFFSET\)=0x)[0-9a-f]+$", re.MULTILINE)
 # Bump when the files of a study change.
-STUDY = "3"
+STUDY = "4"
 PROGRAM_SECONDS = 600
 # Magic, version, flags and size of the header.
 BTF_MAGIC = bytes.fromhex("9feb010018000000")
@@ -37,6 +39,7 @@ PLAIN = Layout(
         E820Entry(MIB, 400 * MIB, RAM),
     )
 )
+PLAIN_VIRT = Layout((E820Entry(VIRT_FIRST, VIRT_FIRST + 400 * MIB, RAM),), machine=VIRT.name)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Kernel:
     :ivar digest: SHA-256 of its file.
     :ivar image: What is loaded.
     :ivar symbols: Its symbols.
-    :ivar vmcoreinfo: Its VMCOREINFO. Of all values, only that of ``mem_section`` depends on the layout.
+    :ivar vmcoreinfo: Its VMCOREINFO. Of all values, only those of ``mem_section`` and ``PHYS_OFFSET`` depend on the
+        layout.
     :ivar btf: Raw BTF, where the kernel has none of its own.
     :ivar system_map: Goes with ``btf``.
     :ivar pokes: Bytes to write over code: by symbol, or ``SYMBOL+0xOFFSET``.
@@ -75,13 +79,25 @@ class Kernel:
         """
         return _plan(self.image, self.symbols, stop, self.pokes)
 
+    @property
+    def plain(self) -> Layout:
+        """Return a layout without anything that could be wrong."""
+        return plain_layout(self.image)
+
     def vmcoreinfo_of(self, ram: Ram) -> bytes:
-        """Return the VMCOREINFO for a layout: ``mem_section`` points somewhere else in each."""
-        address = self.symbols.get("mem_section")
-        if address is None or not self.image.wide:
-            return self.vmcoreinfo
-        (value,) = struct.unpack("<Q", ram.read(self.image.physical(address), 8))
-        return MEM_SECTION.sub(b"%x" % value, self.vmcoreinfo)
+        """Return the VMCOREINFO for a layout: some of it is somewhere else in each."""
+        info = self.vmcoreinfo
+        for name, pattern in (("mem_section", MEM_SECTION), ("memstart_addr", PHYS_OFFSET)):
+            address = self.symbols.get(name)
+            if address is not None and self.image.wide:
+                (value,) = struct.unpack("<Q", ram.read(self.image.physical(address), 8))
+                info = pattern.sub(b"%x" % value, info)
+        return info
+
+
+def plain_layout(image: Image) -> Layout:
+    """Return a layout without anything that could be wrong."""
+    return PLAIN if image.cpu.is_x86 else PLAIN_VIRT
 
 
 def _plan(image: Image, symbols: Symbols, stop: str, pokes: tuple[tuple[str, bytes], ...] = ()) -> Plan:
@@ -101,7 +117,7 @@ def _learn_vmcoreinfo(image: Image, symbols: Symbols) -> bytes:
     :raises HarnessError: if the kernel doesn't get there.
     """
     plan = replace(_plan(image, symbols, MAKES_VMCOREINFO), behind=True)
-    with booted(plan, PLAIN) as (boot, ram):
+    with booted(plan, plain_layout(image)) as (boot, ram):
         if boot.outcome != STOPPED:
             where = symbols.name(boot.caller or boot.address)
             raise HarnessError(f"the kernel does not boot on a plain layout: {boot.outcome} in {where} {boot.text!r}")
@@ -157,7 +173,7 @@ def open_kernel(path: Path, vmlinux: Path | None = None, system_map: Path | None
     """
     Return a kernel. What is learned of it is kept in the cache.
 
-    :param path: A bzImage or vmlinux.
+    :param path: A bzImage, vmlinux, or arm64's Image.
     :param vmlinux: The vmlinux with DWARF and symbols of the same build; needed where the kernel has no BTF.
     :param system_map: Its System.map; needed where kallsyms lacks what is not code.
     :raises HarnessError: if it can't be explored.

@@ -5,51 +5,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from contrib.explore.board import (
+    BOARDS,
+    BOOT_AREA,
+    GIB,
+    HIGH_MEMORY,
+    KERNEL_AREA,
+    LEGACY_AREA,
+    MAX_ADDRESS,
+    MIB,
+    PCI_HOLE,
+    RAM_TYPES,
+    SOFT_RESERVED,
+    Board,
+)
 from contrib.kernels.errors import HarnessError
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-PAGE = 4096
 SCHEMA = "mminspect.layout/1"
-
-RAM = "ram"
-RESERVED = "reserved"
-ACPI = "acpi"
-NVS = "nvs"
-UNUSABLE = "unusable"
-PMEM = "pmem"
-PRAM = "pram"
-SOFT_RESERVED = "soft-reserved"
-# enum e820_type.
-E820_TYPES: Mapping[str, int] = {
-    RAM: 1,
-    RESERVED: 2,
-    ACPI: 3,
-    NVS: 4,
-    UNUSABLE: 5,
-    PMEM: 7,
-    PRAM: 12,
-    SOFT_RESERVED: 0xEFFFFFFF,
-}
 # E820_MAX_ENTRIES_ZEROPAGE: what boot_params has room for.
 MAX_E820 = 128
 MAX_SRAT = 72
 MAX_CPUS = 8
 MAX_WORDS = 1024
-# QEMU's pc machine has its PCI hole here once it has more than 3.5 GiB.
-PCI_HOLE = 3 * GIB
-HIGH_MEMORY = 4 * GIB
-# TCG's physical addresses have 40 bits; a vmemmap that size would not fit the host.
-MAX_ADDRESS = 512 * GIB
-# Boot parameters, command line, page tables and the first stack.
-BOOT_AREA = (0x7E000, 0x98000)
-# Where nearly every kernel and its early page tables lie. The machine checks with the kernel at hand.
-KERNEL_AREA = (16 * MIB, 72 * MIB)
-# QEMU has no RAM here before firmware asks for it.
-LEGACY_AREA = (0xA0000, MIB)
 # SeaBIOS keeps its ACPI tables in the last 128 KiB of low memory.
 FIRMWARE_ROOM = 2 * MIB
 USUAL_ACPI = 0x9F100
@@ -79,11 +60,11 @@ class LayoutError(HarnessError):
 @dataclass(frozen=True, order=True)
 class E820Entry:
     """
-    An entry of the e820 table.
+    An entry of the e820 table, or of what takes its place.
 
     :ivar start: First byte.
     :ivar end: Byte behind the last.
-    :ivar type: A key of :data:`E820_TYPES`.
+    :ivar type: One of the board's types.
     """
 
     start: int
@@ -94,7 +75,7 @@ class E820Entry:
 @dataclass(frozen=True)
 class SratEntry:
     """
-    A memory affinity structure of the SRAT.
+    A memory affinity structure of the SRAT, or memory with a node in a device tree.
 
     :ivar start: First byte.
     :ivar end: Byte behind the last.
@@ -165,7 +146,7 @@ class Layout:
     :ivar initrd: The initrd, if there is one. Memory initialization only reserves it, so it is zeros.
     :ivar words: Words of the kernel's command line.
     :ivar cpus: Number of CPUs.
-    :ivar machine: QEMU's machine.
+    :ivar machine: The name of its board.
     :ivar devices: Memory that comes after boot.
     :ivar dax: The driver that soft-reserved memory gets, one of :data:`DAX_DRIVERS`, or nothing.
     :ivar steps: What is done after boot.
@@ -193,20 +174,29 @@ class Layout:
         """Return the proximity domains that have memory."""
         return tuple(sorted({entry.node for entry in self.srat}))
 
+    @property
+    def board(self) -> Board:
+        """
+        Return the machine.
+
+        :raises LayoutError: if there is none of that name.
+        """
+        if self.machine not in BOARDS:
+            raise LayoutError(f"machine {self.machine}: not one of {', '.join(BOARDS)}")
+        return BOARDS[self.machine]
+
     def check(self) -> Layout:
         """
         Return the layout itself.
 
         :raises LayoutError: if it makes no sense or can't be booted here.
         """
-        _check_e820(self.e820)
+        _check_e820(self.e820, self.board)
         _check_srat(self)
         _check_places(self)
         _check_after_boot(self)
         if not 1 <= self.cpus <= MAX_CPUS:
             raise LayoutError(f"{self.cpus} CPUs: need 1 to {MAX_CPUS}")
-        if self.machine != "pc":
-            raise LayoutError(f"machine {self.machine}: only pc is known")
         text = " ".join(self.words)
         if len(text) > MAX_WORDS or not text.isascii() or not text.isprintable():
             raise LayoutError(f"the command line has more than {MAX_WORDS} characters, or some that are not ASCII")
@@ -215,22 +205,26 @@ class Layout:
         return self
 
 
-def _check_range(start: int, end: int, what: str) -> None:
-    if not 0 <= start < end <= MAX_ADDRESS:
-        raise LayoutError(f"{what} {start:#x}-{end:#x}: need 0 <= start < end <= {MAX_ADDRESS:#x}")
+def _check_range(start: int, end: int, what: str, limit: int = MAX_ADDRESS) -> None:
+    if not 0 <= start < end <= limit:
+        raise LayoutError(f"{what} {start:#x}-{end:#x}: need 0 <= start < end <= {limit:#x}")
 
 
-def _check_e820(e820: Sequence[E820Entry]) -> None:
+def _check_e820(e820: Sequence[E820Entry], board: Board) -> None:
     if not 1 <= len(e820) <= MAX_E820:
         raise LayoutError(f"e820 has {len(e820)} entries: need 1 to {MAX_E820}")
     for entry in e820:
-        if entry.type not in E820_TYPES:
-            raise LayoutError(f"e820 type {entry.type}: not one of {', '.join(E820_TYPES)}")
-        _check_range(entry.start, entry.end, f"e820 {entry.type}")
-    for start, end in ram_ranges(e820):
-        if start < HIGH_MEMORY and end > PCI_HOLE:
-            raise LayoutError(f"RAM {start:#x}-{end:#x}: QEMU has none in {PCI_HOLE:#x}-{HIGH_MEMORY:#x}")
-    for start, end in (BOOT_AREA, KERNEL_AREA):
+        if entry.type not in board.types:
+            raise LayoutError(f"e820 type {entry.type}: not one of {', '.join(board.types)}")
+        _check_range(entry.start, entry.end, f"e820 {entry.type}", board.end)
+        if entry.start % board.unit or entry.end % board.unit:
+            raise LayoutError(f"e820 {entry.type} {entry.start:#x}-{entry.end:#x}: need multiples of {board.unit:#x}")
+    there = ram_ranges(e820) if board.is_pc else [(entry.start, entry.end) for entry in e820]
+    for low, high in board.without:
+        for start, end in there:
+            if start < high and low < end:
+                raise LayoutError(f"RAM {start:#x}-{end:#x}: QEMU has none in {low:#x}-{high:#x}")
+    for start, end in board.needed:
         if not is_ram(e820, start, end):
             raise LayoutError(f"{start:#x}-{end:#x} is not RAM: kernel or boot loader lie there")
 
@@ -245,7 +239,7 @@ def _check_srat(layout: Layout) -> None:
             raise LayoutError(f"node {node}: need 0 to 2^32-1")
     if len(layout.cpu_nodes) > MAX_CPUS:
         raise LayoutError(f"the SRAT has {len(layout.cpu_nodes)} CPUs: at most {MAX_CPUS}")
-    if layout.srat and layout.acpi is None:
+    if layout.srat and layout.acpi is None and layout.board.is_pc:
         raise LayoutError("there is a SRAT but no address for ACPI tables")
 
 
@@ -259,8 +253,8 @@ def _check_places(layout: Layout) -> None:
         for low, high in (BOOT_AREA, LEGACY_AREA, KERNEL_AREA):
             if start < high and low < end:
                 raise LayoutError(f"ACPI tables at {start:#x} overlap {low:#x}-{high:#x}, where they can't be")
-    initrd = layout.initrd
-    if initrd and (initrd.size <= 0 or initrd.start < KERNEL_AREA[1] or initrd.start + initrd.size > PCI_HOLE):
+    initrd, low = layout.initrd, layout.board.needed[-1][1]
+    if initrd and (initrd.size <= 0 or initrd.start < low or initrd.start + initrd.size > PCI_HOLE):
         raise LayoutError(f"initrd at {initrd.start:#x}: need a size and a place between kernel and 3 GiB")
 
 
@@ -285,6 +279,10 @@ def device_base(layout: Layout) -> int:
 
 
 def _check_after_boot(layout: Layout) -> None:
+    if not layout.board.is_pc:
+        if layout.acpi is not None or layout.after_boot:
+            raise LayoutError(f"machine {layout.machine} has no ACPI tables, and nothing after boot")
+        return
     base, end = device_base(layout), 0
     if len(layout.devices) > MAX_DEVICES:
         raise LayoutError(f"{len(layout.devices)} devices: at most {MAX_DEVICES}")
@@ -341,13 +339,13 @@ def subtract(ranges: Iterable[tuple[int, int]], taken: Iterable[tuple[int, int]]
 
 def ram_ranges(e820: Iterable[E820Entry]) -> list[tuple[int, int]]:
     """
-    Return the RAM of an e820 table.
+    Return the RAM of an e820 table, or of what takes its place.
 
     Where entries overlap, the higher type wins, as in ``e820__update_table()``.
     """
     entries = list(e820)
-    ram = [(entry.start, entry.end) for entry in entries if entry.type == RAM]
-    return subtract(ram, [(entry.start, entry.end) for entry in entries if entry.type != RAM])
+    ram = [(entry.start, entry.end) for entry in entries if entry.type in RAM_TYPES]
+    return subtract(ram, [(entry.start, entry.end) for entry in entries if entry.type not in RAM_TYPES])
 
 
 def is_ram(e820: Iterable[E820Entry], start: int, end: int) -> bool:

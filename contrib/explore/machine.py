@@ -20,35 +20,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from contrib.explore.acpi import acpi_tables
+from contrib.explore.board import GIB, HIGH_MEMORY, MIB, PC, PCI_HOLE, VIRT_RAM, Board
 from contrib.explore.bootparams import BOOT_PARAMS, PAGE_TABLES, loaded
 from contrib.explore.gdbstub import Gdb, StubError
 from contrib.explore.image import Image
-from contrib.explore.layout import (
-    DIMM,
-    GIB,
-    HIGH_MEMORY,
-    MIB,
-    PCI_HOLE,
-    Device,
-    Layout,
-    LayoutError,
-    is_ram,
-    ram_ranges,
-)
+from contrib.explore.layout import DIMM, Device, Layout, LayoutError, is_ram, ram_ranges
 from contrib.explore.rom import make_rom
+from contrib.explore.virt import loaded_virt, virt_words
 from contrib.kernels.boot import dies_with_parent
 from contrib.kernels.errors import HarnessError
 
-QEMU = "qemu-system-x86_64"
 MIN_RAM = 4 * GIB
 CPU_SECONDS = 40.0
 WALL_SECONDS = 240.0
 # A guest that uses next to no CPU for so long may have halted, or the host is busy. Its timer takes some.
 IDLE_SECONDS = 5.0
 IDLE_CPU = 0.25
-# It has, if it waits at hlt so often.
+# It has, if it waits for an interrupt so often.
 HALTED = 3
-HLT = b"\xf4"
 STEP_SECONDS = 0.5
 # What a boot uses is 20 to 70 MiB; a guest that fills its memory is ended here.
 MEMORY_LIMIT = 1536 << 20
@@ -67,19 +56,21 @@ TRAPS = {0: "divide error", 6: "invalid opcode", 13: "general protection fault",
 
 class Ram:
     """
-    The memory of a guest: a file without a name. What is beyond the PCI hole follows what is below it.
+    The memory of a guest: a file without a name. Of a PC, what is beyond the PCI hole follows what is below it.
 
     :ivar devices: The memory of devices, by physical address.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, board: Board = PC) -> None:
+        self.size, self.board = size, board
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
         self.devices: dict[int, Ram] = {}
         os.ftruncate(self.fd, self.size)
 
     def offset(self, physical: int) -> int:
         """Return where a physical address is in the file."""
+        if not self.board.is_pc:
+            return physical - VIRT_RAM
         return physical if physical < PCI_HOLE else physical - HIGH_MEMORY + PCI_HOLE
 
     def write(self, physical: int, data: bytes) -> None:
@@ -92,7 +83,8 @@ class Ram:
 
     def find_page(self, start: bytes) -> bytes:
         """Return the text on the page that starts with some bytes, or nothing."""
-        with mmap.mmap(self.fd, PCI_HOLE, prot=mmap.PROT_READ) as view:
+        end = min(self.size, PCI_HOLE)
+        with mmap.mmap(self.fd, end, prot=mmap.PROT_READ) as view:
             hole = 0
             while True:
                 try:
@@ -100,7 +92,7 @@ class Ram:
                 except OSError:  # nothing but a hole is left
                     return b""
                 hole = os.lseek(self.fd, data, os.SEEK_HOLE)
-                for page in range(data, min(hole, PCI_HOLE), mmap.PAGESIZE):
+                for page in range(data, min(hole, end), mmap.PAGESIZE):
                     if view[page : page + len(start)] == start:
                         return view[page : view.find(b"\0", page)]
 
@@ -152,7 +144,6 @@ class Plan:
     :ivar panics: Where the kernel tells that it dies: ``panic`` and the like.
     :ivar early: ``early_printk()``, which tells of exceptions before the kernel has a log.
     :ivar pokes: Bytes to write over the image, at physical addresses.
-    :ivar cpu_model: QEMU's CPU.
     :ivar behind: Whether to stop where the function at ``stop`` returns to.
     :ivar trace: Which code to log when it first runs, for QEMU's ``-dfilter``; nothing if empty.
     """
@@ -162,13 +153,14 @@ class Plan:
     panics: tuple[int, ...] = ()
     early: int | None = None
     pokes: tuple[tuple[int, bytes], ...] = ()
-    cpu_model: str = "max"
     behind: bool = False
     trace: str = ""
 
 
 def ram_size(layout: Layout) -> int:
     """Return how much RAM a guest must have so that there is some wherever the layout says so."""
+    if not layout.board.is_pc:
+        return -(-max(entry.end for entry in layout.e820) // GIB) * GIB - VIRT_RAM
     end = max([HIGH_MEMORY, *(end for _, end in ram_ranges(layout.e820)), (layout.acpi or 0) + MIB])
     return max(MIN_RAM, -(-(end - HIGH_MEMORY + PCI_HOLE) // GIB) * GIB)
 
@@ -180,9 +172,12 @@ def fill(ram: Ram, plan: Plan, layout: Layout) -> None:
     :raises LayoutError: if kernel and layout don't go together.
     """
     image = plan.image
+    if layout.machine not in image.cpu.boards:
+        raise LayoutError(f"a layout of machine {layout.machine} is not for a kernel of {image.cpu.name}")
     if not is_ram(layout.e820, image.start, image.end + BEHIND_IMAGE):
         raise LayoutError(f"the kernel needs RAM in {image.start:#x}-{image.end + BEHIND_IMAGE:#x}")
-    for physical, data in (*loaded(image, layout), *plan.pokes):
+    pieces = loaded(image, layout) if image.cpu.is_x86 else loaded_virt(image, layout)
+    for physical, data in (*pieces, *plan.pokes):
         ram.write(physical, data)
     if layout.acpi is not None:
         ram.write(layout.acpi, acpi_tables(layout, layout.acpi))
@@ -196,8 +191,18 @@ def _backend(name: str, ram: Ram) -> list[str]:
 def command(plan: Plan, layout: Layout, ram: Ram, firmware: Sequence[str]) -> list[str]:
     """Return QEMU's command line; its standard input and output are the gdb stub."""
     return [
-        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S", "-gdb", "stdio"),
-        *("-accel", "tcg", "-cpu", plan.cpu_model, "-smp", str(layout.cpus)),
+        *(
+            plan.image.cpu.qemu,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-S",
+            "-gdb",
+            "stdio",
+        ),
+        *("-accel", "tcg", "-cpu", plan.image.cpu.model, "-smp", str(layout.cpus)),
         *_backend("ram", ram),
         *firmware,
     ]
@@ -314,18 +319,6 @@ class Qemu:
         os.close(self.errors)
 
 
-def _return_address(gdb: Gdb, registers: dict[str, int], wide: bool) -> int:
-    size = 8 if wide else 4
-    return int.from_bytes(gdb.read(registers["rsp"], size), "little")
-
-
-def _first_argument(gdb: Gdb, registers: dict[str, int], wide: bool) -> str:
-    """Return the string that the first argument of a variadic function points to."""
-    if wide:
-        return gdb.read_text(registers["rdi"])
-    return gdb.read_text(int.from_bytes(gdb.read(registers["rsp"] + 4, 4), "little"))
-
-
 def _wait(qemu: Qemu, ram: Ram, end: float) -> str:
     """Wait until the guest stops; return why."""
     idle_since, idle_cpu = time.monotonic(), 0.0
@@ -346,8 +339,7 @@ def _wait(qemu: Qemu, ram: Ram, end: float) -> str:
 
 def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int, str]:
     """Run the guest to its end: outcome, address, caller, text."""
-    gdb, wide, stop = qemu.gdb, plan.image.wide, plan.stop
-    mask = (1 << 64) - 1 if wide else (1 << 32) - 1
+    gdb, cpu, stop = qemu.gdb, plan.image.cpu, plan.stop
     stops = {plan.stop, *plan.panics, *([plan.early] if plan.early else [])}
     for address in stops:
         gdb.set_breakpoint(address)
@@ -359,17 +351,17 @@ def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int
             return RESET, 0, 0, ""
         if outcome != STOPPED:
             gdb.interrupt()
-        registers = gdb.registers()
-        address = registers["rip"] & mask
+        registers = gdb.registers(cpu.registers)
+        address = registers[cpu.counter] & cpu.mask
         if outcome == IDLE and address not in stops:
-            halts += gdb.read(address - 1, 1) == HLT
+            halts += cpu.waits(gdb, address)
             outcome = HANG if halts >= HALTED else IDLE
         if outcome in (HANG, TOO_LARGE):
             return outcome, address, 0, ""
         if outcome == IDLE and address not in stops:
             continue
         if address == stop and plan.behind and stop == plan.stop:
-            stop = _return_address(gdb, registers, wide)
+            stop = cpu.return_address(gdb, registers)
             stops.add(stop)
             gdb.clear_breakpoint(address)
             gdb.set_breakpoint(stop)
@@ -377,16 +369,12 @@ def _follow(qemu: Qemu, ram: Ram, plan: Plan, end: float) -> tuple[str, int, int
         if address == stop:
             return STOPPED, address, 0, ""
         if address in plan.panics:
-            text = _first_argument(gdb, registers, wide)
-            return PANIC, address, _return_address(gdb, registers, wide), text
-        text = _first_argument(gdb, registers, wide) if address == plan.early else ""
+            text = gdb.read_text(cpu.argument(gdb, registers, 0))
+            return PANIC, address, cpu.return_address(gdb, registers), text
+        text = gdb.read_text(cpu.argument(gdb, registers, 0)) if address == plan.early else ""
         if "early exception" in text:
             # PANIC: early exception 0x%02lx IP %lx:%lx error %lx cr2 0x%lx
-            if wide:
-                trap, culprit = registers["rsi"], registers["rcx"]
-            else:
-                stack = gdb.read(registers["rsp"] + 8, 12)
-                trap, culprit = (int.from_bytes(stack[i : i + 4], "little") for i in (0, 8))
+            trap, culprit = (cpu.argument(gdb, registers, number) for number in (1, 3))
             return PANIC, culprit, culprit + 1, f"early {TRAPS.get(trap, 'exception')}"
         if address != plan.early:
             return HANG, address, 0, "unknown stop"
@@ -404,9 +392,12 @@ def booted(plan: Plan, layout: Layout, stock: Stock | None = None) -> Iterator[t
     :raises HarnessError: if QEMU doesn't work.
     """
     with contextlib.ExitStack() as stack:
-        ram = Ram(stock.memory if stock else ram_size(layout))
+        ram = Ram(stock.memory if stock else ram_size(layout), layout.board)
         stack.callback(ram.close)
-        if stock is None:
+        if stock is None and not layout.board.is_pc:
+            fill(ram, plan, layout)
+            fds, firmware = [ram.fd], virt_words(ram.size)
+        elif stock is None:
             fill(ram, plan, layout)
             rom = make_rom(plan.image.wide, plan.image.entry, BOOT_PARAMS, PAGE_TABLES)
             fds = [ram.fd, stack.enter_context(nameless_file(rom))]

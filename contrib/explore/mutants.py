@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contrib.explore.coverage import Block
-from contrib.explore.generate import Seeded, generate
+from contrib.explore.cpu import Cpu
+from contrib.explore.draw import Seeded
+from contrib.explore.generate import generate
 from contrib.explore.image import Image
 from contrib.explore.kernel import Kernel
 from contrib.explore.layout import Layout, dumps
@@ -105,8 +107,10 @@ def mutants(kernel: Kernel, blocks: Iterable[Block]) -> list[Mutant]:
     Return all mutants of a kernel.
 
     :param blocks: The code that runs on a plain layout.
-    :raises HarnessError: if capstone isn't installed.
+    :raises HarnessError: if capstone isn't installed, or the kernel is not of x86.
     """
+    if not kernel.image.cpu.is_x86:
+        raise HarnessError(f"mistakes are put into kernels of amd64 and i386, not of {kernel.image.cpu.name}")
     try:
         capstone: Any = importlib.import_module("capstone")
     except ImportError:
@@ -160,9 +164,9 @@ def choose(every: list[Mutant], count: int, seed: int) -> list[Mutant]:
     return chosen
 
 
-def layouts(corpus: list[Layout], count: int, seed: int, wide: bool) -> list[Layout]:
+def layouts(corpus: list[Layout], count: int, seed: int, cpu: Cpu) -> list[Layout]:
     """Return the layouts of the corpus, and as many random ones as are missing."""
-    return [*corpus, *(generate(Seeded(seed + number), wide) for number in range(max(0, count - len(corpus))))][:count]
+    return [*corpus, *(generate(Seeded(seed + number), cpu) for number in range(max(0, count - len(corpus))))][:count]
 
 
 class Trial:

@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass, replace
 
 from contrib.explore.afterboot import STOP
+from contrib.explore.board import GIB, KIB, MIB, NO_MAP, PAGE
 from contrib.explore.corefile import make_vmcore
 from contrib.explore.coverage import Block, log_filter, read_blocks
 from contrib.explore.judge import Judgment, Scanner, Sighting, without_numbers
 from contrib.explore.kernel import STOP as DRIVER_INIT
 from contrib.explore.kernel import Kernel
-from contrib.explore.layout import GIB, KIB, MIB, PAGE, Layout, LayoutError, ram_ranges, subtract
+from contrib.explore.layout import Layout, LayoutError, merge, ram_ranges, subtract
 from contrib.explore.machine import HANG, PANIC, STOPPED, Boot, Ram, Stock, booted
 from contrib.explore.qemu import stock as stock_boot
 from contrib.explore.qemu import why_not
@@ -136,13 +137,25 @@ def expected_pages(layout: Layout, limit: int) -> int | None:
     """
     Return how many pages of RAM the kernel must have, or ``None`` if the words of the layout change that.
 
-    RAM outside of the SRAT has no node and may be left out if it is more than the kernel's slack.
+    RAM outside of the SRAT has no node and may be left out if it is more than the kernel's slack. Memory that firmware
+    keeps has struct pages on some machines.
 
     :param limit: Where the kernel's memory ends at the latest.
     """
     if any(CHANGES_MEMORY.match(word) for word in layout.words):
         return None
-    ram = subtract(ram_ranges(layout.e820), (*BIOS_AREAS, (limit, 1 << 64)))
+    board = layout.board
+    if any(entry.type not in (*board.present, *board.absent) for entry in layout.e820):
+        return None
+    kept = [(entry.start, entry.end) for entry in layout.e820 if entry.type == NO_MAP]
+    there = ram_ranges(layout.e820)
+    if not board.is_pc:
+        there = subtract([(one.start, one.end) for one in layout.e820 if one.type in board.present], kept)
+    # A page that is mapped in part counts on neither side.
+    ram = [
+        *subtract(there, (*(BIOS_AREAS if board.is_pc else ()), (limit, 1 << 64))),
+        *merge(kept),
+    ]
     return sum(max(0, (end >> PAGE_BITS) - (-(-start >> PAGE_BITS))) for start, end in ram)
 
 
@@ -195,8 +208,8 @@ class Explorer:
 
         :raises LayoutError: if that can't be.
         """
-        if not self.kernel.image.wide:
-            raise LayoutError("what is done after boot needs a 64-bit kernel")
+        if not (self.kernel.image.wide and self.kernel.image.cpu.is_x86):
+            raise LayoutError("what is done after boot needs a kernel of amd64")
         if self.kernel.pokes:
             raise LayoutError("firmware boots the kernel's file, which has no bytes over it")
         how = stock_boot(layout, self.kernel.path, self.kernel.modules)
@@ -224,7 +237,7 @@ class Explorer:
                 sightings = [sighting for sighting in sightings if not POKED.match(sighting.signature)]
             judgment = Judgment((), (), "", 0.0)
             if boot.outcome == STOPPED:
-                make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.wide, low_memory(kernel, ram))
+                make_vmcore(ram, kernel.vmcoreinfo_of(ram), kernel.image.cpu.machine, low_memory(kernel, ram))
                 judgment = self.scanner.scan(ram.path, self.options)
                 sightings += judgment.sightings
                 sightings += host_sightings(layout, judgment, max_memory(kernel)) if stock is None else []

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from contrib.explore import layout as layouts
-from contrib.explore.describe import describe
-from contrib.explore.layout import Layout
+from contrib.explore import board
+from contrib.explore.describe import describe, title
+from contrib.explore.layout import Layout, dumps
 from contrib.explore.qemu import command
 from contrib.explore.store import Store
 from mminspect.render.html import assembled, color, table, text
@@ -17,27 +17,31 @@ from mminspect.render.marks import ZONE_COLORS
 from mminspect.render.strips import Lane, Range, strip
 
 COLORS = {
-    layouts.RAM: "#5aa9d6",
-    layouts.RESERVED: "#8a8a8a",
-    layouts.ACPI: "#d6a85a",
-    layouts.NVS: "#b07a30",
-    layouts.UNUSABLE: "#8a5a44",
-    layouts.PMEM: "#7a5ad6",
-    layouts.PRAM: "#a58ae0",
-    layouts.SOFT_RESERVED: "#d65a9b",
+    board.RAM: "#5aa9d6",
+    board.RESERVED: "#8a8a8a",
+    board.ACPI: "#d6a85a",
+    board.NVS: "#b07a30",
+    board.UNUSABLE: "#8a5a44",
+    board.PMEM: "#7a5ad6",
+    board.PRAM: "#a58ae0",
+    board.SOFT_RESERVED: "#d65a9b",
+    board.NO_MAP: "#6a6a6a",
+    board.MIRRORED: "#3d7fb0",
 }
 INK = "#111111"
 
 
 def picture(layout: Layout, label: str) -> str:
     """Draw a layout: what firmware says of memory, and its nodes."""
-    lanes: list[Lane] = [("e820", [_part(one.start, one.end, COLORS[one.type], INK, one.type) for one in layout.e820])]
+    lanes: list[Lane] = [
+        (title(layout), [_part(one.start, one.end, COLORS[one.type], INK, one.type) for one in layout.e820])
+    ]
     if layout.srat:
         nodes = [
             _part(one.start, one.end, *map(color, ZONE_COLORS[one.node % len(ZONE_COLORS)]), f"node {one.node}")
             for one in layout.srat
         ]
-        lanes.append(("SRAT", nodes))
+        lanes.append(("SRAT" if layout.board.is_pc else "nodes", nodes))
     if layout.devices:
         plugged = [_part(one.start, one.end, "#5ad68a", INK, f"{one.kind}, node {one.node}") for one in layout.devices]
         lanes.append(("plugged in after boot", plugged))
@@ -81,7 +85,7 @@ def write_results(store: Store, name: str, kernel: Path, out: IO[str]) -> None:
 
 
 def _words(layout: Layout, kernel: Path | None) -> Sequence[str]:
-    shown = [describe(layout), layouts.dumps(layout)]
+    shown = [describe(layout), dumps(layout)]
     shown += [command(layout, kernel)] if kernel else []
     return [f'<pre class="wide">{text_of_lines(part)}</pre>' for part in shown]
 

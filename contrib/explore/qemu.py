@@ -14,8 +14,10 @@ from pathlib import Path
 
 from contrib.explore.acpi import srat
 from contrib.explore.afterboot import SRAT_PATH, init_script, make_initrd, wanted_modules
-from contrib.explore.layout import E820_TYPES, RAM, USUAL_ACPI, Layout, device_base, memory
-from contrib.explore.machine import QEMU, Stock, device_words, memory_words
+from contrib.explore.board import E820_TYPES, RAM
+from contrib.explore.cpu import AMD64
+from contrib.explore.layout import USUAL_ACPI, Layout, device_base, memory
+from contrib.explore.machine import Stock, device_words, memory_words
 
 COMMAND_LINE_SIZE = 2047
 # As in the direct boot, page tables have four levels: it is the boot loader that turns on five.
@@ -44,6 +46,8 @@ def append(layout: Layout) -> str:
 
 def why_not(layout: Layout) -> str:
     """Return why QEMU's firmware and boot loader can't give a kernel this layout, or an empty text."""
+    if not layout.board.is_pc:
+        return "QEMU puts its own memory into a device tree"
     if layout.initrd is not None:
         return "the boot loader chooses where the initrd lies"
     if layout.acpi not in (None, USUAL_ACPI):
@@ -95,7 +99,7 @@ def command(layout: Layout, kernel: Path) -> str:
     if why_not(layout):
         again = shlex.join(["python", "-m", "contrib.explore", "replay", "LAYOUT.json", str(kernel)])
         return f"# direct boot only: {why_not(layout)}\n{again}"
-    words = [QEMU, "-accel", "tcg", "-cpu", "max", "-smp", str(layout.cpus)]
+    words = [AMD64.qemu, "-accel", "tcg", "-cpu", "max", "-smp", str(layout.cpus)]
     words += ["-display", "none", "-serial", "stdio", "-no-reboot", "-device", "vmcoreinfo"]
     words += ["-kernel", str(kernel), "-append", append(layout)]
     lines, devices = [], tuple(sorted(layout.devices, key=lambda device: device.start))

@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from contrib.explore.generate import EBDA, FIRST_END, SECTION, move
+from contrib.explore.board import HIGH_MEMORY, MIB, PAGE, RAM, RESERVED
+from contrib.explore.draw import SECTION
+from contrib.explore.generate import EBDA, move
 from contrib.explore.layout import (
     DEVICE_UNIT,
-    HIGH_MEMORY,
-    MIB,
-    PAGE,
-    RAM,
-    RESERVED,
     USUAL_ACPI,
     E820Entry,
     Layout,
@@ -49,8 +46,13 @@ class Shrunk:
     done: bool
 
 
-def _high(entries: tuple[E820Entry, ...]) -> tuple[E820Entry, ...]:
-    return tuple(entry for entry in entries if entry.end > MIB)
+def _first(layout: Layout) -> tuple[E820Entry, ...]:
+    """Return what the simplest layout has below its memory."""
+    return FIRST_MIB if layout.board.is_pc else ()
+
+
+def _high(layout: Layout) -> tuple[E820Entry, ...]:
+    return tuple(sorted(entry for entry in layout.e820 if entry.end > layout.board.begin))
 
 
 def _without_parts(layout: Layout) -> Iterator[Layout]:
@@ -71,11 +73,17 @@ def _without_parts(layout: Layout) -> Iterator[Layout]:
         yield replace(layout, cpus=1)
     ends = [end for _, end in ram_ranges(layout.e820) if end <= HIGH_MEMORY]
     for end in sorted({max(ends), -(-max(ends) // SECTION) * SECTION}):
-        yield replace(layout, e820=(*FIRST_MIB, E820Entry(MIB, end, RAM)))
+        yield replace(layout, e820=(*_first(layout), E820Entry(layout.board.begin, end, RAM)))
     for index in range(len(layout.words)):
         yield replace(layout, words=layout.words[:index] + layout.words[index + 1 :])
-    if layout.e820[:2] != FIRST_MIB:
-        yield replace(layout, e820=FIRST_MIB + _high(tuple(sorted(layout.e820))))
+    if _complicated(layout):
+        yield replace(layout, e820=_first(layout) + _high(layout))
+
+
+def _complicated(layout: Layout) -> bool:
+    """Return whether a layout doesn't begin as the simplest one does."""
+    first = _first(layout)
+    return layout.e820[: len(first)] != first
 
 
 def _less_after_boot(layout: Layout) -> Iterator[Layout]:
@@ -102,9 +110,10 @@ def _less_after_boot(layout: Layout) -> Iterator[Layout]:
 def _fewer_entries(layout: Layout) -> Iterator[Layout]:
     """Leave out e820 entries, the upper half first, and fill what lies between RAM with RAM."""
     entries = layout.e820
-    first = sum(entry.end <= MIB for entry in entries)
-    if first < len(entries) and entries[first].type == RAM and entries[first].start > MIB:
-        yield replace(layout, e820=(*entries[:first], replace(entries[first], start=MIB), *entries[first + 1 :]))
+    begin = layout.board.begin
+    first = sum(entry.end <= begin for entry in entries)
+    if first < len(entries) and entries[first].type == RAM and entries[first].start > begin:
+        yield replace(layout, e820=(*entries[:first], replace(entries[first], start=begin), *entries[first + 1 :]))
     step = max(1, (len(entries) - first) // 2)
     while step:
         for start in range(len(entries) - step, first - 1, -step):
@@ -112,7 +121,7 @@ def _fewer_entries(layout: Layout) -> Iterator[Layout]:
         step //= 2
     for i in range(len(entries) - 1):
         for j in (i + 1, i + 2):
-            if j < len(entries) and entries[i].type == entries[j].type == RAM and entries[i].start >= MIB:
+            if j < len(entries) and entries[i].type == entries[j].type == RAM and entries[i].start >= begin:
                 joined = E820Entry(entries[i].start, entries[j].end, RAM)
                 yield replace(layout, e820=(*entries[:i], joined, *entries[j + 1 :]))
     for i, entry in enumerate(entries):
@@ -155,10 +164,10 @@ def _rounder(layout: Layout) -> Iterator[Layout]:
         for unit in ROUND:
             if edge % unit:
                 for rounded in (edge // unit * unit, (edge // unit + 1) * unit):
-                    if rounded >= MIB:
+                    if rounded >= layout.board.begin:
                         yield move(layout, edge, rounded)
     for edge in reversed(edges(layout)):
-        limit = HIGH_MEMORY if edge >= HIGH_MEMORY else FIRST_END
+        limit = HIGH_MEMORY if edge >= HIGH_MEMORY else layout.board.floor
         for lower in (limit, 2 * SECTION, SECTION, edge - SECTION, edge // (2 * SECTION) * SECTION):
             if limit <= lower < edge:
                 yield shift(layout, edge, lower - edge)
@@ -199,9 +208,10 @@ def cost(layout: Layout) -> tuple[int, ...]:
         len(layout.words) + (layout.acpi not in (None, USUAL_ACPI)) + any(part.hotplug for part in layout.srat),
         parts,
         sum(entry.type != RAM for entry in entries) + len(layout.nodes),
-        sum(entry.type not in (RAM, RESERVED) for entry in entries) + all(entry.start != MIB for entry in entries),
+        sum(entry.type not in (RAM, RESERVED) for entry in entries)
+        + all(entry.start != layout.board.begin for entry in entries),
         sum(layout.nodes) + len(set(layout.nodes) ^ set(layout.cpu_nodes)),
-        10 * (entries[:2] != FIRST_MIB) + digits,
+        10 * _complicated(layout) + digits,
         sum(edges(layout)) // (64 * MIB),
         int(list(layout.srat) != sorted(layout.srat, key=lambda part: part.start)),
     )

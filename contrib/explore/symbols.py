@@ -242,6 +242,8 @@ def _addresses(segment: Segment, found: _Names, wide: bool) -> Iterator[list[int
             yield [offset & mask for offset in signed]
             continue
         (value,) = struct.unpack_from(word, data, base)
+        # arm64 may relocate it when it starts, to where its image begins.
+        value = value or segment.virtual
         yield [value + (offset & 0xFFFFFFFF) & mask for offset in signed]
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until 6.15.
         yield [value - 1 - offset & mask if offset < 0 else offset for offset in signed]
@@ -254,11 +256,12 @@ def read_kallsyms(image: Image) -> Symbols:
     :raises HarnessError: if there are none.
     """
     text = min(segment.virtual for segment in image.segments if segment.virtual)
+    begin = "_stext" if image.cpu.is_x86 else "_text"
     for segment in image.segments:
         for found in _find_names(segment.data):
-            if "_stext" not in found.names or "start_kernel" not in found.names:
+            if begin not in found.names or "start_kernel" not in found.names:
                 continue
-            first, inside = found.names.index("_stext"), found.names.index("start_kernel")
+            first, inside = found.names.index(begin), found.names.index("start_kernel")
             for addresses in _addresses(segment, found, image.wide):
                 if addresses[first] == text < addresses[inside] < text + MAX_TEXT:
                     # Of several symbols of a name, the first one counts.

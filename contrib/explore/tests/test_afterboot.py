@@ -13,17 +13,14 @@ import pytest
 
 from contrib.explore import afterboot
 from contrib.explore.afterboot import find_busybox, init_script, make_initrd
+from contrib.explore.board import GIB, HIGH_MEMORY, MIB, RAM, SOFT_RESERVED
 from contrib.explore.corefile import make_vmcore
 from contrib.explore.describe import brief, describe
+from contrib.explore.draw import Seeded
 from contrib.explore.features import features
-from contrib.explore.generate import Seeded, generate_after_boot
+from contrib.explore.generate import generate_after_boot
 from contrib.explore.layout import (
     DIMM,
-    GIB,
-    HIGH_MEMORY,
-    MIB,
-    RAM,
-    SOFT_RESERVED,
     VIRTIO_MEM,
     Device,
     E820Entry,

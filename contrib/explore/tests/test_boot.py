@@ -13,12 +13,14 @@ import pytest
 
 from contrib.explore import rom
 from contrib.explore.acpi import acpi_tables
+from contrib.explore.board import MIB
 from contrib.explore.bootparams import PAGE_TABLES, boot_params, page_tables
+from contrib.explore.cpu import AMD64
 from contrib.explore.image import Image, Segment
-from contrib.explore.layout import ACPI_SIZE, MIB, SratEntry
+from contrib.explore.layout import ACPI_SIZE, SratEntry
 from contrib.explore.tests.test_layout import PLAIN, RICH
 
-IMAGE = Image(True, 0x1000000, (Segment(0xFFFFFFFF81000000, 0x1000000, b"x", 4096),), b"\x01" * 16, {})
+IMAGE = Image(AMD64, 0x1000000, (Segment(0xFFFFFFFF81000000, 0x1000000, b"x", 4096),), b"\x01" * 16, {})
 
 
 def assemble(lines: list[str], bits: int, tmp_path: Path) -> bytes:

@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from contrib.explore.__main__ import main
+from contrib.explore.board import GIB, MIB, RAM
 from contrib.explore.compare import compare, mail, read_corpus
 from contrib.explore.judge import Sighting
-from contrib.explore.layout import GIB, MIB, RAM, E820Entry, Initrd, dumps, loads, memory
+from contrib.explore.layout import E820Entry, Initrd, dumps, loads, memory
 from contrib.explore.outcome import Outcome
 from contrib.explore.qemu import command, stock, why_not
 from contrib.explore.report import CORPUS
@@ -115,5 +116,5 @@ def test_a_kernel_that_is_none_costs_one_line(command: str, tmp_path: Path) -> N
     image.write_bytes(b"nothing")
     done = CliRunner().invoke(main, [command, str(path), str(image)])
     assert done.exit_code == 2
-    assert done.output == "error: neither a bzImage nor a vmlinux\n"
+    assert done.output == "error: neither a bzImage nor a vmlinux, nor an Image of arm64\n"
     assert loads(path.read_text()) == PLAIN

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
+from contrib.explore.board import GIB, HIGH_MEMORY, MIB, PCI_HOLE
 from contrib.explore.corefile import I386_PAGE_OFFSET, make_vmcore, segments
-from contrib.explore.layout import GIB, HIGH_MEMORY, MIB, PCI_HOLE
 from contrib.explore.machine import Ram
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from contrib.explore.board import GIB, MIB, NVS, RAM, RESERVED, SOFT_RESERVED
 from contrib.explore.fromlog import rebuild
-from contrib.explore.layout import GIB, MIB, NVS, RAM, RESERVED, SOFT_RESERVED, E820Entry, Initrd, SratEntry
+from contrib.explore.layout import E820Entry, Initrd, SratEntry
 from contrib.kernels.errors import HarnessError
 
 LOG = """

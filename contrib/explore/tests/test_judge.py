@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from contrib.explore.board import GIB, MIB, RAM, RESERVED
 from contrib.explore.judge import Judgment, Scanner, sightings_of, without_numbers
-from contrib.explore.layout import GIB, MIB, RAM, RESERVED, E820Entry, Layout
+from contrib.explore.layout import E820Entry, Layout
 from contrib.explore.outcome import expected_pages, host_sightings, log_sightings
 from contrib.explore.tests.test_layout import LOW, PLAIN
 

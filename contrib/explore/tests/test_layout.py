@@ -8,13 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from contrib.explore.board import GIB, MIB, RAM, RESERVED, SOFT_RESERVED
 from contrib.explore.describe import brief, describe, strips
 from contrib.explore.layout import (
-    GIB,
-    MIB,
-    RAM,
-    RESERVED,
-    SOFT_RESERVED,
     E820Entry,
     Initrd,
     Layout,
@@ -68,7 +64,8 @@ def test_a_description_names_every_part() -> None:
         ({"initrd": Initrd(MIB, 4096)}, "initrd"),
         ({"words": ("a b",)}, "space"),
         ({"cpus": 0}, "0 CPUs"),
-        ({"machine": "virt"}, "only pc"),
+        ({"machine": "virt"}, "QEMU has none in 0x0-0x48000000"),
+        ({"machine": "q35"}, "machine q35: not one of pc, virt, virt-efi"),
     ],
 )
 def test_nonsense_is_refused_on_one_line(change: dict[str, object], text: str) -> None:

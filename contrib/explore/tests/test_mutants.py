@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from contrib.explore.coverage import Block
+from contrib.explore.cpu import AMD64
 from contrib.explore.image import Image, Segment
 from contrib.explore.judge import Sighting
 from contrib.explore.kernel import PLAIN, Kernel
@@ -25,7 +26,7 @@ CODE = bytes.fromhex("7202 0f8300000000 e8ee000000 e8ee000000 488d42ff c3")
 KERNEL = Kernel(
     "test",
     "",
-    Image(True, BASE, (Segment(BASE, 0, CODE.ljust(0x200, b"\xc3"), 0x200),), b"", {}),
+    Image(AMD64, BASE, (Segment(BASE, 0, CODE.ljust(0x200, b"\xc3"), 0x200),), b"", {}),
     Symbols({"memmap_init": BASE, "other": BASE + 0xFB, "__fentry__": BASE + 0x100, "printk": BASE + 0x180}),
     b"",
 )

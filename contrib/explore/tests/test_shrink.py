@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from contrib.explore.generate import Seeded, generate
+from contrib.explore.board import MIB, RAM, SOFT_RESERVED
+from contrib.explore.draw import Seeded
+from contrib.explore.generate import generate
 from contrib.explore.judge import Sighting
-from contrib.explore.layout import MIB, RAM, SOFT_RESERVED, E820Entry, Layout, dumps
+from contrib.explore.layout import E820Entry, Layout, dumps
 from contrib.explore.outcome import Outcome
 from contrib.explore.shrink import FIRST_MIB, MAX_BOOTS, shrink
 from contrib.explore.store import Store

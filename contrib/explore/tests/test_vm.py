@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from contrib.explore.board import HIGH_MEMORY, MIB, RAM, RESERVED, SOFT_RESERVED
 from contrib.explore.judge import Judgment
 from contrib.explore.kernel import Kernel, open_kernel
-from contrib.explore.layout import DIMM, HIGH_MEMORY, MIB, RAM, RESERVED, SOFT_RESERVED, Device, E820Entry, Layout, Step
+from contrib.explore.layout import DIMM, Device, E820Entry, Layout, Step
 from contrib.explore.outcome import Explorer
 from contrib.explore.qemu import stock
 from contrib.explore.tests.test_layout import LOW, PLAIN
