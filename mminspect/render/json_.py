@@ -34,8 +34,25 @@ def _without_surrogates(data: Any) -> Any:
 
 
 def write(data: Any, out: IO[str]) -> None:
-    """Write any plain data."""
-    out.write(dumps(data, 2) + "\n")
+    """Write any plain data. Of what a dictionary holds in lists, one item after the other: there can be thousands."""
+    if not isinstance(data, dict) or not data:
+        out.write(dumps(data, 2) + "\n")
+        return
+    before = "{"
+    for key, value in data.items():
+        out.write(f"{before}\n  {dumps(key)}: ")
+        before = ","
+        if isinstance(value, (list, tuple)) and value:
+            for index, item in enumerate(value):
+                out.write(f"{',' if index else '['}\n    {_indented(item, 4)}")
+            out.write("\n  ]")
+        else:
+            out.write(_indented(value, 2))
+    out.write("\n}\n")
+
+
+def _indented(data: Any, by: int) -> str:
+    return dumps(data, 2).replace("\n", "\n" + " " * by)
 
 
 def write_compact(data: dict[str, Any], key: str, out: IO[str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from drgn import FaultError, Program
 
@@ -19,6 +20,7 @@ SYSFS_BTF = "/sys/kernel/btf/vmlinux"
 MAX_IMAGE_SIZE = 256 << 20
 SEARCH_STEP = 256 << 10
 PAGE = 4096
+MIN_BTF_SIZE = 1 << 20
 
 
 def _find_btf(target: Target, table: SymbolTable, path: str | None) -> tuple[bytes, str, int | None]:
@@ -80,37 +82,48 @@ def _search_btf(target: Target) -> int | None:
 
 
 def _search(prog: Program, magic: bytes, start: int, end: int) -> int | None:
-    tail = b""
+    tail, behind = b"", 0
     address = start & ~(PAGE - 1)
     while address < end:
-        piece = _read_piece(prog, address)
-        data = tail + piece
-        at = data.find(magic)
-        while at >= 0:
-            found = address - len(tail) + at
-            if _is_btf(prog, found):
-                return found
-            at = data.find(magic, at + 1)
-        if not piece:
-            # A hole of the image, e.g. the freed init sections: no data runs across it.
-            tail = b""
-            address += PAGE
-        else:
-            tail = data[-len(magic) :]
-            address += len(piece)
+        step_end = (address // SEARCH_STEP + 1) * SEARCH_STEP
+        for piece_start, piece in _pieces(prog, address, step_end):
+            # No data runs across a hole of the image, e.g. the freed init sections.
+            tail = tail if piece_start == behind else b""
+            data = tail + piece
+            at = data.find(magic)
+            while at >= 0:
+                found = piece_start - len(tail) + at
+                if _is_btf(prog, found):
+                    return found
+                at = data.find(magic, at + 1)
+            tail, behind = data[-len(magic) :], piece_start + len(piece)
+        address = step_end
     return None
 
 
-def _read_piece(prog: Program, address: int) -> bytes:
-    for size in (SEARCH_STEP, PAGE):
-        if size == SEARCH_STEP and address % SEARCH_STEP:
-            continue
-        try:
-            data: bytes = prog.read(address, size)
-            return data
-        except FaultError:
-            continue
-    return b""
+def _pieces(prog: Program, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """
+    Read what there is of a step.
+
+    BTF is larger than two steps. So where this step and the next have holes, none begins here, and of a dump that is
+    cut short, hundreds of megabytes aren't read page by page.
+    """
+    data = _read(prog, start, end - start)
+    if data:
+        yield start, data
+    elif _read(prog, end, SEARCH_STEP):
+        for address in range(start, end, PAGE):
+            data = _read(prog, address, PAGE)
+            if data:
+                yield address, data
+
+
+def _read(prog: Program, address: int, size: int) -> bytes:
+    try:
+        data: bytes = prog.read(address, size)
+        return data
+    except FaultError:
+        return b""
 
 
 def _is_btf(prog: Program, address: int) -> bool:
@@ -118,6 +131,6 @@ def _is_btf(prog: Program, address: int) -> bool:
         size = btf_size(prog.read(address, HEADER_SIZE))
         # The modules' programs in the image have small BTF of their own in tests only; the kernel's
         # is megabytes.
-        return size > 1 << 20
+        return size > MIN_BTF_SIZE
     except (FaultError, TypeInfoError):
         return False

@@ -174,7 +174,8 @@ def faults(result: Result, arguments: Sequence[str], whole: Result) -> list[str]
         found.append("words: " + result.err.strip().splitlines()[-1][:200])
     lines = result.err.splitlines()
     # A capture says its size before it is written, and after.
-    said = len(lines) - sum(line.endswith(SIZES) for line in lines) if arguments[2] == "capture" else len(lines)
+    sizes = [line for line in lines if line.endswith(SIZES) and not line.startswith("mminspect: ")]
+    said = len(lines) - (len(sizes) if arguments[2] == "capture" else 0)
     # A dump that is not whole is read as far as it goes, and triage that prints a verdict can exit with 2.
     allowed = {int(result.status == 2)}
     if any(word in line for line in lines for word in NOT_WHOLE):

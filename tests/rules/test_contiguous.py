@@ -137,3 +137,17 @@ def test_first_page_in_an_absent_subsection_is_refused() -> None:
     section = Section(0, ((0, 64),), 0, 0x1000, ("SECTION_IS_EARLY",), b"", ((8, 16), (20, 24)))
     whole = chunk(memory, 0, Part(32, zone=1), section=section)
     assert blocks(memory, whole) == [[8, 16]]
+
+
+def test_span_of_all_addresses_is_no_work() -> None:
+    # 2^40 pages would be 2^37 blocks.
+    memory = marked(4, 1 << 40)
+    (finding,) = scan(memory, chunk(memory, 4, Part(20, zone=1)), rule=RULE)
+    assert finding.message.startswith(
+        "node 0 zone DMA32 is marked contiguous, but __pageblock_pfn_to_page() would refuse"
+    )
+    # The chunk has the zone's first three blocks.
+    refused = (4 + (1 << 40) + 7) // 8 - 3
+    assert f"__pageblock_pfn_to_page() would refuse {refused} of its pageblocks, the first at 0x18:" in finding.message
+    assert finding.detail["blocks"][:2] == [[24, 32], [32, 40]]
+    assert len(finding.detail["blocks"]) == 10_000
