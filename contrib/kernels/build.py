@@ -90,7 +90,6 @@ COMMON = (
     "CONFIG_PRINTK_TIME=y",
     "CONFIG_PROC_FS=y",
     "CONFIG_PROC_PAGE_MONITOR=y",
-    "CONFIG_PROC_SYSCTL=y",
     "CONFIG_RD_GZIP=y",
     "CONFIG_SERIAL_8250=y",
     "CONFIG_SERIAL_8250_CONSOLE=y",
@@ -147,6 +146,42 @@ MIRRORED_MEMORY = Edit(
     "\tmemblock_mark_mirror(0x140100000ULL, 0x10200000ULL);\n\n\tmemblock_dump_all();\n",
 )
 
+# What linux-next has for Linux 7.4, put into 7.3: "mm/sparse: remove SECTION_MARKED_PRESENT", "mm/sparse: rename
+# __highest_present_section_nr to __highest_used_section_nr", "mm/sparse: relax struct mem_section size constraints".
+# The other flags move down by a bit, and a root's last bytes are unused.
+MMZONE = "include/linux/mmzone.h"
+SECTIONS_OF_7_4 = (
+    Edit(MMZONE, "enum {\n\tSECTION_MARKED_PRESENT_BIT,\n", "enum {\n"),
+    Edit(MMZONE, "#define SECTION_MARKED_PRESENT\t\tBIT(SECTION_MARKED_PRESENT_BIT)\n", ""),
+    Edit(
+        MMZONE,
+        "(section && (section->section_mem_map & SECTION_MARKED_PRESENT))",
+        "(section && section->section_mem_map)",
+    ),
+    Edit(
+        MMZONE, "extern unsigned long __highest_present_section_nr;", "extern unsigned long __highest_used_section_nr;"
+    ),
+    Edit(MMZONE, "while (nr <= __highest_present_section_nr", "while (nr <= __highest_used_section_nr"),
+    Edit(MMZONE, "(++section_nr <= __highest_present_section_nr)", "(++section_nr <= __highest_used_section_nr)"),
+    Edit(
+        MMZONE,
+        "\tstruct mem_section_usage *usage;\n#ifdef",
+        "\tstruct mem_section_usage *usage;\n\tunsigned int order;\n#ifdef",
+    ),
+    Edit(MMZONE, "&mem_section[root][nr & SECTION_ROOT_MASK]", "&mem_section[root][nr % SECTIONS_PER_ROOT]"),
+    Edit(
+        "mm/sparse.h",
+        "(section_nr > __highest_present_section_nr)\n\t\t__highest_present_section_nr = section_nr;\n\n"
+        "\tms->section_mem_map |= SECTION_MARKED_PRESENT;\n",
+        "(section_nr > __highest_used_section_nr)\n\t\t__highest_used_section_nr = section_nr;\n",
+    ),
+    Edit("mm/sparse.c", "unsigned long __highest_present_section_nr;", "unsigned long __highest_used_section_nr;"),
+    Edit("mm/sparse.c", "\tBUILD_BUG_ON(!is_power_of_2(sizeof(struct mem_section)));\n", ""),
+    Edit(
+        "mm/compaction.c", "(++start_nr <= __highest_present_section_nr)", "(++start_nr <= __highest_used_section_nr)"
+    ),
+)
+
 SPARSE_AMD64 = Recipe(
     "amd64-6.1-sparse",
     "bookworm",
@@ -173,6 +208,18 @@ DEBUG_VM = Recipe(
         "CONFIG_DEFERRED_STRUCT_PAGE_INIT=y",
     ),
     (HOLES_STAY, MIRRORED_MEMORY),
+)
+SECTIONS_7_4 = Recipe(
+    "amd64-7.3-sections-of-7.4",
+    "trixie-backports",
+    "amd64",
+    "7.3",
+    (
+        *(*COMMON, *WIDE, *NUMA, *DWARF_6_1),
+        *("CONFIG_MEMORY_HOTPLUG=y", "CONFIG_MEMORY_HOTREMOVE=y", "CONFIG_ACPI_HOTPLUG_MEMORY=y"),
+        *("CONFIG_CRASH_DUMP=y", "CONFIG_ZONE_DEVICE=y"),
+    ),
+    SECTIONS_OF_7_4,
 )
 I386_NUMA = Recipe(
     "i386-6.1-numa",
