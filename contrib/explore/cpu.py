@@ -30,6 +30,7 @@ class Cpu:
     :ivar link: The register with the return address; without one, it is on top of the stack.
     :ivar stack: The stack pointer.
     :ivar wait: The instruction that waits for an interrupt; the CPU is behind it while it waits.
+    :ivar head: How many bytes there are before ``_stext``.
     :ivar boards: The boards that a layout can be of.
     """
 
@@ -44,6 +45,7 @@ class Cpu:
     link: str
     stack: str
     wait: bytes
+    head: int
     boards: tuple[str, ...]
 
     @property
@@ -86,6 +88,7 @@ AMD64 = Cpu(
     link="",
     stack="rsp",
     wait=b"\xf4",  # hlt
+    head=0,
     boards=(PC.name,),
 )
 I386 = Cpu(
@@ -100,6 +103,7 @@ I386 = Cpu(
     link="",
     stack="rsp",
     wait=b"\xf4",
+    head=0,
     boards=(PC.name,),
 )
 # A CPU without pointer authentication, which would be most of what TCG does.
@@ -115,6 +119,8 @@ ARM64 = Cpu(
     link="x30",
     stack="sp",
     wait=bytes.fromhex("7f2003d5"),  # wfi
+    # SEGMENT_ALIGN is 64 KiB since 4.6.
+    head=0x10000,
     boards=(VIRT.name, VIRT_EFI.name),
 )
 CPUS: Mapping[int, Cpu] = {cpu.machine: cpu for cpu in (AMD64, I386, ARM64)}

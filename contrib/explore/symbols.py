@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contrib.explore.cpu import Cpu
 from contrib.explore.image import Image, Segment
 from contrib.kernels.errors import HarnessError
 
@@ -227,10 +228,10 @@ def _places(data: bytes, found: _Names, size: int) -> Iterator[tuple[int | None,
             yield None, start
 
 
-def _addresses(segment: Segment, found: _Names, wide: bool) -> Iterator[list[int]]:
+def _addresses(segment: Segment, found: _Names, cpu: Cpu) -> Iterator[list[int]]:
     """Return candidates for the addresses of all symbols, in the ways in which kernels store them."""
     data, count = segment.data, len(found.names)
-    size, word = (8, "<Q") if wide else (4, "<I")
+    size, word = (8, "<Q") if cpu.wide else (4, "<I")
     mask = (1 << 8 * size) - 1
     for base, start in _places(data, found, size):
         if start < 0 or start + 4 * count > len(data):
@@ -242,8 +243,8 @@ def _addresses(segment: Segment, found: _Names, wide: bool) -> Iterator[list[int
             yield [offset & mask for offset in signed]
             continue
         (value,) = struct.unpack_from(word, data, base)
-        # arm64 may relocate it when it starts, to where its image begins.
-        value = value or segment.virtual
+        # arm64 may relocate it when it starts; it is the lowest symbol's address.
+        value = value or segment.virtual + cpu.head
         yield [value + (offset & 0xFFFFFFFF) & mask for offset in signed]
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, until 6.15.
         yield [value - 1 - offset & mask if offset < 0 else offset for offset in signed]
@@ -256,14 +257,13 @@ def read_kallsyms(image: Image) -> Symbols:
     :raises HarnessError: if there are none.
     """
     text = min(segment.virtual for segment in image.segments if segment.virtual)
-    begin = "_stext" if image.cpu.is_x86 else "_text"
     for segment in image.segments:
         for found in _find_names(segment.data):
-            if begin not in found.names or "start_kernel" not in found.names:
+            if "_stext" not in found.names or "start_kernel" not in found.names:
                 continue
-            first, inside = found.names.index(begin), found.names.index("start_kernel")
-            for addresses in _addresses(segment, found, image.wide):
-                if addresses[first] == text < addresses[inside] < text + MAX_TEXT:
+            first, inside = found.names.index("_stext"), found.names.index("start_kernel")
+            for addresses in _addresses(segment, found, image.cpu):
+                if addresses[first] - text == image.cpu.head and text < addresses[inside] < text + MAX_TEXT:
                     # Of several symbols of a name, the first one counts.
                     return Symbols(dict(zip(reversed(found.names), reversed(addresses))))
     raise HarnessError("no kallsyms found in the image; give its System.map or its vmlinux")
