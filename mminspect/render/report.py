@@ -198,12 +198,13 @@ def next_steps(shown: Sequence[Finding], report: Report, command: Sequence[str])
     :param command: How to call mminspect, and the arguments that open the kernel; quoted.
     """
     program, opening = command[0], " ".join(command[1:])
-    first = shown[0]
-    steps = {
-        f"{program} page {first.start_pfn:#x} {opening}".rstrip(): "all about a page, and what the kernel does there",
-        f"{program} rules {first.rule}": "what the rule means",
-        f"{program} map {opening}".rstrip(): "where it is in memory",
-    }
+    steps = {}
+    # Not all findings are about pages.
+    page = next((finding.start_pfn for finding in shown if finding.start_pfn < finding.end_pfn), None)
+    if page is not None:
+        steps[f"{program} page {page:#x} {opening}".rstrip()] = "all about a page, and what the kernel does there"
+    steps[f"{program} rules {shown[0].rule}"] = "what the rule means"
+    steps[f"{program} map {opening}".rstrip()] = "where it is in memory"
     if report.target.get("kind") == "vmcore":
         steps[f"{program} triage {opening.replace('-c ', '', 1)}"] = "whether it explains why the kernel died"
     if any(finding.known is not None for finding in shown):

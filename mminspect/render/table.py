@@ -71,13 +71,21 @@ def fold(text: str, width: int, first: str = "", others: str = "") -> list[str]:
     )
 
 
+# Before a value that is below its name.
+BELOW = " " * 6
+
+
 def write_pairs(pairs: dict[str, Any], out: IO[str], width: int | None = None) -> None:
     """
-    Write names and values, one pair a line.
+    Write names and values, one pair a line. Beside names that leave no room, values are on lines of their own.
 
     :param width: Columns of the terminal, or ``None`` for no limit.
     """
     names = max(map(len, pairs)) + 2
+    if width is not None and names + MIN_MESSAGE_WIDTH > width:
+        for name, value in pairs.items():
+            out.write(f"{name}\n" + "".join(f"{line}\n" for line in fold(str(value), width, BELOW, BELOW)))
+        return
     for name, value in pairs.items():
         lines = [str(value)]
         if width is not None:

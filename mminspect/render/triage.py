@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import IO, Any
 
+from mminspect.commands.triage.functions import is_helper
 from mminspect.render import json_
 from mminspect.render.table import fold, hex_range, plural, write_consequences, write_table
 
@@ -128,8 +129,11 @@ def _last_words(crash: dict[str, Any]) -> list[str]:
     texts = [crash["reason"]]
     if crash["function"]:
         texts.append(f"in {crash['function']}()")
-    # Some architectures begin the trace with the function itself.
+    # Some architectures begin the trace with the function itself, or with a helper that only the link register tells
+    # the caller of.
     callers = crash["trace"][crash["trace"][:1] == [crash["function"]] :]
+    if crash["function"] not in crash["trace"] and any(map(is_helper, callers[:1])):
+        callers = callers[1:]
     if callers:
         texts.append("called by " + ", ".join(callers[:MAX_TRACE]))
     return texts

@@ -15,6 +15,7 @@ from mminspect.findings import Finding, Report
 from mminspect.render.formats import report_writer
 from mminspect.render.report import in_order, verdict
 from mminspect.render.style import Style
+from mminspect.render.table import write_pairs
 from mminspect.rules.registry import all_rules
 from tests.conftest import Cli, Unpacked, complaint
 from tests.kit.support import AMD64_400M, I386_HOLE, NAMES, ROOT
@@ -148,3 +149,17 @@ def test_ktap_of_hostile_text_stays_ktap() -> None:
     report_writer("ktap")(Report(target, [], summary, [finding] * 30), out, Style())
     assert parse_ktap(out.getvalue().replace("\\#", "")) == {"zone-id": "not ok", "section": "skip"}
     assert "# 10 more findings\n" in out.getvalue()
+
+
+def test_values_stand_below_names_that_leave_no_room() -> None:
+    out = io.StringIO()
+    write_pairs({"  mminspect page 0x1 -c /a/long/path": "all about a page", "  short": "it"}, out, 40)
+    assert out.getvalue().splitlines() == [
+        "  mminspect page 0x1 -c /a/long/path",
+        "      all about a page",
+        "  short",
+        "      it",
+    ]
+    out = io.StringIO()
+    write_pairs({"a": "text"}, out, 40)
+    assert out.getvalue() == "a  text\n"

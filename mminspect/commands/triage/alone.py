@@ -87,16 +87,19 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     lived = " (the kernel lived on)" if crash.fatal is False else ""
     if about.hardware:
         lived += f"; looks like hardware: {about.hardware[0]}"
+    known = tuple(bugs_of_report(crash, boot.release or _release(crash), boot.machine, about.about))
     if about.about:
         places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
-        known = tuple(bugs_of_report(crash, boot.release or _release(crash), boot.machine))
         where = f"; {places[0]}" if places and told else ""
         proof = (*(f"{fit.bug.id}: {fit.bug.proof}" for fit in known), *_to_collect(crash, boot))
         return LogVerdict(STRUCT_PAGES, f"{about.why}{where}{lived}", crash, about, reports, told, places, known, proof)
     if is_bare(crash):
         why = f"the kernel died, and the log doesn't tell of what: {crash.reason}"
         return LogVerdict(UNKNOWN, why, crash, about, reports, told, proof=_to_collect(crash, boot))
-    return LogVerdict(OTHER, f"{crash.reason}: {about.why}{lived}", crash, about, reports, told)
+    why = f"{crash.reason}: {about.why}{lived}"
+    return LogVerdict(
+        OTHER, why, crash, about, reports, told, known_bugs=known, proof=tuple(f"{b.id}: {b.proof}" for b, _ in known)
+    )
 
 
 def _before(lines: list[Line], boot: Boot, crash: Report) -> list[Line]:

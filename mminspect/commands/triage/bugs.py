@@ -106,11 +106,13 @@ def _status(bug: Bug, release: str | None) -> str | None:
     return HAS if bug.introduced and bug.fixed else MAY
 
 
-def bugs_of_report(report: Report, release: str | None, machine: str | None = None) -> list[Fit]:
+def bugs_of_report(report: Report, release: str | None, machine: str | None = None, about: bool = True) -> list[Fit]:
     """
     Return the known bugs that a report looks like: its kernel may have them, and it died where they kill.
 
-    :param report: One that is about struct pages.
+    Of one that is not about struct pages, those that kill before there are any: both function and words must fit.
+
+    :param about: Whether the report is about struct pages.
     """
     text = "\n".join((report.reason, report.what, *(line.text for line in report.lines[:200])))
     names = [name.lstrip("_") for name in (report.function, *report.trace) if name]
@@ -119,6 +121,6 @@ def bugs_of_report(report: Report, release: str | None, machine: str | None = No
         bug = fit.bug
         dies = any(name.startswith(bug.functions) for name in names) if bug.functions else False
         says = re.search(bug.words, text) is not None if bug.words else False
-        if dies or says:
+        if (dies and says) if not bug.rules else about and (dies or says):
             found.append(fit)
     return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mminspect.commands.triage.alone import as_dict, judge_log
 from mminspect.commands.triage.files import status_of
 from mminspect.commands.triage.lines import read_text
+from mminspect.render.triage import write_text
 from tests.commands.triage import faults
 from tests.commands.triage.test_boot import BOOT
 from tests.commands.triage.test_checks import BAD_PAGE_6_12, VM_BUG_ON_PAGE
@@ -95,3 +97,45 @@ def test_json() -> None:
     assert data["crash"]["pfns"] == [0x70C00]
     assert len(data["reports"]) == 1
     assert data["boot"]["release"] == "6.1.0-13-amd64"
+
+
+# A guest of 6.12.118 whose memory ends in a no-map range that begins inside a page.
+NO_MAP_INSIDE_A_PAGE = """\
+[    0.000000] Linux version 6.12.118+deb13-cloud-arm64 (debian-kernel@lists.debian.org) #1 SMP Debian 6.12.118-1
+[    0.000000] Machine model: linux,dummy-virt
+[    0.000000] Unable to handle kernel paging request at virtual address ffff0000beb833c0
+[    0.000000] Mem abort info:
+[    0.000000]   ESR = 0x0000000096000047
+[    0.000000]   FSC = 0x07: level 3 translation fault
+[    0.000000] Internal error: Oops: 0000000096000047 [#1] SMP
+[    0.000000] Modules linked in:
+[    0.000000] CPU: 0 UID: 0 PID: 0 Comm: swapper Not tainted 6.12.118+deb13-cloud-arm64 #1  Debian 6.12.118-1
+[    0.000000] pstate: 200000c5 (nzCv daIF -PAN -UAO -TCO -DIT -SSBS BTYPE=--)
+[    0.000000] pc : __memset+0x7c/0x188
+[    0.000000] lr : memblock_alloc_try_nid+0x94/0xb8
+[    0.000000] sp : ffff800081ad3ca0
+[    0.000000] Call trace:
+[    0.000000]  __memset+0x7c/0x188
+[    0.000000]  fdt_scan_reserved_mem_reg_nodes+0xcc/0x370
+[    0.000000]  unflatten_device_tree+0x24/0xc8
+[    0.000000]  setup_arch+0x2b4/0x628
+[    0.000000] ---[ end trace 0000000000000000 ]---
+"""
+
+
+def test_bug_that_kills_before_there_are_struct_pages_is_known() -> None:
+    found = judge_log(read_text(NO_MAP_INSIDE_A_PAGE.encode()))
+    assert found.verdict == "other"
+    assert [fit.bug.id for fit in found.known_bugs] == ["no-map-inside-a-page"]
+    assert found.proof[0].startswith("no-map-inside-a-page: a node of /reserved-memory")
+    # Neither the words nor the function alone are the bug.
+    elsewhere = NO_MAP_INSIDE_A_PAGE.replace("unflatten_device_tree", "a").replace("fdt_scan_reserved_mem", "b")
+    assert judge_log(read_text(elsewhere.replace("memblock_alloc", "c").encode())).known_bugs == ()
+    others = NO_MAP_INSIDE_A_PAGE.replace("paging request", "access")
+    assert judge_log(read_text(others.encode())).known_bugs == ()
+
+
+def test_helper_that_only_the_link_register_tells_the_caller_of_is_no_caller() -> None:
+    out = io.StringIO()
+    write_text([as_dict("log", judge_log(read_text(NO_MAP_INSIDE_A_PAGE.encode())))], out, 100)
+    assert "called by fdt_scan_reserved_mem_reg_nodes, unflatten_device_tree, setup_arch" in out.getvalue()
