@@ -77,6 +77,16 @@ BOOT: tuple[Bug, ...] = (
         machines=("x86_64",),
     ),
     Bug(
+        id="cpu-without-a-node",
+        title="the boot CPU has no node, and there is no node 0 to fall back to",
+        evidence="none: the kernel dies before it has zone lists",
+        rules=(),
+        proof="the device tree has a numa-node-id for memory, none that is 0, and none for the first CPU",
+        functions=("nr_free_zone_pages", "build_all_zonelists"),
+        words=r"Unable to handle kernel paging request at virtual address 0000000000",
+        machines=("aarch64",),
+    ),
+    Bug(
         id="no-map-inside-a-page",
         title="boot takes memory from a page that no-map begins or ends in, and that the direct mapping leaves out",
         evidence="none: the kernel dies before it has a memory map",
