@@ -26,6 +26,17 @@ HEADLINES = {
     "unknown": "Nothing tells why, or whether, this kernel died.",
     "struct pages": "The kernel died on struct pages. A log alone doesn't tell whether its memory map is wrong.",
 }
+LIVED_ON = {
+    "other": "The memory map doesn't explain what this kernel lived through.",
+    "struct pages": "The kernel complained of struct pages, and lived on. "
+    "A log alone doesn't tell whether its memory map is wrong.",
+}
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Say in a sentence what the verdict is."""
+    verdict, crash = result["verdict"], result["crash"]
+    return LIVED_ON.get(verdict, HEADLINES[verdict]) if crash and crash["fatal"] is False else HEADLINES[verdict]
 
 
 def write_json(results: list[dict[str, Any]], out: IO[str]) -> None:
@@ -85,7 +96,7 @@ def write_triage(data: dict[str, Any], out: IO[str], width: int | None) -> None:
     writer = _Writer(out, width)
     writer.say(_head(data))
     out.write("\n")
-    writer.say(HEADLINES[data["verdict"]])
+    writer.say(headline(data))
     writer.say(data["why"], "  ")
     if data["crash"] is not None:
         writer.section("Last words", _last_words(data["crash"]))
@@ -129,10 +140,15 @@ def _last_words(crash: dict[str, Any]) -> list[str]:
     texts = [crash["reason"]]
     if crash["function"]:
         texts.append(f"in {crash['function']}()")
-    # Some architectures begin the trace with the function itself, or with a helper that only the link register tells
-    # the caller of.
-    callers = crash["trace"][crash["trace"][:1] == [crash["function"]] :]
-    if crash["function"] not in crash["trace"] and any(map(is_helper, callers[:1])):
+    # A trace can begin with those who made the report, with the function itself, or with a helper that only the link
+    # register tells the caller of.
+    function, callers = crash["function"], crash["trace"]
+    if function in callers:
+        callers = callers[callers.index(function) + 1 :]
+        # arm64 shows it once by the program counter, and once by the link register.
+        while callers[:1] == [function]:
+            callers = callers[1:]
+    elif function and any(map(is_helper, callers[:1])):
         callers = callers[1:]
     if callers:
         texts.append("called by " + ", ".join(callers[:MAX_TRACE]))

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from mminspect.render.html import assembled, table, text
 from mminspect.render.strips import Lane, findings, pages, strip, zones
-from mminspect.render.triage import HEADLINES, write_triage
+from mminspect.render.triage import headline, write_triage
 
 MAX_PFNS = 100
 
@@ -32,7 +32,7 @@ def write_page(results: Sequence[dict[str, Any]], out: IO[str]) -> None:
         if "error" in result:
             body.append(f'<{level}>{text(result["path"])}</{level}>\n<p class="bad">{text(result["error"])}</p>')
             continue
-        body.append(f"<{level}>{text(HEADLINES[result['verdict']])}</{level}>")
+        body.append(f"<{level}>{text(headline(result))}</{level}>")
         body.append(f'<p class="about">{text(result["path"])}</p>')
         body.append(strip(_lanes(result), "Where the pages lie that the kernel named"))
         told = io.StringIO()

@@ -22,6 +22,8 @@ from mminspect.memorymap.bits import one_place
 NEAR_REGISTER = 0x1000
 # Bytes of a struct page's neighborhood that two good pointers have in common.
 NEIGHBORHOOD = 1 << 16
+# No struct page is smaller, or aligned to less.
+LEAST_STRUCT_PAGE = 32
 # Bits above it that two pointers have in common by chance once in 65536 times.
 _MIDDLE = 0xFFFF0000
 
@@ -66,9 +68,13 @@ _QUIET = re.compile(
     r"mce: (?:CPU|\[Hardware Error\]: Machine check events logged|Using \d|CPU\d+: Thermal)|"
     r"EDAC MC: Ver|EDAC .{0,40}Giving out"
 )
-_LIST_WORDS = re.compile(r"should (?:be|have been) \(?([0-9a-f]{8,16})\)?,? but was \(?([0-9a-f]{8,16})\)?")
+_LIST_WORDS = re.compile(
+    r"should (?:be|have been) (?:(?:next|prev) )?\(?([0-9a-f]{8,16})\)?,? but was \(?([0-9a-f]{8,16})\)?"
+)
 _NON_CANONICAL = re.compile(r"non-canonical address 0x([0-9a-f]{16})")
 
+# What UBSAN says of pgdat->node_zones and zone->free_area.
+_BAD_INDEX = re.compile(r"index -?\d+ is out of range for type '(?:struct )?(?:zone|free_area|per_cpu_pages) ?\[")
 _WARNED = re.compile(r"\bat (?:\S{1,200}:\d{1,6} )?(?:at )?([A-Za-z_][\w.]{0,200})\+0x")
 # Functions that every caller of the page allocator goes through.
 _ASKED = ("__alloc_pages", "alloc_pages", "__alloc_frozen_pages", "alloc_frozen_pages", "__folio_alloc", "folio_alloc")
@@ -129,7 +135,7 @@ def about_pages(
     :param earlier: The log's lines before the report, for the machine checks among them.
     """
     inside = is_struct_page or (lambda address: in_usual_memmap(report, address) or _above_vmalloc(report, address))
-    hardware = tuple(_hardware(report, earlier))
+    hardware = tuple(_hardware(report, earlier, inside))
     evidence = [*_dumped(report), *_addresses(report, inside)]
     if report.kind in kinds.SANITIZERS:
         # Their page dumps show where an object lies, and their page_owner stacks are the page allocator's.
@@ -137,6 +143,13 @@ def about_pages(
         if fault is not None and inside(fault):
             evidence = [f"the bad access was to {fault:#x}, in a struct page"]
             return About(True, evidence[0], tuple(evidence), hardware)
+        indexes = tuple(line.text.strip() for line in report.lines if _BAD_INDEX.search(line.text))
+        if indexes:
+            words = f"what a struct page says of its zone or order can't be: {indexes[0]}"
+            return About(True, words, indexes, hardware)
+        if report.function and is_of_memory_map(report.function):
+            words = f"{report.function}() works on struct pages"
+            return About(True, words, (words,), hardware)
         where = f"{report.function}()" if report.function else "the kernel"
         return About(False, f"{report.kind.upper()} found a bug of {where}, in memory of its own", (), hardware)
     if _is_waiting(report):
@@ -147,6 +160,8 @@ def about_pages(
     if named:
         held = tuple(_held(report, inside))
         return About(True, named, (named, *held), hardware)
+    if report.function and is_of_struct_pages(report.function):
+        return About(False, f"it came while {report.function}() ran, and not of what that did", (), hardware)
     if report.function:
         return About(False, f"{report.function}() doesn't work on struct pages, and none is named", (), hardware)
     return About(False, "no struct page is named, and no function that works on them", (), hardware)
@@ -230,7 +245,7 @@ def is_machine_check(text: str) -> bool:
     return _MACHINE_CHECK.match(text.strip()) is not None and _QUIET.match(text.strip()) is None
 
 
-def _hardware(report: Report, earlier: Sequence[Line]) -> list[str]:
+def _hardware(report: Report, earlier: Sequence[Line], inside: Callable[[int], bool]) -> list[str]:
     """List what looks like a fault of the machine's."""
     found = [
         f"the machine reported an error before: {line.text.strip()[:200]}"
@@ -241,8 +256,12 @@ def _hardware(report: Report, earlier: Sequence[Line]) -> list[str]:
         found.insert(0, f"the machine reported an error: {report.what[:200]}")
     match = _LIST_WORDS.search(report.reason)
     if match:
-        difference = one_place(int(match.group(1), 16), int(match.group(2), 16))
-        if difference:
+        one, other = int(match.group(1), 16), int(match.group(2), 16)
+        difference = one_place(one, other)
+        # Neighbors and buddies among struct pages differ in one bit, too.
+        apart = one ^ other
+        neighbors = inside(one) and inside(other) and apart % LEAST_STRUCT_PAGE == 0 and apart < 2 * NEIGHBORHOOD
+        if difference and not neighbors:
             found.append(f"the list's pointer differs in {difference} from what it should be")
     match = _NON_CANONICAL.search(report.reason)
     address = int(match.group(1), 16) if match else report.fault_address

@@ -9,12 +9,13 @@ which known bugs fit, and what to collect to prove one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mminspect.commands.triage import kinds
 from mminspect.commands.triage.about import About, about_pages
-from mminspect.commands.triage.boot import Boot, boot_of, read_boots
+from mminspect.commands.triage.boot import Boot, boot_of, machine_of, read_boots
 from mminspect.commands.triage.bugs import Fit, bugs_of_report
 from mminspect.commands.triage.lines import Line, Log
 from mminspect.commands.triage.places import Place, place_of
@@ -83,11 +84,15 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     if crash is None:
         verdict, why = _without_crash(log, reports, boot)
         return LogVerdict(verdict, why, reports=reports, boot=told, proof=_to_collect(None, boot))
+    if crash.fatal is None and _ended_orderly(log.lines[crash.last + 1 :]):
+        crash = replace(crash, fatal=False)
     about = about_pages(crash, is_struct_page, _before(log.lines, boot, crash))
     lived = " (the kernel lived on)" if crash.fatal is False else ""
     if about.hardware:
         lived += f"; looks like hardware: {about.hardware[0]}"
-    known = tuple(bugs_of_report(crash, boot.release or _release(crash), boot.machine, about.about))
+    release = boot.release or _release(crash)
+    machine = boot.machine or machine_of(release, (line.text for line in crash.lines))
+    known = tuple(bugs_of_report(crash, release, machine, about.about))
     if about.about:
         places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
         where = f"; {places[0]}" if places and told else ""
@@ -100,6 +105,10 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     return LogVerdict(
         OTHER, why, crash, about, reports, told, known_bugs=known, proof=tuple(f"{b.id}: {b.proof}" for b, _ in known)
     )
+
+
+def _ended_orderly(lines: Sequence[Line]) -> bool:
+    return any(_ORDERLY.match(line.text.strip()) for line in lines[-_LAST:])
 
 
 def _before(lines: list[Line], boot: Boot, crash: Report) -> list[Line]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mminspect.commands.triage.lines import Line
@@ -154,6 +154,20 @@ class Boot(NamedTuple):
         }
 
 
+def machine_of(release: str | None, texts: Iterable[str] = ()) -> str | None:
+    """
+    Return the machine of a kernel, as in ``uname -m``.
+
+    :param release: Those of distributions often end with it.
+    :param texts: What the kernel printed.
+    """
+    named = next((name for name, suffix in _SUFFIXES if release and release.endswith(suffix)), None)
+    return named or next(
+        (machine for text in texts for machine, pattern in _MACHINES if pattern.match(text)),
+        None,
+    )
+
+
 def usual_page_size(machine: str | None) -> int:
     """Return the page size that most kernels of a machine have."""
     return 0x10000 if machine in ("ppc64le", "ppc64") else 0x1000
@@ -224,17 +238,12 @@ class _Reader:
         return (*lengths, *headings, self.release, self.page_size, self.zeroed)
 
     def boot(self, first: int, whole: bool) -> Boot:
-        machine = self.machine
-        for name, suffix in _SUFFIXES:
-            if self.release and self.release.endswith(suffix):
-                machine = name
-                break
         return Boot(
             first,
             whole,
             self.kdump,
             self.release,
-            machine,
+            machine_of(self.release) or self.machine,
             self.page_size,
             tuple(self.zones),
             tuple(self.nodes),
@@ -264,7 +273,7 @@ class _Reader:
 
     def _machine(self, text: str) -> None:
         if self.machine is None:
-            self.machine = next((machine for machine, pattern in _MACHINES if pattern.match(text)), None)
+            self.machine = machine_of(None, (text,))
         match = _PAGE_SIZE.match(text)
         if match:
             self.page_size = int(match.group(1)) << 10

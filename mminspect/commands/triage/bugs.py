@@ -21,6 +21,9 @@ HAS = "has it"
 MAY = "may have it"
 
 
+_MAINLINE = re.compile(r"\d+\.\d+(?:\.0)?(?:-rc\d+)?\+?")
+
+
 class Fit(NamedTuple):
     """
     A known bug that a kernel may have.
@@ -103,7 +106,8 @@ def _status(bug: Bug, release: str | None) -> str | None:
             if text.endswith(".y"):
                 return MAY
             return None if version[3] >= stable[3] else HAS
-    return HAS if bug.introduced and bug.fixed else MAY
+    # Stable releases and those of distributions get fixes of later kernels, and nobody wrote down which.
+    return HAS if bug.introduced and bug.fixed and _MAINLINE.fullmatch(release or "") else MAY
 
 
 def bugs_of_report(report: Report, release: str | None, machine: str | None = None, about: bool = True) -> list[Fit]:

@@ -163,7 +163,7 @@ RUN_TIME: tuple[Bug, ...] = (
     ),
     Bug(
         id="buddy-below-memmap",
-        title="the buddy of a page lies below the first page, and is dereferenced (riscv)",
+        title="the buddy of a page lies below the first page, and is dereferenced",
         evidence="free pages whose buddy has no struct page",
         rules=("buddy-page", "free-list"),
         proof="memory doesn't begin at a multiple of the largest block",
@@ -171,6 +171,7 @@ RUN_TIME: tuple[Bug, ...] = (
         fixed="5.19",
         commits=(commit("787af64d05cd", FIX, "with a follow-up"),),
         functions=("free_one_page", "free_pcppages_bulk", "free_pages_ok", "unset_migratetype_isolate"),
+        machines=("riscv64",),
     ),
     Bug(
         id="cma-on-wrong-list",

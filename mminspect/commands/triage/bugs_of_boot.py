@@ -195,6 +195,7 @@ BOOT: tuple[Bug, ...] = (
         evidence="preserved pages that were initialized twice, or not; pageblocks without a type",
         rules=("uninitialized", "deferred-init", "migratetype"),
         proof="the command line has kho=on",
+        introduced="6.16",
         functions=("kho_",),
     ),
     Bug(

@@ -31,7 +31,7 @@ _FAILED_AT = re.compile(
     r"(?:0x)?([0-9a-f]{1,16})\b"
 )
 # "... in func+0x1/0x2" and the like, in the first line of a report.
-_IN = re.compile(rf"\b(?:in:?|at) (?:\S{{1,200}}:\d{{1,6}} )?(?:at )?({_NAME})(?:\+0x|$| at addr|/0x)")
+_IN = re.compile(rf"\b(?:in:?|at) (?:\S{{1,200}}:\d{{1,6}} )?(?:at )?({_NAME})(?:\+0x|$| at addr|/0x| / )")
 _AT_LINE = re.compile(rf"\bat \S{{1,200}}:\d{{1,6}} ({_NAME})\+0x")
 _AT_SYMBOL = re.compile(rf"\bat (?:\S{{1,200}}:\d{{1,6}}/)?({_NAME})(?:\+0x|\(\)!)")
 _CPU = re.compile(r"CPU: (\d{1,6}) (?:UID: \d{1,10} )?PID: (\d{1,10}) Comm: (.{1,15}?) (?:Kdump|Not|Tainted|$)")
@@ -272,6 +272,11 @@ class Builder:
             for found in self.registers.sets
             if found.settled_mode() == "kernel" and found.stack in ("", stacks.CALL_TRACE)
         ]
+        if self.kind == kinds.HANG and self.what.startswith("task "):
+            # A task that waits has none; those in its report are of CPUs that ran.
+            sets = []
+        of_user = self.kind == kinds.FAULT and not (self.marked or self.panic)
+        of_user &= bool(self.registers.sets) and all(one.settled_mode() == USER for one in self.registers.sets)
         trace = tuple(self._frames(stacks.CALL_TRACE))
         kept = tuple(line for line, registers in self.kept if registers is None or registers.settled_mode() == "kernel")
         others = tuple(
@@ -296,8 +301,9 @@ class Builder:
             cpu=self.cpu,
             pid=self.pid,
             task=self.task,
-            deadly=self.deadly,
-            fatal=self.fatal,
+            # It killed a program.
+            deadly=self.deadly and not of_user,
+            fatal=False if of_user else self.fatal,
             panic=self.panic,
             boot=self.boot,
             marked=self.marked,

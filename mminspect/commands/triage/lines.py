@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -29,6 +30,10 @@ _ANSI = re.compile(r"(?:\x1b|#033)\[[0-9;?]{0,20}[A-Za-z]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # kmsg_dump_reason_str() and part number, as pstore_dump() of fs/pstore/platform.c writes them before each chunk.
 _PSTORE = re.compile(r"(?:Panic|Oops|Emergency|Shutdown|Unknown|Halt|Restart|Poweroff)#(\d{1,9}) Part(\d{1,9})$")
+DMESG_JSON = '{"dmesg":['
+_VERBOSE = re.compile(r".{0,60}\[s=[0-9a-f]")
+_MEMBER = re.compile(r'"\w{1,64}" ?: {0,12}["\d-]')
+_CALLER_NAME = re.compile(r"[TC]\d{1,10}")
 _EXPORT = re.compile(r"[A-Z_][A-Z0-9_]{0,63}=")
 # A console's time stamp behind something else that was printed on the same line.
 _INSIDE = re.compile(r"(?:<\d{1,3}>)?\[ {0,5}\d{1,7}\.\d{6}\](?=\[| )")
@@ -82,6 +87,9 @@ def read_text(data: bytes, max_bytes: int = MAX_BYTES, max_lines: int = MAX_LINE
     if len(data) > max_bytes:
         data = data[-max_bytes:]
         cut = f"only the last {max_bytes} bytes were read"
+    if data.startswith(DMESG_JSON.encode()):
+        # On one line, without spaces.
+        data = data.replace(b"},{", b"},\n{")
     raw = _split(data)
     if len(raw) > max_lines:
         raw = raw[-max_lines:]
@@ -155,12 +163,15 @@ def _order_chunks(raw: list[str]) -> list[str]:
 
 def _fields(raw: list[str]) -> Iterator[tuple[Prefix, str]]:
     """Yield what was before each text, and the text."""
-    if any(text.startswith(("__REALTIME_TIMESTAMP=", "__CURSOR=")) for text in raw[:50]):
+    if any(text.startswith(("__REALTIME_TIMESTAMP=", "__CURSOR=", "    _TRANSPORT=")) for text in raw[:50]):
         yield from _export(raw)
         return
+    if raw and raw[0].strip() == "{":
+        yield from _members(raw)
+        return
     for text in raw:
-        if text.startswith("{") and '"MESSAGE"' in text:
-            yield from _journal_json(text)
+        if text.startswith(("{", "data: {")) and ('"MESSAGE"' in text or '"msg"' in text):
+            yield from _entry(text.removeprefix("data: ").removeprefix(DMESG_JSON))
             continue
         prefix, rest = strip_prefix(text)
         inside = _INSIDE.search(rest) if "[" in rest else None
@@ -174,24 +185,52 @@ def _fields(raw: list[str]) -> Iterator[tuple[Prefix, str]]:
 
 
 def _export(raw: list[str]) -> Iterator[tuple[Prefix, str]]:
-    """Read ``journalctl -o export``: a field a line, an empty line behind each entry."""
+    """
+    Read ``journalctl -o export``: a field a line, an empty line behind each entry.
+
+    Likewise ``-o verbose``: each entry has a line with its time before it, and its fields are indented.
+    """
     entry: dict[str, str] = {}
     for text in (*raw, ""):
-        if text and _EXPORT.match(text):
-            name, _, value = text.partition("=")
+        field = text[4:] if text.startswith("    ") else text
+        if field and _EXPORT.match(field):
+            name, _, value = field.partition("=")
             entry[name] = value
-        elif not text and entry:
+        elif entry and (not text or _VERBOSE.match(text)):
             yield from _journal(entry)
             entry = {}
 
 
-def _journal_json(text: str) -> Iterator[tuple[Prefix, str]]:
+def _members(raw: list[str]) -> Iterator[tuple[Prefix, str]]:
+    """Read JSON with a member a line, of ``dmesg -J`` and ``journalctl -o json-pretty``."""
+    members: list[str] = []
+    for text in raw:
+        part = text.strip()
+        if part in ("}", "},"):
+            yield from _entry("{" + ",".join(members) + "}")
+            members = []
+        elif _MEMBER.match(part):
+            members.append(part.removesuffix(","))
+
+
+def _entry(text: str) -> Iterator[tuple[Prefix, str]]:
+    """Read an entry of the journal, or of ``dmesg -J``, which may be the last of a list."""
     try:
-        entry = json.loads(text)
+        entry, _ = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return
-    if isinstance(entry, dict):
-        yield from _journal({name: value for name, value in entry.items() if isinstance(value, str)})
+    if not isinstance(entry, dict):
+        return
+    if isinstance(entry.get("msg"), str):
+        time, caller = entry.get("time"), entry.get("caller")
+        prefix = Prefix(
+            time=float(time) if isinstance(time, (int, float)) and math.isfinite(time) else None,
+            caller=caller if isinstance(caller, str) and _CALLER_NAME.fullmatch(caller) else None,
+            kernel=entry.get("fac", "kern") in ("kern", 0),
+        )
+        yield prefix, entry["msg"]
+        return
+    yield from _journal({name: value for name, value in entry.items() if isinstance(value, str)})
 
 
 def _journal(entry: dict[str, str]) -> Iterator[tuple[Prefix, str]]:

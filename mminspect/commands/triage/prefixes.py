@@ -37,7 +37,8 @@ _BRACKETED_WALL = re.compile(
 )
 # syslog, RFC 3164 and RFC 3339; journalctl -o short, short-full, short-iso, short-unix; ts.
 _SYSLOG = re.compile(
-    rf"\s*((?:{_DAY} )?{_MONTH} [ \d]?\d (?:\d{{4}} )?{_CLOCK}|(?:{_DAY} )?{_ISO}|\d{{9,11}}\.\d{{6}}) {_HOST}"
+    rf"\s*((?:{_DAY} )?{_MONTH} [ \d]?\d (?:\d{{4}} )?{_CLOCK}|"
+    rf"{_DAY} {_ISO}(?: [A-Z]{{2,5}})?|{_ISO}|\d{{9,11}}\.\d{{6}}) {_HOST}"
 )
 _HOST_ONLY = re.compile(r" ?[\w.-]{1,255} (?=kernel: )")
 _TAG = re.compile(r"(kernel|[\w./-]{1,64})(\[\d{1,10}\])?: ?(?:- - - )?")

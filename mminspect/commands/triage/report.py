@@ -72,6 +72,9 @@ class Report:
             return FATAL
         if self.kind in (kinds.WARNING, kinds.LOCKING, kinds.PAGE_DUMPED):
             return ROUTINE
+        if self.kind == kinds.FAULT and self.fatal is False and not self.deadly:
+            # A program's own.
+            return ROUTINE
         if self.kind == kinds.UNKNOWN and not self.marked:
             return ROUTINE
         if self.deadly and self.fatal is None:

@@ -57,6 +57,7 @@ _PAGE = re.compile(
     r"failed to read mapping|anon "
 )
 _BODY = re.compile(
+    r"index -?\d+ is out of range for type |"
     r"CPU: \d+ |Hardware name: |Modules linked in:|Workqueue: |Call [Tt]race|task: |Comm: |PGD |PMD |pgd = |"
     r"\[[0-9a-f]{8,16}\] (?:\*pgd|pgd)=|#PF: |Mem abort info|  (?:ESR|EC|SET|EA|FSC|CM)|swapper pgtable|user pgtable|"
     r"Faulting instruction address|LE PAGE_SIZE|BE PAGE_SIZE|Failing address|Fault in |AS:[0-9a-f]|"
@@ -350,6 +351,8 @@ class _Walk:
             builder.keep(index, line)
             return True
         foreign = builder.is_complete() if text.startswith("CPU: ") else not builder.dumps_pages()
+        # Sanitizers say last who it was.
+        foreign &= builder.kind not in kinds.SANITIZERS or builder.pid is not None
         if foreign and text.startswith(("CPU: ", "page:")):
             # Somebody else dumps a stack, and we don't know why; or a page, and the next report says why.
             builder.end()

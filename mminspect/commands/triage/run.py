@@ -63,6 +63,9 @@ def triage_scanned(kernel: Kernel, scanned: ScanReport, log: Log | None = None) 
         findings = with_resources(scanned, kernel.resources)
         verdict = _judge(crash, about, told, judge(crash, about, findings, kernel.memory, saved))
         verdict = _with_places(verdict, kernel)
+    release = str(scanned.target["release"])
+    if log is not None and boot.release not in (None, release):
+        verdict = replace(verdict, why=f"{verdict.why}; the log is of another kernel: {boot.release}, not {release}")
     return _as_dict(scanned, crash, about, reports, _of_target(boot, scanned), verdict)
 
 
