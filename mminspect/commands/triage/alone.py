@@ -18,7 +18,7 @@ from mminspect.commands.triage.about import About, about_pages
 from mminspect.commands.triage.boot import Boot, boot_of, machine_of, read_boots
 from mminspect.commands.triage.bugs import Fit, bugs_of_report
 from mminspect.commands.triage.lines import Line, Log
-from mminspect.commands.triage.places import Place, place_of
+from mminspect.commands.triage.places import Place, link_of, place_of
 from mminspect.commands.triage.report import ROUTINE, SURVIVABLE, Report, crash_of
 from mminspect.commands.triage.reports import read_reports
 
@@ -96,6 +96,9 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     if about.about:
         places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
         where = f"; {places[0]}" if places and told else ""
+        link = link_of(boot, (line.text for line in crash.lines)) if where else None
+        if link and not f"{places[0]}, ".startswith(f"pfn {places[0].pfn:#x} is in {link}, "):
+            where += f"; its flags link it to {link}"
         proof = (*(f"{fit.bug.id}: {fit.bug.proof}" for fit in known), *_to_collect(crash, boot))
         return LogVerdict(STRUCT_PAGES, f"{about.why}{where}{lived}", crash, about, reports, told, places, known, proof)
     if is_bare(crash):

@@ -25,6 +25,7 @@ _VERSION = re.compile(r"Linux version (\S{1,200}) ")
 _KDUMP = re.compile(r"(?:Kernel c|C)ommand line: .*elfcorehdr=")
 _ZONES = re.compile(r"Zone (?:ranges|PFN ranges):")
 _ZONE = re.compile(rf"(DMA|DMA32|Normal|HighMem|Movable|Device) {{1,8}}(?:{_MEM}|empty|{_HEX} -> {_HEX})$")
+_MOVABLE = re.compile(r"Node (\d{1,4}): 0x([0-9a-f]{1,16})$")
 _EARLY = re.compile(rf"(?:node {{0,3}})?(\d{{1,4}}): (?:{_MEM}|{_HEX} -> {_HEX})$")
 _INITMEM = re.compile(rf"Initmem setup node (\d{{1,4}}) {_MEM}")
 _UNAVAILABLE = re.compile(r"On node (\d{1,4}), zone (\w{1,16}): (\d{1,12}) pages in unavailable ranges")
@@ -110,6 +111,8 @@ class Boot(NamedTuple):
     :ivar kdump: Whether it is the boot of a crash kernel.
     :ivar nodes: Spans of nodes.
     :ivar ranges: In the order of the log.
+    :ivar zone_names: All zones that the kernel lists, empty ones too, in the order of their ids.
+    :ivar movable: Where zone Movable begins in a node, in bytes.
     :ivar zeroed: How many struct pages of holes were zeroed, where the kernel says so (4.20 to 5.11).
     """
 
@@ -124,6 +127,8 @@ class Boot(NamedTuple):
     ranges: tuple[Range, ...] = ()
     unavailable: tuple[Unavailable, ...] = ()
     zeroed: int | None = None
+    zone_names: tuple[str, ...] = ()
+    movable: tuple[tuple[int, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: in pfns, where the page size is known or usual."""
@@ -229,11 +234,13 @@ class _Reader:
         self.ranges: list[Range] = []
         self.unavailable: list[Unavailable] = []
         self.zeroed: int | None = None
+        self.zone_names: list[str] = []
+        self.movable: list[tuple[int, int]] = []
         self._in_zones = self._in_early = False
 
     def state(self) -> tuple[object, ...]:
         """Return what changes where a line tells something."""
-        lengths = len(self.zones), len(self.nodes), len(self.ranges), len(self.unavailable)
+        lengths = len(self.zones), len(self.nodes), len(self.ranges), len(self.unavailable), len(self.movable)
         headings = self._in_zones, self._in_early
         return (*lengths, *headings, self.release, self.page_size, self.zeroed)
 
@@ -250,6 +257,8 @@ class _Reader:
             tuple(self.ranges[:MAX_RANGES]),
             tuple(self.unavailable),
             self.zeroed,
+            tuple(self.zone_names),
+            tuple(self.movable),
         )
 
     def take(self, whole: str) -> None:
@@ -260,7 +269,7 @@ class _Reader:
         if match:
             self.release = self.release or match.group(1)
         elif _ZONES.match(text):
-            self._in_zones, self.zones = True, []
+            self._in_zones, self.zones, self.zone_names = True, [], []
         elif text.startswith(("Early memory node ranges", "early_node_map", "Early memory PFN ranges")):
             self._in_zones, self._in_early = False, True
         elif self.machine is None or self.page_size is None:
@@ -282,11 +291,17 @@ class _Reader:
         """Take a line of the lists that have headings."""
         match = _ZONE.match(text) if self._in_zones else None
         if match:
+            self.zone_names.append(match.group(1))
             numbers = [int(value, 16) for value in match.groups()[1:] if value]
             if numbers:
                 old = match.group(4) is not None
                 start, end = (numbers[0] << 12, numbers[1] << 12) if old else (numbers[0], numbers[1] + 1)
                 self.zones.append(BootZone(match.group(1), start, end))
+            return
+        # Its heading ends the list of zones.
+        match = _MOVABLE.match(text)
+        if match and len(self.movable) < MAX_RANGES:
+            self.movable.append((int(match.group(1)), int(match.group(2), 16)))
             return
         match = _EARLY.match(text) if self._in_early else None
         if match:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mminspect.commands.triage.boot import EFI, FIRMWARE, IOMEM, NODE, Boot, Range, usual_page_size
@@ -63,6 +64,9 @@ def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
     if node is None:
         spans = [found.node for found in boot.nodes if found.start <= address < found.end]
         node = spans[0] if len(spans) == 1 else None
+    movable = dict(boot.movable).get(node) if node is not None else None
+    if movable is not None and address >= movable:
+        zone = "Movable"
     ram: bool | None = None
     if early:
         ram = any(found.source == NODE for found in inside)
@@ -71,6 +75,25 @@ def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
         if known:
             ram = any(found.what in _RAM for found in inside if found.source in (FIRMWARE, EFI, IOMEM))
     return Place(pfn, zone, node, ram, _shown(inside), tuple(_cuts(boot, address, max(pageblock, size), size)))
+
+
+_LINK = re.compile(r"(?:\(|\|)node=(\d{1,4})\|zone=(\d)(?:\||\))")
+
+
+def link_of(boot: Boot, texts: Iterable[str]) -> str | None:
+    """
+    Say which node and zone the flags of a page name, as the kernel printed them.
+
+    :param texts: The lines of a report; those of the first page that was dumped count.
+    """
+    match = next(filter(None, map(_LINK.search, texts)), None)
+    if match is None:
+        return None
+    names = [name for name in boot.zone_names if name not in ("Movable", "Device")]
+    names += ["Movable", "Device"]
+    number = int(match.group(2))
+    zone = f"zone {names[number]}" if boot.zone_names and number < len(names) else f"zone id {number}"
+    return f"{zone}, node {int(match.group(1))}"
 
 
 def _shown(ranges: tuple[Range, ...]) -> tuple[Range, ...]:

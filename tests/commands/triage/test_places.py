@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a log says that a page lies, and what the page's flags say."""
+
+from __future__ import annotations
+
+import pytest
+
+from mminspect.commands.triage.alone import judge_log
+from mminspect.commands.triage.boot import boot_of, read_boots
+from mminspect.commands.triage.lines import read_text
+from mminspect.commands.triage.places import place_of
+
+BOOT = """\
+Linux version 5.10.0-8-amd64 (x) (gcc) #1 SMP Debian 5.10.46-4
+Zone ranges:
+  DMA      [mem 0x0000000000001000-0x0000000000ffffff]
+  DMA32    [mem 0x0000000001000000-0x00000000ffffffff]
+  Normal   [mem 0x0000000100000000-0x000000047fffffff]
+  Device   empty
+Movable zone start for each node
+  Node 0: 0x0000000200000000
+Early memory node ranges
+  node   0: [mem 0x0000000000001000-0x000000000009efff]
+  node   0: [mem 0x0000000000100000-0x000000007ffdbfff]
+  node   0: [mem 0x0000000100000000-0x000000023fffffff]
+  node   1: [mem 0x0000000240000000-0x000000047fffffff]
+Initmem setup node 0 [mem 0x0000000000001000-0x000000023fffffff]
+Initmem setup node 1 [mem 0x0000000240000000-0x000000047fffffff]
+"""
+BAD_PAGE = """\
+BUG: Bad page state in process systemd  pfn:{pfn:x}
+page:00000000deadbeef refcount:0 mapcount:0 mapping:0000000000000000 index:0x0 pfn:{pfn:#x}
+flags: 0x7ffffc0001000(reserved|node={node}|zone={zone}|lastcpupid=0x1fffff)
+page dumped because: PAGE_FLAGS_CHECK_AT_FREE flag(s) set
+CPU: 0 PID: 1 Comm: systemd Tainted: G    B             5.10.0-8-amd64 #1
+Call Trace:
+ free_pcppages_bulk+0x1b2/0x660
+"""
+
+
+@pytest.mark.parametrize(
+    ("pfn", "zone", "node"),
+    [
+        (0x1FFFFF, "Normal", 0),
+        (0x200000, "Movable", 0),
+        (0x240000, "Normal", 1),
+        (0xFFF, "DMA", 0),
+        (0x1000, "DMA32", 0),
+    ],
+)
+def test_movable_begins_where_the_node_says(pfn: int, zone: str, node: int) -> None:
+    lines = read_text(BOOT.encode()).lines
+    place = place_of(boot_of(read_boots(lines), len(lines)), pfn)
+    assert (place.zone, place.node) == (zone, node)
+
+
+@pytest.mark.parametrize(
+    ("pfn", "node", "zone", "link"),
+    [
+        # A hole of 2021.
+        (0x7FFDC, 0, 0, "zone DMA, node 0"),
+        (0xA000, 7, 5, "zone id 5, node 7"),
+        (0x100000, 0, 1, "zone DMA32, node 0"),
+        (0x210000, 0, 2, "zone Normal, node 0"),
+        (0x210000, 0, 3, None),
+        (0x7FFDC, 0, 1, None),
+        (0x240000, 1, 2, None),
+        (0x240000, 0, 2, "zone Normal, node 0"),
+    ],
+)
+def test_flags_that_name_another_zone_are_told(pfn: int, node: int, zone: int, link: str | None) -> None:
+    text = BOOT + BAD_PAGE.format(pfn=pfn, node=node, zone=zone)
+    why = judge_log(read_text(text.encode())).why
+    assert (f"; its flags link it to {link}" in why) is (link is not None)
+    assert ("flags link it" in why) is (link is not None)
