@@ -23,6 +23,8 @@ from mminspect.program import since
 from mminspect.program.arch import arch_of, elf_of
 from mminspect.typeinfo.sections import IS_EARLY, TAINT_ZONE_DEVICE, has_vmemmap, section_flags, sections_per_root
 
+# Drivers give each device of their own a few.
+MAX_PGMAP_RANGES = 4096
 SUBSECTION_SHIFT = 21
 
 
@@ -247,6 +249,8 @@ def device_pagemaps(prog: Program, page_shift: int) -> Iterator[tuple[Range, Obj
         # v5.10), there can be more than one range; before 5.9 it was a resource.
         if prog.type("struct dev_pagemap").has_member("nr_range"):
             count = pgmap.nr_range.value_()
+            if not 0 <= count <= MAX_PGMAP_RANGES:
+                raise LayoutError(f"a dev_pagemap with {count} ranges can't be; it is damaged")
             items = [pgmap.ranges[i] for i in range(count)]
         elif prog.type("struct dev_pagemap").has_member("range"):
             items = [pgmap.range]
