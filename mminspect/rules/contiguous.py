@@ -31,6 +31,7 @@ from mminspect.findings import ERROR, ZONE
 from mminspect.memmap.chunk import DEFERRED, OFFLINE, Chunk
 from mminspect.memorymap.layout import CONTIGUOUS
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.ranges import merge
 from mminspect.memorymap.zones import Zone
 from mminspect.rules.base import KeyCheck, Match, Rule, Violation
 from mminspect.rules.commits import commit
@@ -89,17 +90,6 @@ def check_gap(start: int, end: int, memory: MemoryMap) -> Iterator[Match]:
         yield Match(first, last, (zone.node, zone.index))
 
 
-def _ranges(matches: Sequence[Match]) -> list[tuple[int, int]]:
-    """Join matches. A block between two online ranges is matched by both."""
-    ranges: list[tuple[int, int]] = []
-    for start, end in sorted((match.start, match.end) for match in matches):
-        if ranges and start <= ranges[-1][1]:
-            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], end))
-        else:
-            ranges.append((start, end))
-    return ranges
-
-
 def _blocks(ranges: Sequence[tuple[int, int]], nr_pages: int) -> Iterator[tuple[int, int]]:
     """Split ranges into pageblocks."""
     for start, end in ranges:
@@ -114,7 +104,8 @@ def describe(key: Any, matches: Sequence[Match], memory: MemoryMap) -> Violation
     zone = memory.zone(*key)
     assert zone is not None
     nr_pages = memory.layout.pageblock_nr_pages
-    ranges = _ranges(matches)
+    # A block between two online ranges is matched by both.
+    ranges = merge((match.start, match.end) for match in matches)
     count = sum(-(-end // nr_pages) - start // nr_pages for start, end in ranges)
     blocks = list(islice(_blocks(ranges, nr_pages), MAX_LISTED))
     return Violation(
