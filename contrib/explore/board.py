@@ -8,7 +8,7 @@ An address is a physical address in bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
@@ -127,15 +127,10 @@ VIRT = Board(
     present=TREE_TYPES,
 )
 # Memory is what an EFI memory map says; the device tree has its nodes.
-VIRT_EFI = Board(
+VIRT_EFI = replace(
+    VIRT,
     name="virt-efi",
-    machine="virt",
     types=tuple(EFI_TYPES),
-    needed=(VIRT_KERNEL_AREA,),
-    without=((0, VIRT_FIRST),),
-    begin=VIRT_FIRST,
-    floor=VIRT_KERNEL_AREA[1] + 8 * MIB,
-    end=VIRT_END,
     unit=PAGE,
     present=tuple(kind for kind in EFI_TYPES if kind != SOFT_RESERVED),
 )

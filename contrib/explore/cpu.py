@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contrib.explore.board import PC, VIRT, VIRT_EFI
 from contrib.explore.gdbstub import Gdb
@@ -91,21 +91,7 @@ AMD64 = Cpu(
     head=0,
     boards=(PC.name,),
 )
-I386 = Cpu(
-    name="i386",
-    qemu="qemu-system-x86_64",
-    model="max",
-    machine=3,
-    wide=False,
-    registers=X86_REGISTERS,
-    counter="rip",
-    arguments=(),
-    link="",
-    stack="rsp",
-    wait=b"\xf4",
-    head=0,
-    boards=(PC.name,),
-)
+I386 = replace(AMD64, name="i386", machine=3, wide=False, arguments=())
 # A CPU without pointer authentication, which would be most of what TCG does.
 ARM64 = Cpu(
     name="arm64",
