@@ -274,9 +274,9 @@ def mutate(draw: Draw, layout: Layout, cpu: Cpu = AMD64) -> Layout:
     """
     for _ in range(TRIES):
         changed = layout
-        for _ in range(draw.int(1, 3)):
-            changed = _mutate(draw, changed, cpu)
         try:
+            for _ in range(draw.int(1, 3)):
+                changed = _mutate(draw, changed, cpu)
             if changed != layout:
                 return changed.check()
         except LayoutError:
@@ -297,7 +297,9 @@ def _mutate(draw: Draw, layout: Layout, cpu: Cpu) -> Layout:
     if kind == 4 and layout.srat:
         old = draw.choice([value for part in layout.srat for value in (part.start, part.end)])
         return move(layout, old, max(0, near(draw, old - SECTION, old + SECTION) & -PAGE))
-    last = max(entry.end for entry in layout.e820 if entry.type in RAM_TYPES)
+    last = max((entry.end for entry in layout.e820 if entry.type in RAM_TYPES), default=0)
+    if not last:
+        raise LayoutError("no RAM is left")
     if kind == 5 and not cpu.is_x86:
         parts, cpus = virt_nodes(draw, last)
         return replace(layout, srat=parts, cpu_nodes=cpus)

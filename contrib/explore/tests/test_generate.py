@@ -24,9 +24,11 @@ def test_every_layout_makes_sense_and_survives_json() -> None:
 
 
 def test_a_mutant_differs_in_little_and_makes_sense() -> None:
-    for seed in range(200):
-        layout = generate(Seeded(seed))
-        mutant = mutate(Seeded(seed), layout)
+    # Seeds 280 and 417 take the only RAM away from a layout of arm64, before another change.
+    for seed in range(420):
+        cpu = ARM64 if seed in (280, 417) else (AMD64, ARM64, I386)[seed % 3]
+        layout = generate(Seeded(seed), cpu)
+        mutant = mutate(Seeded(seed), layout, cpu)
         assert mutant != layout
         assert loads(dumps(mutant)) == mutant
 
