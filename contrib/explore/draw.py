@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from contrib.explore.board import GIB, HIGH_MEMORY, MIB, PAGE
+from contrib.explore.board import GIB, HIGH_MEMORY, MIB, PAGE, RAM
 from contrib.explore.layout import E820Entry, SratEntry
 
 T = TypeVar("T")
@@ -21,6 +21,9 @@ PAGEBLOCK = 2 * MIB
 I386_PAGEBLOCK = 4 * MIB
 SECTION = 128 * MIB
 UNITS = (PAGE, PAGEBLOCK, PAGEBLOCK, I386_PAGEBLOCK, SECTION, SECTION, SECTION, SECTION // 2)
+# The least RAM, and the most entries of a table before those of high memory.
+LOWEST = 100 * MIB
+MAX_ENTRIES = 24
 
 
 class Draw(Protocol):
@@ -112,6 +115,41 @@ class Table:
             if kind is not None:
                 self.entries.append(E820Entry(self.position, end, kind))
             self.position = end
+
+
+def fill(draw: Draw, table: Table, floor: int, top: int, limit: int, gaps: Sequence[str | None]) -> None:
+    """
+    Fill a table with RAM and gaps.
+
+    :param floor: The first RAM reaches beyond it.
+    :param top: Where the last RAM ends, at most.
+    :param limit: No gap reaches beyond it.
+    :param gaps: What a gap can be.
+    """
+    lowest = floor
+    while table.position < top and len(table.entries) < MAX_ENTRIES:
+        lowest = max(lowest, table.position)
+        if draw.p(0.85):
+            end = near(draw, min(lowest, top), top)
+        else:
+            end = min(top, max(lowest, table.position + a_size(draw)))
+        table.add(end, RAM)
+        size = a_size(draw)
+        if table.position + size > limit:
+            break
+        table.add(table.position + size, draw.choice(gaps))
+
+
+def zone_movable(draw: Draw, probability: float, kernelcore: Sequence[str]) -> list[str]:
+    """
+    Return a word of the command line that makes zone Movable, or none.
+
+    :param probability: Of ``kernelcore``, if it isn't ``movablecore``.
+    :param kernelcore: Its values.
+    """
+    if draw.p(0.12):
+        return [f"movablecore={draw.choice((16, 33, 64, 100, 200))}M"]
+    return [f"kernelcore={draw.choice(kernelcore)}"] if draw.p(probability) else []
 
 
 def _merged(parts: Sequence[SratEntry]) -> list[SratEntry]:

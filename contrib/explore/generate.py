@@ -25,7 +25,7 @@ from contrib.explore.board import (
     UNUSABLE,
 )
 from contrib.explore.cpu import AMD64, Cpu
-from contrib.explore.draw import PAGEBLOCK, SECTION, Draw, Table, a_size, near, srat
+from contrib.explore.draw import LOWEST, PAGEBLOCK, SECTION, Draw, Table, a_size, fill, near, srat, zone_movable
 from contrib.explore.generatevirt import a_virt_type, virt_layout, virt_nodes, virt_words
 from contrib.explore.layout import (
     BLOCK_STEPS,
@@ -64,11 +64,9 @@ GAPS: tuple[str | None, ...] = (
 )
 HIGH_GAPS: tuple[str | None, ...] = (None, None, RESERVED, PMEM, SOFT_RESERVED, ACPI)
 LOW_TOPS = (300 * MIB, 700 * MIB, 1200 * MIB, 1200 * MIB, 2900 * MIB)
-LOWEST = 100 * MIB
 # The first RAM reaches beyond the kernel.
 FIRST_END = PC.floor
 HIGHEST = 9 * GIB
-MAX_ENTRIES = 24
 EBDA, VIDEO = 0x9F000, 0xA0000
 TRIES = 100
 
@@ -92,18 +90,7 @@ def _low_memory(draw: Draw, table: Table) -> None:
         table.add(near(draw, MIB, 14 * MIB), RAM)
         table.add(min(table.position + a_size(draw), KERNEL_AREA[0] - MIB), draw.choice((RESERVED, NVS, None, ACPI)))
     top = near(draw, LOWEST, draw.choice(LOW_TOPS))
-    lowest = FIRST_END
-    while table.position < top and len(table.entries) < MAX_ENTRIES:
-        lowest = max(lowest, table.position)
-        if draw.p(0.85):
-            end = near(draw, min(lowest, top), top)
-        else:
-            end = min(top, max(lowest, table.position + a_size(draw)))
-        table.add(end, RAM)
-        size = a_size(draw)
-        if table.position + size > PCI_HOLE - PAGEBLOCK:
-            break
-        table.add(table.position + size, draw.choice(GAPS))
+    fill(draw, table, FIRST_END, top, PCI_HOLE - PAGEBLOCK, GAPS)
 
 
 def _high_memory(draw: Draw, table: Table) -> None:
@@ -159,11 +146,7 @@ def _memmap(draw: Draw, entries: Sequence[E820Entry], last: int) -> str:
 
 def words(draw: Draw, entries: Sequence[E820Entry], last: int, nodes: bool, wide: bool) -> tuple[str, ...]:
     """Return words of the command line that change memory."""
-    chosen = []
-    if draw.p(0.12):
-        chosen.append(f"movablecore={draw.choice((16, 33, 64, 100, 200))}M")
-    elif draw.p(0.12):
-        chosen.append(f"kernelcore={draw.choice(('64M', '100M', '129M', '200M', '50%', '30%'))}")
+    chosen = zone_movable(draw, 0.12, ("64M", "100M", "129M", "200M", "50%", "30%"))
     if draw.p(0.1):
         chosen.append(f"mem={near(draw, LOWEST, max(last, LOWEST)) >> 10}K")
     for _ in range(draw.choice((0, 0, 0, 0, 1, 1, 2))):

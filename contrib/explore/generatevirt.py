@@ -25,7 +25,7 @@ from contrib.explore.board import (
     VIRT_FIRST,
     VIRT_TREE,
 )
-from contrib.explore.draw import Draw, Table, a_size, near, srat
+from contrib.explore.draw import LOWEST, Draw, Table, a_size, fill, near, srat, zone_movable
 from contrib.explore.layout import Initrd, Layout, SratEntry, ram_ranges
 
 # Weighted: holes and what the kernel doesn't map matter most.
@@ -34,9 +34,6 @@ GAPS: dict[str, tuple[str | None, ...]] = {
     VIRT_EFI.name: (None, None, RESERVED, RESERVED, ACPI, NVS, UNUSABLE, SOFT_RESERVED, MIRRORED),
 }
 TOPS = (300 * MIB, 700 * MIB, 1200 * MIB, 2900 * MIB, 4000 * MIB)
-LOWEST = 100 * MIB
-HIGHEST = 9 * GIB
-MAX_ENTRIES = 24
 
 
 def a_virt_type(draw: Draw, layout: Layout) -> str:
@@ -52,11 +49,7 @@ def virt_nodes(draw: Draw, last: int) -> tuple[tuple[SratEntry, ...], tuple[int,
 
 def virt_words(draw: Draw, last: int) -> tuple[str, ...]:
     """Return words of the command line that change memory."""
-    chosen = []
-    if draw.p(0.12):
-        chosen.append(f"movablecore={draw.choice((16, 33, 64, 100, 200))}M")
-    elif draw.p(0.16):
-        chosen.append(f"kernelcore={draw.choice(('64M', '100M', '129M', '200M', '50%', 'mirror', 'mirror'))}")
+    chosen = zone_movable(draw, 0.16, ("64M", "100M", "129M", "200M", "50%", "mirror", "mirror"))
     if draw.p(0.1):
         chosen.append(f"mem={near(draw, LOWEST, max(last - VIRT_FIRST, LOWEST)) >> 10}K")
     if draw.p(0.06):
@@ -68,17 +61,6 @@ def virt_words(draw: Draw, last: int) -> tuple[str, ...]:
     if draw.p(0.05):
         chosen.append(draw.choice(("numa=off", "numa=fake=2", "numa=fake=3")))
     return tuple(chosen)
-
-
-def _fill(draw: Draw, table: Table, top: int, gaps: tuple[str | None, ...]) -> None:
-    lowest = VIRT.floor
-    while table.position < top and len(table.entries) < MAX_ENTRIES:
-        lowest = max(lowest, table.position)
-        end = (
-            near(draw, min(lowest, top), top) if draw.p(0.85) else min(top, max(lowest, table.position + a_size(draw)))
-        )
-        table.add(end, RAM)
-        table.add(table.position + a_size(draw), draw.choice(gaps))
 
 
 def _initrd(draw: Draw, layout: Layout) -> Initrd | None:
@@ -95,7 +77,8 @@ def virt_layout(draw: Draw) -> Layout:
     if draw.p(0.25):  # something before the kernel
         table.add(near(draw, table.position, VIRT_TREE - MIB), RAM)
         table.add(min(table.position + a_size(draw), VIRT_TREE), draw.choice(GAPS[machine]))
-    _fill(draw, table, near(draw, VIRT_FIRST + LOWEST, VIRT_FIRST + draw.choice(TOPS)), GAPS[machine])
+    top = near(draw, VIRT_FIRST + LOWEST, VIRT_FIRST + draw.choice(TOPS))
+    fill(draw, table, VIRT.floor, top, VIRT.end, GAPS[machine])
     if draw.p(0.45):  # more, around or above 4 GiB
         low = draw.choice((HIGH_MEMORY - 200 * MIB, HIGH_MEMORY, 8 * GIB))
         table.position = max(table.position, near(draw, low, low + 400 * MIB))
