@@ -150,6 +150,12 @@ MIRRORED_MEMORY = Edit(
 # __highest_present_section_nr to __highest_used_section_nr", "mm/sparse: relax struct mem_section size constraints".
 # The other flags move down by a bit, and a root's last bytes are unused.
 MMZONE = "include/linux/mmzone.h"
+
+
+def _renamed(path: str, text: str) -> Edit:
+    return Edit(path, text, text.replace("__highest_present_section_nr", "__highest_used_section_nr"))
+
+
 SECTIONS_OF_7_4 = (
     Edit(MMZONE, "enum {\n\tSECTION_MARKED_PRESENT_BIT,\n", "enum {\n"),
     Edit(MMZONE, "#define SECTION_MARKED_PRESENT\t\tBIT(SECTION_MARKED_PRESENT_BIT)\n", ""),
@@ -158,11 +164,9 @@ SECTIONS_OF_7_4 = (
         "(section && (section->section_mem_map & SECTION_MARKED_PRESENT))",
         "(section && section->section_mem_map)",
     ),
-    Edit(
-        MMZONE, "extern unsigned long __highest_present_section_nr;", "extern unsigned long __highest_used_section_nr;"
-    ),
-    Edit(MMZONE, "while (nr <= __highest_present_section_nr", "while (nr <= __highest_used_section_nr"),
-    Edit(MMZONE, "(++section_nr <= __highest_present_section_nr)", "(++section_nr <= __highest_used_section_nr)"),
+    _renamed(MMZONE, "extern unsigned long __highest_present_section_nr;"),
+    _renamed(MMZONE, "while (nr <= __highest_present_section_nr"),
+    _renamed(MMZONE, "(++section_nr <= __highest_present_section_nr)"),
     Edit(
         MMZONE,
         "\tstruct mem_section_usage *usage;\n#ifdef",
@@ -175,11 +179,9 @@ SECTIONS_OF_7_4 = (
         "\tms->section_mem_map |= SECTION_MARKED_PRESENT;\n",
         "(section_nr > __highest_used_section_nr)\n\t\t__highest_used_section_nr = section_nr;\n",
     ),
-    Edit("mm/sparse.c", "unsigned long __highest_present_section_nr;", "unsigned long __highest_used_section_nr;"),
+    _renamed("mm/sparse.c", "unsigned long __highest_present_section_nr;"),
     Edit("mm/sparse.c", "\tBUILD_BUG_ON(!is_power_of_2(sizeof(struct mem_section)));\n", ""),
-    Edit(
-        "mm/compaction.c", "(++start_nr <= __highest_present_section_nr)", "(++start_nr <= __highest_used_section_nr)"
-    ),
+    _renamed("mm/compaction.c", "(++start_nr <= __highest_present_section_nr)"),
 )
 
 SPARSE_AMD64 = Recipe(
