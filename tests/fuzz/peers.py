@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from random import Random
 
 from tabulate import tabulate
 
-from tests.fuzz.case import MAX_ADDRESS_SPACE, MAX_CPU_SECONDS, MAX_FILE_SIZE, MAX_SECONDS, damaged
+from tests.fuzz.case import MAX_CPU_SECONDS, MAX_SECONDS, damaged, set_limits
 from tests.fuzz.damage import Damager
 
 DRGN = """
@@ -56,7 +55,7 @@ class Peer:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as words:
             words.write(text)
             words.seek(0)
-            process = subprocess.Popen(command, stdin=words, stdout=out, stderr=out, preexec_fn=_limit)
+            process = subprocess.Popen(command, stdin=words, stdout=out, stderr=out, preexec_fn=set_limits)
             end = time.monotonic() + MAX_SECONDS
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             while not pid and time.monotonic() < end:
@@ -83,13 +82,6 @@ class Peer:
     def how(self) -> str:
         """Tell how often the tool ended how."""
         return ", ".join(f"{how}: {count}" for how, count in self.ends.most_common())
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_SIZE, MAX_FILE_SIZE))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def commands(core: str, vmlinux: str, output: str) -> dict[str, list[str]]:
