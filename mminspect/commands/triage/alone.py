@@ -84,7 +84,7 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     if crash is None:
         verdict, why = _without_crash(log, reports, boot)
         return LogVerdict(verdict, why, reports=reports, boot=told, proof=_to_collect(None, boot))
-    if crash.fatal is None and _ended_orderly(log.lines[crash.last + 1 :]):
+    if crash.fatal is None and _orderly_end(log.lines[crash.last + 1 :]):
         crash = replace(crash, fatal=False)
     about = about_pages(crash, is_struct_page, _before(log.lines, boot, crash))
     lived = " (the kernel lived on)" if crash.fatal is False else ""
@@ -93,25 +93,26 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     release = boot.release or _release(crash)
     machine = boot.machine or machine_of(release, (line.text for line in crash.lines))
     known = tuple(bugs_of_report(crash, release, machine, about.about))
+    proofs = tuple(f"{fit.bug.id}: {fit.bug.proof}" for fit in known)
     if about.about:
         places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
         where = f"; {places[0]}" if places and told else ""
         link = link_of(boot, (line.text for line in crash.lines)) if where else None
-        if link and not f"{places[0]}, ".startswith(f"pfn {places[0].pfn:#x} is in {link}, "):
+        if link and link != (places[0].zone, places[0].node):
             where += f"; its flags link it to {link}"
-        proof = (*(f"{fit.bug.id}: {fit.bug.proof}" for fit in known), *_to_collect(crash, boot))
-        return LogVerdict(STRUCT_PAGES, f"{about.why}{where}{lived}", crash, about, reports, told, places, known, proof)
+        why, proof = f"{about.why}{where}{lived}", (*proofs, *_to_collect(crash, boot))
+        return LogVerdict(STRUCT_PAGES, why, crash, about, reports, told, places, known, proof)
     if is_bare(crash):
         why = f"the kernel died, and the log doesn't tell of what: {crash.reason}"
         return LogVerdict(UNKNOWN, why, crash, about, reports, told, proof=_to_collect(crash, boot))
     why = f"{crash.reason}: {about.why}{lived}"
-    return LogVerdict(
-        OTHER, why, crash, about, reports, told, known_bugs=known, proof=tuple(f"{b.id}: {b.proof}" for b, _ in known)
-    )
+    return LogVerdict(OTHER, why, crash, about, reports, told, known_bugs=known, proof=proofs)
 
 
-def _ended_orderly(lines: Sequence[Line]) -> bool:
-    return any(_ORDERLY.match(line.text.strip()) for line in lines[-_LAST:])
+def _orderly_end(lines: Sequence[Line]) -> str | None:
+    """Return the last line that says that the end was wanted."""
+    texts = (line.text.strip() for line in reversed(lines[-_LAST:]))
+    return next(filter(_ORDERLY.match, texts), None)
 
 
 def _before(lines: list[Line], boot: Boot, crash: Report) -> list[Line]:
@@ -126,8 +127,7 @@ def is_bare(crash: Report) -> bool:
 
 
 def _without_crash(log: Log, reports: tuple[Report, ...], boot: Boot) -> tuple[str, str]:
-    end = log.lines[-_LAST:]
-    orderly = next((line.text.strip() for line in reversed(end) if _ORDERLY.match(line.text.strip())), None)
+    orderly = _orderly_end(log.lines)
     grave = [report for report in reports if report.gravity >= SURVIVABLE]
     if boot.whole and log.cut is None and orderly and not grave:
         return NO_CRASH, f"the log is whole, from the boot to its end: {orderly}"

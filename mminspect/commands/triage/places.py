@@ -80,9 +80,20 @@ def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
 _LINK = re.compile(r"(?:\(|\|)node=(\d{1,4})\|zone=(\d)(?:\||\))")
 
 
-def link_of(boot: Boot, texts: Iterable[str]) -> str | None:
+class Link(NamedTuple):
+    """The zone and node that a page's flags name; without names of zones, the zone is its id."""
+
+    zone: str | int
+    node: int
+
+    def __str__(self) -> str:
+        zone = f"zone {self.zone}" if isinstance(self.zone, str) else f"zone id {self.zone}"
+        return f"{zone}, node {self.node}"
+
+
+def link_of(boot: Boot, texts: Iterable[str]) -> Link | None:
     """
-    Say which node and zone the flags of a page name, as the kernel printed them.
+    Return which node and zone the flags of a page name, as the kernel printed them.
 
     :param texts: The lines of a report; those of the first page that was dumped count.
     """
@@ -92,8 +103,8 @@ def link_of(boot: Boot, texts: Iterable[str]) -> str | None:
     names = [name for name in boot.zone_names if name not in ("Movable", "Device")]
     names += ["Movable", "Device"]
     number = int(match.group(2))
-    zone = f"zone {names[number]}" if boot.zone_names and number < len(names) else f"zone id {number}"
-    return f"{zone}, node {int(match.group(1))}"
+    zone = names[number] if boot.zone_names and number < len(names) else number
+    return Link(zone, int(match.group(1)))
 
 
 def _shown(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
