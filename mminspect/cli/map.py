@@ -74,12 +74,7 @@ def _draw_saved(
     saved = load(path)
     data = as_map(saved)
     if span is not None:
-        there = [(m["start_pfn"], m["end_pfn"]) for m in data["memory"] if m["state"] in ("online", "spanned")]
-        start, end = maps.clip_range(there, span)
-        # Nothing tells what is where in a cell.
-        cell = data["cell_pages"]
-        start, end = max(start // cell * cell, data["start_pfn"]), min(-(-end // cell) * cell, data["end_pfn"])
-        data = {**data, "start_pfn": start, "end_pfn": end}
+        data = maps.clip_map(data, span)
     by = by or ("state" if data["classes"] else "zone")
     if by != "zone" and not data["classes"]:
         raise MminspectError(f"{path}: a report; it has zones and findings only: use --by zone")

@@ -21,6 +21,8 @@ from mminspect.walk.picture import Picture
 
 SCHEMA = "mminspect.map/1"
 COLUMNS = ("start_pfn", "end_pfn", "link", "span", "classes", "migratetypes", "severity")
+# States of memory: of a map, and of one that was made of a report, which tells only what zones span.
+ONLINE, SPANNED = "online", "spanned"
 # Cells of a whole machine, and of a range that is looked at closely, at most; the cells are made larger instead.
 MAX_CELLS = 1 << 19
 MAX_RANGE_CELLS = 1 << 16
@@ -66,6 +68,47 @@ def clip_range(memory: Iterable[Range], span: Range) -> Range:
     return min(start for start, _ in inside), max(end for _, end in inside)
 
 
+def clip_map(data: dict[str, Any], span: Range) -> dict[str, Any]:
+    """
+    Return what a range has of a map that was saved.
+
+    :param data: As docs/json.md describes it.
+    :param span: Widened to whole cells, as nothing tells what is where in one.
+    :raises MminspectError: if the map has no memory there.
+    """
+    low, high = data["start_pfn"], data["end_pfn"]
+    there = [
+        (max(item["start_pfn"], low), min(item["end_pfn"], high))
+        for item in data["memory"]
+        if item["state"] in (ONLINE, SPANNED) and item["start_pfn"] < high and low < item["end_pfn"]
+    ]
+    start, end = clip_range(there, span)
+    cell = data["cell_pages"]
+    span = start, end = max(start // cell * cell, low), min(-(-end // cell) * cell, high)
+    return {
+        **data,
+        "start_pfn": start,
+        "end_pfn": end,
+        "is_range": True,
+        "cells": [_clipped(row, span) for row in data["cells"] if row[0] < end and start < row[1]],
+        "findings": [f for f in data["findings"] if _touches(f["start_pfn"], f["end_pfn"], span)],
+    }
+
+
+def _clipped(row: list[Any], span: Range) -> list[Any]:
+    """Clip a cell. One that is larger than the map's cells has one class and one migratetype."""
+    start, end = max(row[0], span[0]), min(row[1], span[1])
+    if (start, end) == (row[0], row[1]):
+        return row
+    counts = [[pairs[0], end - start] if len(pairs) == 2 else pairs for pairs in row[4:6]]
+    return [start, end, *row[2:4], *counts, *row[6:]]
+
+
+def _touches(start: int, end: int, span: Range) -> bool:
+    """Return whether a finding is in a range; one of no pages is where it begins."""
+    return start < span[1] and span[0] < max(end, start + 1)
+
+
 def cell_order(memory: MemoryMap, span: Range | None, finest: int | None = None) -> int:
     """
     Choose how large cells are.
@@ -98,7 +141,7 @@ def memory_states(memory: MemoryMap) -> list[dict[str, Any]]:
             and not any(flag.endswith("IS_ONLINE") for flag in entry.flags)
         )
         offline = subtract(there, online)
-    known = [(*r, "online") for r in online] + [(*r, "offline") for r in offline]
+    known = [(*r, ONLINE) for r in online] + [(*r, "offline") for r in offline]
     spans = [(zone.start_pfn, zone.end_pfn) for zone in memory.populated_zones]
     edges = [*online, *offline, *spans]
     whole = [(min(start for start, _ in edges), max(end for _, end in edges))] if edges else []
@@ -265,7 +308,7 @@ class _Shown:
 
     def _inside(self, findings: Iterable[Finding], span: Range) -> Iterator[Finding]:
         for finding in findings:
-            if finding.start_pfn < span[1] and span[0] < max(finding.end_pfn, finding.start_pfn + 1):
+            if _touches(finding.start_pfn, finding.end_pfn, span):
                 self.number += 1
                 yield finding
 

@@ -200,7 +200,7 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
             here = [n for n, zone in enumerate(zones) if zone["start_pfn"] <= start < zone["end_pfn"]]
             spans.append(here)
         # What a rule looked at is there, although nothing spans it.
-        state = "spanned" if here else "online" if level else "absent"
+        state = maps.SPANNED if here else maps.ONLINE if level else "absent"
         if memory and memory[-1]["state"] == state:
             memory[-1]["end_pfn"] = end
         else:
@@ -208,8 +208,10 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
         if here or level:
             cells.append([start, end, None, len(spans) - 1, [], [], level])
     return {
-        **data,
         "schema": maps.SCHEMA,
+        "target": data["target"],
+        "zones": zones,
+        "summary": data["summary"],
         "start_pfn": low,
         "end_pfn": high,
         "is_range": False,
@@ -218,7 +220,16 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
         "links": [],
         "spans": spans,
         "migratetypes": [],
+        "severities": [None, *findings.SEVERITIES],
         "memory": memory,
+        "columns": list(maps.COLUMNS),
         "cells": cells,
+        "findings": [_painted(f, f["rule"] in of_zones) for f in data["findings"]],
         "findings_omitted": 0,
     }
+
+
+def _painted(finding: dict[str, Any], of_zone: bool) -> dict[str, Any]:
+    """Add what a finding paints."""
+    start, end = finding["start_pfn"], finding["end_pfn"]
+    return {**finding, "pfns": [] if of_zone or end <= start else [[start, end]]}

@@ -188,7 +188,7 @@ def write_map(data: dict[str, Any], by: str, out: IO[str], style: Style) -> None
         f"{data['target'].get('release')} {data['target'].get('machine')}, by {by}: pfns {data['start_pfn']:#x}-"
         f"{data['end_pfn']:#x}, a cell is {cell}"
     )
-    out.write("\n".join(textwrap.wrap(head, width, break_on_hyphens=False)) + "\n\n")
+    out.write(_wrapped(head, width) + "\n\n")
     seen: set[Mark] = set()
     for part in parts:
         if part.state is not None:
@@ -203,11 +203,15 @@ def write_map(data: dict[str, Any], by: str, out: IO[str], style: Style) -> None
     _write_findings(data, out, width, color)
 
 
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
 def _hole(part: Strip, page: int, width: int) -> str:
     words = {"absent": "no memory", "offline": "memory that is offline"}
     pages = part.end - part.start
     text = f"-- {part.start:#x}-{part.end:#x}: {size(pages * page)}, {words[part.state or 'absent']} "
-    return text + "-" * max(0, min(width, WIDTH) - len(text))
+    return _wrapped(text, width) if len(text) > width else text + "-" * (min(width, WIDTH) - len(text))
 
 
 def _strip(part: Strip, grid: Grid, scale: Scale, seen: set[Mark], color: bool) -> Iterator[tuple[int, str]]:
@@ -259,7 +263,7 @@ def _write_legend(marks: Marks, seen: set[Mark], out: IO[str], width: int, color
         used += len(plain) + (3 if used else 0)
     if items:
         out.write("\n".join(lines) + "\n")
-        out.write("A cell shows its worst finding, else what most of its pages are.\n")
+        out.write(_wrapped("A cell shows its worst finding, else what most of its pages are.", width) + "\n")
 
 
 def _write_totals(marks: Marks, data: dict[str, Any], page: int, out: IO[str], width: int) -> None:
@@ -274,13 +278,12 @@ def _write_totals(marks: Marks, data: dict[str, Any], page: int, out: IO[str], w
     named = sorted(totals.items(), key=lambda item: -item[1])
     text = "; ".join(f"{name} {pages:,} ({size(pages * page)})" for name, pages in named)
     if text:
-        out.write("\n".join(textwrap.wrap(f"Pages: {text}", width, break_on_hyphens=False)) + "\n")
+        out.write(_wrapped(f"Pages: {text}", width) + "\n")
 
 
 def _write_findings(data: dict[str, Any], out: IO[str], width: int, color: bool) -> None:
     """List the first findings."""
-    found = [f for f in data["findings"] if f["start_pfn"] < data["end_pfn"] and data["start_pfn"] <= f["end_pfn"]]
-    found.sort(key=lambda f: (-SEVERITIES.index(f["severity"]), f["start_pfn"]))
+    found = sorted(data["findings"], key=lambda f: (-SEVERITIES.index(f["severity"]), f["start_pfn"]))
     if not found:
         out.write("\nNo findings.\n")
         return
@@ -299,4 +302,4 @@ def _write_findings(data: dict[str, Any], out: IO[str], width: int, color: bool)
     if more > 0:
         counts = {s: sum(f["severity"] == s for f in found) for s in (ERROR, WARNING, NOTE)}
         kinds = ", ".join(f"{number} {name}s" for name, number in counts.items() if number)
-        out.write(f"{more:,} more; 'mminspect scan' lists all ({kinds} here)\n")
+        out.write(_wrapped(f"{more:,} more; 'mminspect scan' lists all ({kinds} here)", width) + "\n")

@@ -295,6 +295,53 @@ def test_a_range_that_is_not_there_is_refused(cli: Cli, unpacked: Unpacked, tmp_
     assert "No such file" in complaint(cli("map", "--from", tmp_path / "nothing"))
 
 
+def test_a_range_of_a_saved_map_has_what_is_there(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core, saved = unpacked(I386_HOLE), tmp_path / "map.json"
+    whole = of(cli, "-c", core, "map", "--format", "json")
+    write(saved, whole)
+    # The hole begins inside the block at 0xa000; cells of a whole map are blocks.
+    data = of(cli, "map", "--from", saved, "0xa100-0xa200", "--format", "json")
+    live = of(cli, "-c", core, "map", "0xa000-0xa200", "--format", "json")
+    assert (data["start_pfn"], data["end_pfn"], data["is_range"]) == (0xA000, 0xA200, True)
+    assert data["findings"] == live["findings"] and len(data["findings"]) < len(whole["findings"])
+    for pfn in range(0xA000, 0xA200, 0x20):
+        assert named(data, pfn) == named(whole, pfn)
+    assert sum(end - start for start, end, *_ in data["cells"]) == 0x200
+    # Blocks of one class are one cell; what a range has of it is counted.
+    low, high = 0x2000, 0x2800
+    cut = of(cli, "map", "--from", saved, f"{low:#x}-{high:#x}", "--format", "json")
+    assert all(sum(cell[4][1::2]) == cell[1] - cell[0] for cell in cut["cells"])
+    assert all(sum(cell[5][1::2]) == cell[1] - cell[0] for cell in cut["cells"])
+    assert (cut["cells"][0][0], cut["cells"][-1][1]) == (low, high)
+
+
+def test_a_range_outside_of_a_saved_range_is_refused(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    saved = tmp_path / "map.json"
+    cli("-c", unpacked(I386_HOLE), "map", "0xa000-0xa400", "--format", "json", "-o", saved)
+    for format_ in ("text", "json", "html"):
+        for pages in ("0x0-0x4000", "0xb000-0xc000"):
+            assert f"{pages}: no memory is there" in complaint(cli("map", "--from", saved, pages, "--format", format_))
+    assert of(cli, "map", "--from", saved, "0xa3ff-0xb000", "--format", "json")["start_pfn"] == 0xA3FF
+
+
+def test_a_map_of_a_report_is_as_its_schema_says(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    saved = tmp_path / "report.json"
+    cli("-c", unpacked(I386_HOLE), "scan", "--format", "json", "-o", saved)
+    data = of(cli, "map", "--from", saved, "--format", "json")
+    assert {item["state"] for item in data["memory"]} <= {"spanned", "online", "absent"}
+    assert [f["id"] for f in data["findings"]] == [f["id"] for f in json.loads(saved.read_text())["findings"]]
+    cut = of(cli, "map", "--from", saved, "0xa000-0xa400", "--format", "json")
+    assert 0 < len(cut["findings"]) < len(data["findings"])
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_no_line_is_wider_than_asked_for(width: int, cli: Cli, unpacked: Unpacked) -> None:
+    for name in (I386_HOLE, AMD64_NUMA, AMD64_400M):
+        for by in ("state", "zone", "migratetype"):
+            drawn = cli("-c", unpacked(name), "map", "--by", by, "--width", width).out
+            assert max(map(len, drawn.splitlines())) <= width
+
+
 def test_ranges_are_read_in_both_bases() -> None:
     assert parse_range("0x10-32") == (16, 32)
     with pytest.raises(MminspectError):
