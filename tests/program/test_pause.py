@@ -63,6 +63,8 @@ def test_one_that_did_not_run_is_left_as_it_was(qemu: FakeQemu) -> None:
 # Leads a group, with a process that outlives it and has all that is open.
 READER = """
 import os, signal, sys, time
+# A shell's job in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mminspect.program.pause import Pause
 from mminspect.program.qmp import Qmp
 pause = Pause("guest", Qmp(sys.argv[1]))
