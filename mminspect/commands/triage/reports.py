@@ -285,7 +285,24 @@ class _Walk:
             near.append(stream.open)
         elif what.startswith("Attempted"):
             return None
-        return next((builder for builder in reversed(near) if self._suits(builder, what)), None)
+        found = next((builder for builder in reversed(near) if self._suits(builder, what)), None)
+        caller = self._lines[index].caller
+        if what.startswith("Fatal exception") and (found is None or (found.kind == kinds.UNKNOWN and caller)):
+            # Only an oops ends so. While it was printed, the same caller may have reported something of less weight;
+            # the registers that follow are of the oops again.
+            deaths = (builder for builder in reversed(self._builders[-8:]) if self._died(builder, index))
+            found = next(deaths, found)
+        return found
+
+    def _died(self, builder: Builder, index: int) -> bool:
+        """Return whether a report is of a death, not long ago, of the caller of a line."""
+        return (
+            builder.deadly
+            and builder.panic is None
+            and builder.line.caller == self._lines[index].caller
+            and index - builder.last <= MAX_BACKTRACES
+            and not any(builder.last < boot <= index for boot in self._boots)
+        )
 
     @staticmethod
     def _suits(builder: Builder, what: str) -> bool:

@@ -130,3 +130,40 @@ def test_forms_of_the_journal_are_read() -> None:
     events = "".join(f"data: {json.dumps({'_TRANSPORT': 'kernel', 'MESSAGE': line})}\n\n" for line in lines)
     for form in (pretty, verbose, full, events):
         assert [line.text for line in read_text(form.encode()).lines if line.text] == lines
+
+
+# Printing an oops takes locks. Lockdep reports them in the middle, and the oops goes on behind that.
+LOCKDEP_INSIDE = """\
+[  101.000000][   T55] ------------[ cut here ]------------
+[  101.000001][   T55] kernel BUG at mm/page_alloc.c:3112!
+[  101.000002][   T55] invalid opcode: 0000 [#1] PREEMPT SMP
+[  101.000003][   T55] CPU: 0 PID: 55 Comm: kcompactd0 Not tainted 5.0.0-rc1 #10
+[  101.000004][   T55] RIP: 0010:__isolate_free_page+0x4a8/0x680
+[  101.000005][   T55] Call Trace:
+[  101.000006][   T55]  compaction_alloc+0xd05/0x2970
+[  101.100000][   T55] ======================================================
+[  101.100001][   T55] WARNING: possible circular locking dependency detected
+[  101.100002][   T55] 5.0.0-rc1 #10 Not tainted
+[  101.100003][   T55] kcompactd0/55 is trying to acquire lock:
+[  101.100004][   T55] the existing dependency chain (in reverse order) is:
+{chain}[  101.900000][   T55]  kthread+0x357/0x430
+[  102.000000][   T55] ---[ end trace b088aebfc4c7ea50 ]---
+[  102.000001][   T55] RIP: 0010:__isolate_free_page+0x4a8/0x680
+[  102.000002][{caller}] Kernel panic - not syncing: Fatal exception
+"""
+
+
+@pytest.mark.parametrize("words", ["lock {} of the chain", " lock_acquire+0x{}/0x400"])
+def test_an_oops_with_a_report_of_locks_inside_is_what_killed(words: str) -> None:
+    chain = "".join(f"[  101.2{number:05}][   T55] {words.format(number)}\n" for number in range(100, 300))
+    found = judge_log(read_text(LOCKDEP_INSIDE.format(chain=chain, caller="   T55").encode()))
+    assert (found.verdict, found.crash and found.crash.fatal) == ("struct pages", True)
+    assert found.crash is not None
+    assert (found.crash.kind, found.crash.function) == ("bug-at", "__isolate_free_page")
+    assert found.crash.trace == ("compaction_alloc",)
+
+
+def test_the_oops_of_another_task_is_not_what_killed() -> None:
+    chain = "".join(f"[  101.2{number:05}][   T55]  lock_acquire+0x{number}/0x400\n" for number in range(100, 300))
+    found = judge_log(read_text(LOCKDEP_INSIDE.format(chain=chain, caller="   T99").encode()))
+    assert (found.verdict, found.crash and found.crash.kind) == ("unknown", "panic")
