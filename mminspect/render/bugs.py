@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import IO, Any
 
 from mminspect.render.table import write_pairs
@@ -30,16 +31,23 @@ def write_bugs(bugs: list[dict[str, Any]], out: IO[str], width: int | None) -> N
             pairs["  this kernel"] = bug["status"]
         commits = "\n".join(f'{c["hash"]} ("{c["title"]}"): {c["what"]}' for c in bug["commits"])
         name = pairs.pop(bug["id"])
-        out.write(f"{bug['id']}: {name}\n")
+        _write_line(f"{bug['id']}: {name}", "  ", out, width)
         write_pairs(pairs, out, width or DEFAULT_WIDTH)
         for line in commits.splitlines():
-            out.write(f"  {line}\n")
+            _write_line(f"  {line}", "    ", out, width)
     if not bugs:
         out.write("no known bug\n")
 
 
+def _write_line(text: str, indent: str, out: IO[str], width: int | None) -> None:
+    wrapped = textwrap.wrap(text, width or DEFAULT_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    out.write("\n".join(wrapped) + "\n")
+
+
 def _kernels(bug: dict[str, Any]) -> str:
-    since = f"since {bug['introduced']}" if bug["introduced"] else "of any age"
+    since = (
+        f"since {' and '.join([bug['introduced'], *bug['introduced_stable']])}" if bug["introduced"] else "of any age"
+    )
     fixed = f"fixed in {bug['fixed']}" if bug["fixed"] else "not fixed"
     stable = f" and {', '.join(bug['fixed_stable'])}" if bug["fixed_stable"] else ""
     return f"{since}, {fixed}{stable}"

@@ -53,19 +53,20 @@ def write_lines(results: list[dict[str, Any]], out: IO[str]) -> None:
 def write_text(results: list[dict[str, Any]], out: IO[str], width: int | None) -> None:
     """Write results, of several files with a table of all first."""
     if len(results) > 1:
-        rows = [(result["path"], *_row(result)) for result in results]
-        write_table(rows, ("file", "verdict", "kind", "where", "why"), out, width)
+        # A line each: names are last and whole, and what is long follows below.
+        rows = [(*_row(result), result["path"]) for result in results]
+        write_table(rows, ("verdict", "kind", "where", "file"), out)
         out.write("\n")
     for number, result in enumerate(result for result in results if "error" not in result):
         out.write("\n" if number else "")
         write_triage(result, out, width)
 
 
-def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+def _row(result: dict[str, Any]) -> tuple[str, str, str]:
     if "error" in result:
-        return "error", "", "", result["error"]
+        return "error", "", ""
     crash = result["crash"] or {}
-    return result["verdict"], crash.get("kind") or "", crash.get("function") or "", result["why"]
+    return result["verdict"], crash.get("kind") or "", crash.get("function") or ""
 
 
 class _Writer:

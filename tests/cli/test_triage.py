@@ -158,13 +158,14 @@ def test_vmcores_and_logs_mixed(log: Path, unpacked: Unpacked, cli: Cli, tmp_pat
 def test_several_files_have_a_table_first(
     log: Path, unpacked: Unpacked, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "500")
-    lines = cli("triage", log, unpacked(SYSRQ)).out.splitlines()
-    assert lines[0].split() == ["file", "verdict", "kind", "where", "why"]
-    assert lines[2].startswith(str(log)) and "struct pages" in lines[2]
-    assert lines[3].startswith(str(unpacked(SYSRQ))) and "  other  " in lines[3]
-    assert lines[4] == ""
-    assert "file " not in cli("triage", log).out.splitlines()[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("triage", log, unpacked(SYSRQ), log.parent / "missing").out.splitlines()
+    assert lines[0].split() == ["verdict", "kind", "where", "file"]
+    assert lines[2].startswith("struct pages ") and lines[2].endswith(f" {log}")
+    assert lines[3].startswith("other ") and lines[3].endswith(f" {unpacked(SYSRQ)}")
+    assert lines[4].startswith("error ") and lines[4].endswith("missing")
+    assert lines[5] == ""
+    assert "file" not in cli("triage", log).out.splitlines()[0].split()
 
 
 @pytest.mark.parametrize(

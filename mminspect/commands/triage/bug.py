@@ -20,8 +20,9 @@ class Bug(NamedTuple):
     :ivar rules: Rules that see it.
     :ivar proof: What proves it.
     :ivar introduced: First release that has it; ``None`` if all older ones do, or nobody knows.
+    :ivar introduced_stable: First stable releases of older series that have it, as they got its cause.
     :ivar fixed: First mainline release without it; ``None`` if there is none.
-    :ivar stable: First stable releases without it.
+    :ivar stable: First stable releases without it. "5.10.y" says that the series got the fix, and not when.
     :ivar commits: Verified ones only.
     :ivar functions: Beginnings of functions in which kernels die of it, without leading underscores.
     :ivar words: What kernels say when they die of it: a regular expression.
@@ -35,6 +36,7 @@ class Bug(NamedTuple):
     rules: tuple[str, ...]
     proof: str
     introduced: str | None = None
+    introduced_stable: tuple[str, ...] = ()
     fixed: str | None = None
     stable: tuple[str, ...] = ()
     commits: tuple[Commit, ...] = ()

@@ -10,7 +10,7 @@ from mminspect.commands.triage.bug import Bug
 from mminspect.commands.triage.bugs_at_run_time import RUN_TIME
 from mminspect.commands.triage.bugs_of_boot import BOOT
 from mminspect.commands.triage.bugs_of_layout import LAYOUT
-from mminspect.commands.triage.releases import parse_release
+from mminspect.commands.triage.releases import Release, parse_release
 from mminspect.commands.triage.report import Report
 from mminspect.errors import MminspectError
 
@@ -21,6 +21,7 @@ HAS = "has it"
 MAY = "may have it"
 
 
+_EXACT = re.compile(r"\d+\.\d+(?:\.\d+)?(?:-rc\d+)?\+?")
 _MAINLINE = re.compile(r"\d+\.\d+(?:\.0)?(?:-rc\d+)?\+?")
 
 
@@ -50,6 +51,7 @@ def as_dict(bug: Bug) -> dict[str, Any]:
         "harmful": bug.harmful,
         "machines": list(bug.machines),
         "introduced": bug.introduced,
+        "introduced_stable": list(bug.introduced_stable),
         "fixed": bug.fixed,
         "fixed_stable": list(bug.stable),
         "commits": [{"hash": commit.hash, "title": commit.title, "what": commit.what} for commit in bug.commits],
@@ -94,20 +96,28 @@ def _status(bug: Bug, release: str | None) -> str | None:
     version = parse_release(release)
     if version is None:
         return MAY
+    # A distribution's 5.10.0-32 can be any 5.10, and more.
+    is_exact = _EXACT.fullmatch(release or "") is not None
     introduced, fixed = parse_release(bug.introduced), parse_release(bug.fixed)
     if introduced is not None and version < introduced:
-        return None
+        cause = _in_series(bug.introduced_stable, version)
+        if cause is None or (version[3] < cause[3] and is_exact):
+            return None
     if fixed is not None and version >= fixed:
         return None
-    for text in bug.stable:
-        stable = parse_release(text)
-        if stable is not None and stable[:2] == version[:2]:
-            # "5.10.y" doesn't say in which of its releases.
-            if text.endswith(".y"):
-                return MAY
-            return None if version[3] >= stable[3] else HAS
+    mended = _in_series(bug.stable, version)
+    if mended is not None:
+        if mended[3] and version[3] >= mended[3]:
+            return None
+        return HAS if mended[3] and is_exact else MAY
     # Stable releases and those of distributions get fixes of later kernels, and nobody wrote down which.
     return HAS if bug.introduced and bug.fixed and _MAINLINE.fullmatch(release or "") else MAY
+
+
+def _in_series(releases: tuple[str, ...], version: Release) -> Release | None:
+    """Return the one of some releases that is in a release's stable series; of "5.10.y", sublevel 0."""
+    parsed = (parse_release(text) for text in releases)
+    return next((found for found in parsed if found is not None and found[:2] == version[:2]), None)
 
 
 def bugs_of_report(report: Report, release: str | None, machine: str | None = None, about: bool = True) -> list[Fit]:
