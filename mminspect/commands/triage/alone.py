@@ -18,7 +18,7 @@ from mminspect.commands.triage.about import About, about_pages
 from mminspect.commands.triage.boot import Boot, boot_of, machine_of, read_boots
 from mminspect.commands.triage.bugs import Fit, bugs_of_report
 from mminspect.commands.triage.lines import Line, Log
-from mminspect.commands.triage.places import Place, link_of, place_of
+from mminspect.commands.triage.places import Place, link_of, pages_at, place_of
 from mminspect.commands.triage.report import ROUTINE, SURVIVABLE, Report, crash_of
 from mminspect.commands.triage.reports import read_reports
 
@@ -95,7 +95,11 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
     known = tuple(bugs_of_report(crash, release, machine, about.about))
     proofs = tuple(f"{fit.bug.id}: {fit.bug.proof}" for fit in known)
     if about.about:
-        places = tuple(place_of(boot, pfn) for pfn in list(crash.pages)[:8])
+        known_at = pages_at(boot, machine, crash.addresses)
+        evidence = (f"{address:#x} is in the struct page of pfn {pfn:#x}" for pfn, address in known_at.items())
+        about = about._replace(evidence=(*about.evidence, *evidence))
+        pfns = list(dict.fromkeys((*crash.pages, *known_at)))
+        places = tuple(place_of(boot, pfn) for pfn in pfns[:8])
         where = f"; {places[0]}" if places and told else ""
         link = link_of(boot, (line.text for line in crash.lines)) if where else None
         if link and link != (places[0].zone, places[0].node):

@@ -22,6 +22,7 @@ MAX_RANGES = 20_000
 _HEX = r"0x([0-9a-f]{1,16})"
 _MEM = rf"\[mem {_HEX}-{_HEX}\]"
 _VERSION = re.compile(r"Linux version (\S{1,200}) ")
+_NOKASLR = re.compile(r"(?:Kernel c|C)ommand line: (?:.{0,4000} )?nokaslr(?: |$)")
 _KDUMP = re.compile(r"(?:Kernel c|C)ommand line: .*elfcorehdr=")
 _ZONES = re.compile(r"Zone (?:ranges|PFN ranges):")
 _ZONE = re.compile(rf"(DMA|DMA32|Normal|HighMem|Movable|Device) {{1,8}}(?:{_MEM}|empty|{_HEX} -> {_HEX})$")
@@ -113,6 +114,7 @@ class Boot(NamedTuple):
     :ivar ranges: In the order of the log.
     :ivar zone_names: All zones that the kernel lists, empty ones too, in the order of their ids.
     :ivar movable: Where zone Movable begins in a node, in bytes.
+    :ivar nokaslr: Whether its command line forbids random addresses.
     :ivar zeroed: How many struct pages of holes were zeroed, where the kernel says so (4.20 to 5.11).
     """
 
@@ -129,6 +131,7 @@ class Boot(NamedTuple):
     zeroed: int | None = None
     zone_names: tuple[str, ...] = ()
     movable: tuple[tuple[int, int], ...] = ()
+    nokaslr: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: in pfns, where the page size is known or usual."""
@@ -228,7 +231,7 @@ class _Reader:
         self.release: str | None = None
         self.machine: str | None = None
         self.page_size: int | None = None
-        self.kdump = False
+        self.kdump = self.nokaslr = False
         self.zones: list[BootZone] = []
         self.nodes: list[Range] = []
         self.ranges: list[Range] = []
@@ -259,6 +262,7 @@ class _Reader:
             self.zeroed,
             tuple(self.zone_names),
             tuple(self.movable),
+            self.nokaslr,
         )
 
     def take(self, whole: str) -> None:
@@ -274,8 +278,9 @@ class _Reader:
             self._in_zones, self._in_early = False, True
         elif self.machine is None or self.page_size is None:
             self._machine(text)
-        if "ommand line" in text and _KDUMP.match(text):
-            self.kdump = True
+        if "ommand line" in text:
+            self.kdump = self.kdump or _KDUMP.match(text) is not None
+            self.nokaslr = self.nokaslr or _NOKASLR.match(text) is not None
         if ":" in text or "[mem" in text or "crashkernel" in text:
             self._range(text, whole)
             self._counts(text)

@@ -14,6 +14,9 @@ from mminspect.memorymap.map import MemoryMap
 # Bytes of a pageblock where nothing says otherwise: a huge page of 2 MiB.
 USUAL_PAGEBLOCK = 2 << 20
 MAX_CUTS = 8
+# __VMEMMAP_BASE_L4 and __VMEMMAP_BASE_L5 of x86-64, to their ends, and the size of a struct page there.
+_VMEMMAP = ((0xFFFFEA0000000000, 0xFFFFEB0000000000), (0xFFD4000000000000, 0xFFD6000000000000))
+_STRUCT_PAGE = 64
 _RAM = ("usable", "System RAM", "memory", "Conventional Memory", "Conventional")
 
 
@@ -75,6 +78,21 @@ def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
         if known:
             ram = any(found.what in _RAM for found in inside if found.source in (FIRMWARE, EFI, IOMEM))
     return Place(pfn, zone, node, ram, _shown(inside), tuple(_cuts(boot, address, max(pageblock, size), size)))
+
+
+def pages_at(boot: Boot, machine: str | None, addresses: Iterable[int]) -> dict[int, int]:
+    """
+    Return the pfns whose struct pages some addresses are in, where the kernel has them at a place that never changes.
+
+    :return: The first such address of each.
+    """
+    found: dict[int, int] = {}
+    if boot.nokaslr and machine == "x86_64":
+        for address in addresses:
+            for base, end in _VMEMMAP:
+                if base <= address < end:
+                    found.setdefault((address - base) // _STRUCT_PAGE, address)
+    return found
 
 
 _LINK = re.compile(r"(?:\(|\|)node=(\d{1,4})\|zone=(\d)(?:\||\))")

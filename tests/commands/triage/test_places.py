@@ -73,3 +73,33 @@ def test_flags_that_name_another_zone_are_told(pfn: int, node: int, zone: int, l
     why = judge_log(read_text(text.encode())).why
     assert (f"; its flags link it to {link}" in why) is (link is not None)
     assert ("flags link it" in why) is (link is not None)
+
+
+FAULT = """\
+BUG: unable to handle page fault for address: {address:x}
+#PF: supervisor write access in kernel mode
+Oops: 0002 [#1] PREEMPT SMP PTI
+CPU: 1 PID: 71 Comm: kcompactd0 Not tainted 5.10.0-8-amd64 #1
+RIP: 0010:fast_isolate_around+0x8a/0x120
+RSP: 0018:ffffb3c0402f7c60 EFLAGS: 00010246
+RAX: 0000000000000000 RBX: 0000000000000000 RCX: 0000000000000000
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "address", "pfn"),
+    [
+        ("Command line: root=/dev/sda1 ro nokaslr quiet", 0xFFFFEA0001FFF708, 0x7FFDC),
+        ("Kernel command line: nokaslr", 0xFFD4000001FFF708, 0x7FFDC),
+        ("Command line: root=/dev/sda1 ro quiet", 0xFFFFEA0001FFF708, None),
+        ("Command line: module.nokaslr=1", 0xFFFFEA0001FFF708, None),
+        # Another region.
+        ("Command line: nokaslr", 0xFFFFC90001FFF708, None),
+    ],
+)
+def test_without_kaslr_an_address_is_a_pfn(line: str, address: int, pfn: int | None) -> None:
+    version, _, rest = BOOT.partition("\n")
+    found = judge_log(read_text(f"{version}\n{line}\n{rest}{FAULT.format(address=address)}".encode()))
+    assert [place.pfn for place in found.places] == ([] if pfn is None else [pfn])
+    if pfn is not None:
+        assert "pfn 0x7ffdc is in zone DMA32, node 0, a hole: no RAM there" in str(found.why).replace("; ", ", ")
