@@ -20,6 +20,9 @@ _STRUCT_PAGE = 64
 _RAM = ("usable", "System RAM", "memory", "Conventional Memory", "Conventional")
 
 
+_RAM_WORDS = {True: "RAM", False: "a hole: no RAM there", None: ""}
+
+
 class Place(NamedTuple):
     """
     Where a pfn lies.
@@ -27,6 +30,7 @@ class Place(NamedTuple):
     :ivar zone: By the limits of zones; ``None`` if it is in none, or they aren't known. ``node`` likewise.
     :ivar ram: Whether there is memory; ``None`` if nothing tells.
     :ivar ranges: All that it lies in.
+    :ivar partly: Whether there is memory in a part of the page, which kernels don't use.
     :ivar cuts: What begins or ends inside of its pageblock.
     """
 
@@ -36,6 +40,7 @@ class Place(NamedTuple):
     ram: bool | None
     ranges: tuple[Range, ...]
     cuts: tuple[str, ...]
+    partly: bool = False
 
     def __str__(self) -> str:
         where = ", ".join(
@@ -43,7 +48,7 @@ class Place(NamedTuple):
             for part in (
                 f"zone {self.zone}" if self.zone else "",
                 f"node {self.node}" if self.node is not None else "",
-                {True: "RAM", False: "a hole: no RAM there", None: ""}[self.ram],
+                "a hole: only a part of the page is RAM" if self.partly else _RAM_WORDS[self.ram],
                 *(f"{found.source}: {found.what}" for found in self.ranges if found.source not in (NODE,)),
             )
             if part
@@ -77,7 +82,13 @@ def place_of(boot: Boot, pfn: int, pageblock: int = USUAL_PAGEBLOCK) -> Place:
         known = [found for found in boot.ranges if found.source in (FIRMWARE, EFI, IOMEM)]
         if known:
             ram = any(found.what in _RAM for found in inside if found.source in (FIRMWARE, EFI, IOMEM))
-    return Place(pfn, zone, node, ram, _shown(inside), tuple(_cuts(boot, address, max(pageblock, size), size)))
+    partly = ram is False and any(
+        found.what in _RAM and found.start < address + size and address < found.end
+        for found in boot.ranges
+        if found.source in (FIRMWARE, EFI, IOMEM) and not found.start <= address < address + size <= found.end
+    )
+    cuts = tuple(_cuts(boot, address, max(pageblock, size), size))
+    return Place(pfn, zone, node, ram, _shown(inside), cuts, partly)
 
 
 def pages_at(boot: Boot, machine: str | None, addresses: Iterable[int]) -> dict[int, int]:

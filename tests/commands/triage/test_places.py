@@ -75,6 +75,19 @@ def test_flags_that_name_another_zone_are_told(pfn: int, node: int, zone: int, l
     assert ("flags link it" in why) is (link is not None)
 
 
+@pytest.mark.parametrize(("pfn", "words"), [(0x9F, "only a part of the page is RAM"), (0xA0, "no RAM there")])
+def test_a_page_that_is_half_ram_is_said_to_be(pfn: int, words: str) -> None:
+    e820 = "BIOS-e820: [mem 0x{:016x}-0x{:016x}] {}\n"
+    ranges = (
+        e820.format(0, 0x9FBFF, "usable")
+        + e820.format(0x9FC00, 0x9FFFF, "reserved")
+        + e820.format(0x100000, 0x7FFDBFFF, "usable")
+    )
+    version, _, rest = BOOT.partition("\n")
+    lines = read_text(f"{version}\n{ranges}{rest}".encode()).lines
+    assert f"a hole: {words}" in str(place_of(boot_of(read_boots(lines), len(lines)), pfn))
+
+
 FAULT = """\
 BUG: unable to handle page fault for address: {address:x}
 #PF: supervisor write access in kernel mode
