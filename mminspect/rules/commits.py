@@ -30,6 +30,7 @@ COMMITS = {
     "377bf660d07a": ('Revert "mm: fix initialization of struct page for holes in memory layout"', "v5.11"),
     "3de360c3fdb3": ("arm64/mm: drop HAVE_ARCH_PFN_VALID", "v5.15"),
     "3e04040df6d4": ('Revert "mm/page_alloc: fix memmap_init_zone pageblock alignment"', "v4.16"),
+    "4b23a68f9536": ("mm/page_alloc: protect PCP lists with a spinlock", "v6.0"),
     "4b094b7851bf": ("mm/page_alloc.c: initialize memmap of unavailable memory directly", "v5.6"),
     "5ec8e8ea8b77": ("mm/sparsemem: fix race in accessing memory_section->usage", "v6.8"),
     "61167ad5fecd": ("mm: pass nid to reserve_bootmem_region()", "v6.5"),

@@ -21,6 +21,7 @@ from mminspect.commands.triage.lines import Line, Log
 from mminspect.commands.triage.places import Place, link_of, pages_at, place_of
 from mminspect.commands.triage.report import ROUTINE, SURVIVABLE, Report, crash_of
 from mminspect.commands.triage.reports import read_reports
+from mminspect.commands.triage.ruled_out import is_ruled_out
 
 SCHEMA = "mminspect.triage/1"
 
@@ -92,7 +93,8 @@ def judge_log(log: Log, is_struct_page: Callable[[int], bool] | None = None) -> 
         lived += f"; looks like hardware: {about.hardware[0]}"
     release = boot.release or _release(crash)
     machine = boot.machine or machine_of(release, (line.text for line in crash.lines))
-    known = tuple(bugs_of_report(crash, release, machine, about.about))
+    fits = bugs_of_report(crash, release, machine, about.about)
+    known = tuple(fit for fit in fits if not is_ruled_out(fit.bug.id, boot))
     proofs = tuple(f"{fit.bug.id}: {fit.bug.proof}" for fit in known)
     if about.about:
         known_at = pages_at(boot, machine, crash.addresses)

@@ -184,10 +184,12 @@ RUN_TIME: tuple[Bug, ...] = (
         evidence="free pages on a list of another type than their pageblock's",
         rules=("free-list", "migratetype", "per-cpu-list"),
         proof="the pageblock is of CMA or HIGHATOMIC",
+        introduced="6.0",
         fixed="6.6",
         stable=("6.5.6", "6.1.57"),
-        commits=(commit("7b086755fb8c", FIX),),
-        functions=("free_pcppages_bulk", "rmqueue", "alloc_contig_range"),
+        # Nothing dies of it: CMA loses pages, and HIGHATOMIC's are taken by others.
+        commits=(commit("7b086755fb8c", FIX), commit("4b23a68f9536", CAUSE)),
+        functions=("alloc_contig_range",),
     ),
     Bug(
         id="page-type-of-free-list",

@@ -116,3 +116,32 @@ def test_without_kaslr_an_address_is_a_pfn(line: str, address: int, pfn: int | N
     assert [place.pfn for place in found.places] == ([] if pfn is None else [pfn])
     if pfn is not None:
         assert "pfn 0x7ffdc is in zone DMA32, node 0, a hole: no RAM there" in str(found.why).replace("; ", ", ")
+
+
+@pytest.mark.parametrize(
+    ("ranges", "bugs"),
+    [
+        ([(0, 0x1000, 0x3FFFFFFF), (1, 0x40000000, 0x7FFFFFFF)], set()),
+        ([(0, 0x1000, 0x3FFFFFFF), (1, 0x40100000, 0x5FFFFFFF), (0, 0x60000000, 0x7FFFFFFF)], {"interleaved-nodes"}),
+        ([(1, 0x1000, 0x3FFFFFFF), (0, 0x40000000, 0x7FFFFFFF)], {"descending-nodes"}),
+        ([], {"interleaved-nodes", "descending-nodes"}),
+    ],
+)
+def test_what_the_nodes_of_the_boot_rule_out(ranges: list[tuple[int, int, int]], bugs: set[str]) -> None:
+    lines = ["Linux version 5.13.0 (x) (gcc) #1 SMP", "Early memory node ranges"]
+    lines += [f"  node   {node}: [mem 0x{start:016x}-0x{end:016x}]" for node, start, end in ranges]
+    nodes = {node: [r for r in ranges if r[0] == node] for node, _, _ in ranges}
+    lines += [
+        f"Initmem setup node {node} [mem 0x{min(r[1] for r in own):016x}-0x{max(r[2] for r in own):016x}]"
+        for node, own in sorted(nodes.items())
+    ]
+    lines += ["BUG: unable to handle page fault for address: ffffea0001fff708", "Oops: 0002 [#1] PREEMPT SMP PTI"]
+    lines += [
+        "CPU: 1 PID: 71 Comm: a Not tainted 5.13.0 #1",
+        "RIP: 0010:move_freepages_block+0x8a/0x120",
+        "Call Trace:",
+    ]
+    lines += [" set_pfnblock_flags_mask+0x2/0x5", " rmqueue+0x1/0x20"]
+    found = judge_log(read_text("\n".join(lines).encode()))
+    fits = {fit.bug.id for fit in found.known_bugs}
+    assert fits & {"interleaved-nodes", "descending-nodes"} == bugs
