@@ -21,11 +21,12 @@ _ISO = rf"\d{{4}}-\d\d-\d\d[T ]{_CLOCK}(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"
 # A host's name counts as one only before the name of a program or a time stamp: it looks like the first word of a text.
 _HOST = r"(?:[\w.:-]{1,255} (?=kernel: ?|kernel\[\d+\]:|[\w./-]{1,64}\[\d{1,10}\]: |\[ {0,8}\d{1,10}\.\d))?"
 
-# printk's own: "[    1.234567] ", and "[    1.234567][  T31] " or "[T31] " of CONFIG_PRINTK_CALLER.
-_TIME = re.compile(r"\s*\[ {0,8}(\d{1,10}\.\d{1,9})(?: {0,8}<[^<>]{0,20}>)?\]")
+# printk's own: "[    1.234567] ", and "[    1.234567][  T31] " or "[T31] " of CONFIG_PRINTK_CALLER. Vendors' with the
+# CPU: "[    1.234567@2]- ", "[    1.234567,2] ".
+_TIME = re.compile(r"\s*\[ {0,8}(\d{1,10}\.\d{1,9})(?: {0,8}<[^<>]{0,20}>|@(\d{1,4})(?=\]-? )|,(\d{1,4}))?\]")
 _CALLER = re.compile(r"\s{0,4}\[ {0,8}([TC]\d{1,10})\]")
 # Vendors' consoles name the CPU and the task, as Android's do.
-_VENDOR = re.compile(r"\s{0,2}(?:<\d>|-)?\.?(?:\(\d{1,3}\))?\[\d{1,3}: ?[^\]\[]{1,40}\]")
+_VENDOR = re.compile(r"\s{0,2}(?:<\d>|-)?\.?(?:\(\d{1,3}\))?\[\d{1,3}: ?[^\]\[]{1,40}\]|- ?| \[ {0,7}\d{1,7}\] ")
 # "<4>", syslog's number: eight times the facility and the level.
 _LEVEL = re.compile(r"\s*<(\d{1,3})>")
 # dmesg -x: "kern  :warn  : ".
@@ -41,6 +42,8 @@ _SYSLOG = re.compile(
     rf"{_DAY} {_ISO}(?: [A-Z]{{2,5}})?|{_ISO}|\d{{9,11}}\.\d{{6}}) {_HOST}"
 )
 _HOST_ONLY = re.compile(r" ?[\w.-]{1,255} (?=kernel: )")
+# adb logcat -b kernel.
+_LOGCAT = re.compile(r"(\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) {1,6}\d{1,7} {1,6}\d{1,7} [VDIWEF] (\S{1,40}?) {0,20}: ")
 _TAG = re.compile(r"(kernel|[\w./-]{1,64})(\[\d{1,10}\])?: ?(?:- - - )?")
 _RFC5424 = re.compile(
     rf"\s*<(\d{{1,3}})>1 ({_ISO}|-) [\w.:-]{{1,255}} ([\w./-]{{1,64}}) [\w-]{{1,64}} [\w.-]{{1,64}} "
@@ -126,6 +129,8 @@ def _strip_one(prefix: Prefix, text: str) -> str | None:
         match = _TIME.match(text)
         if match:
             prefix.time = float(match.group(1))
+            cpu = match.group(2) or match.group(3)
+            prefix.caller = f"C{cpu}" if cpu else None
             return text[match.end() :]
         match = _BRACKETED_WALL.match(text)
         if match:
@@ -161,6 +166,11 @@ def _strip_words(prefix: Prefix, text: str) -> str | None:
     if match:
         prefix.wall = match.group(1)
         return _strip_tag(prefix, text[match.end() :])
+    match = _LOGCAT.match(text)
+    if match:
+        prefix.wall = match.group(1)
+        prefix.kernel &= match.group(2) == "kernel"
+        return text[match.end() :]
     match = _DECODED.match(text)
     if match:
         prefix.level = _LEVELS[match.group(2)]
