@@ -50,6 +50,40 @@ def test_order_that_cannot_be() -> None:
     assert rows(made.scan("compound-page")) == [("order", "error", 24, 25), ("orphan", "error", 25, 32)]
 
 
+def wrong_pages(made: Machine) -> tuple[set[tuple[str, str, int]], int]:
+    """Get (problem, severity, pfn) of all wrong pages, and the number of findings."""
+    findings = made.scan("compound-page")
+    pages = set()
+    for finding in findings:
+        for start, end in finding.named or ((finding.start_pfn, finding.end_pfn),):
+            pages.update((finding.detail["problem"], finding.severity, pfn) for pfn in range(start, end))
+        if finding.named:
+            assert finding.detail["pages"] == [list(pages) for pages in finding.named]
+            assert finding.message.startswith(f"{sum(end - start for start, end in finding.named)} page")
+            assert (finding.start_pfn, finding.end_pfn) == (finding.named[0][0], finding.named[-1][1])
+    return pages, len(findings)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_garbage_has_one_finding_for_many_and_names_the_same_pages(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = random.Random(seed)
+    made = machine()
+    for pfn in range(64):
+        if chosen.random() < 0.6:
+            made.words[pfn, 0] |= np.uint64(chosen.getrandbits(1) << HEAD)
+            lead = chosen.choice((made.address(chosen.randrange(64)) | 1, chosen.getrandbits(64), 0))
+            made.words[pfn, 1] = np.uint64(lead)
+            made.set_int([pfn], 0x34, chosen.getrandbits(1))
+    monkeypatch.setattr(compound_page, "MAX_IN_BLOCK", 1 << 30)
+    each, number = wrong_pages(made)
+    monkeypatch.setattr(compound_page, "MAX_IN_BLOCK", 2)
+    together, fewer = wrong_pages(made)
+    assert together == each
+    # Each block has two findings of a problem at most, and two of what is crowded, by severity.
+    blocks = 64 // made.layout.pageblock_nr_pages
+    assert fewer <= min(number, blocks * 4 * 2)
+
+
 def test_head_inside_a_compound_page_is_no_copy_of_its_head() -> None:
     """page_is_fake_head() asks whether the struct page begins a page of memory, and for the tail behind it."""
     made = machine()
