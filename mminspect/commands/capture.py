@@ -57,6 +57,8 @@ MANY = 1 << 20
 BTF_ADDRESS = 0x10000
 # Ranges are merged when there are more than this many, to keep the memory flat.
 MAX_RECORDED = 1 << 16
+# Reads of a helper of drgn's: those of sections that aren't there, and of each that is.
+MAX_HELPER_READS, READS_OF_SECTION = 1 << 16, 8
 _NT_VMCOREINFO = 0
 # Functions whose existence the analysis and drgn's helpers ask for.
 _FUNCTIONS = ("_stext", "vmemmap_populate")
@@ -69,6 +71,7 @@ class Recorder:
     :param source: Program to read from.
     :param vmcoreinfo: Its VMCOREINFO.
     :ivar prog: The program that records.
+    :ivar reads_left: Reads until one is refused; ``None`` without a limit.
     """
 
     def __init__(self, source: Program, vmcoreinfo: bytes) -> None:
@@ -76,6 +79,7 @@ class Recorder:
         self._read: list[Range] = []
         self._excluded: list[Range] = []
         self._limit = MAX_RECORDED
+        self.reads_left: int | None = None
         platform = source.platform
         assert platform is not None
         self.prog = Program(platform)
@@ -83,6 +87,10 @@ class Recorder:
         self.prog.add_memory_segment(0, elf_of(platform).max_address, self._on_read)
 
     def _on_read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        if self.reads_left is not None:
+            if not self.reads_left:
+                raise FaultError("too many reads", address)
+            self.reads_left -= 1
         try:
             data: bytes = self._source.read(address, count)
         except FaultError as e:
@@ -280,7 +288,7 @@ def _load_types(target: Target, inputs: Inputs) -> TypeSource:
         return load(target, inputs.symbols)
 
 
-def _record(kernel: Kernel) -> None:
+def _record(kernel: _Recording) -> None:
     """Do what a scan of the capture will do."""
     memmap = kernel.memmap
     rules = select_rules()
@@ -290,15 +298,18 @@ def _record(kernel: Kernel) -> None:
     _use_helpers(kernel)
 
 
-def _use_helpers(kernel: Kernel) -> None:
+def _use_helpers(kernel: _Recording) -> None:
     """Let drgn's own helpers read what they need, so that they work on the capture too; and what a fault would need."""
     read_booted(kernel.prog)
     for helper in (for_each_online_pgdat, for_each_present_section, for_each_valid_page_range):
         # Some of them don't know FLATMEM, or SPARSEMEM without VMEMMAP. drgn raises a plain Exception where the size of
         # struct mem_section is no power of two.
+        # A damaged number of sections takes minutes to go through.
+        kernel.recorder.reads_left = MAX_HELPER_READS + READS_OF_SECTION * len(kernel.memory.mem_sections)
         with contextlib.suppress(Exception):
             for _ in helper(kernel.prog):
                 pass
+    kernel.recorder.reads_left = None
     # What says where the LRU lists begin; their pages are in the memmap.
     read_heads(kernel.target, kernel.memory)
     # For "mminspect page" and "mminspect triage".

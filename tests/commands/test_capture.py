@@ -33,6 +33,7 @@ from drgn.helpers.linux.mmzone import (
 
 from mminspect.cli.capture import XzStreams, compressed
 from mminspect.commands import capture as capture_
+from mminspect.commands.capture import Recorder
 from mminspect.errors import TypeInfoError
 from mminspect.kernel.inputs import Inputs
 from mminspect.program.arch import arch_of
@@ -301,3 +302,25 @@ def test_kernel_without_btf_is_captured_with_its_vmlinux(monkeypatch: pytest.Mon
     assert capture_._load_types(target, Inputs(symbols=("vmlinux",))) == "types"  # type: ignore[comparison-overlap]
     # BTF first: with it the capture needs no vmlinux.
     assert asked == [((), None), ((), None), (("vmlinux",), None)]
+
+
+def test_a_damaged_number_of_sections_is_not_gone_through(
+    cli: Cli, edited: Edited, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = edited("ppc64el-6.12")
+    number = opened("ppc64el-6.12")[0].prog.symbol("__highest_present_section_nr")
+    core.write(number.address, b"\xff" * 7 + b"\x00")
+    reads = 0
+    on_read = Recorder._on_read
+
+    def counted(self: Recorder, *arguments: Any) -> bytes:
+        nonlocal reads
+        reads += 1
+        return on_read(self, *arguments)
+
+    monkeypatch.setattr(Recorder, "_on_read", counted)
+    capture(cli, core.path, tmp_path / "core")
+    # Two helpers go through the sections.
+    assert reads < 400_000
+    one, other = scan_file(core.path), scan_file(tmp_path / "core")
+    assert without_times(other.as_dict()) == without_times(one.as_dict())
