@@ -96,7 +96,9 @@ class Finding:
 
     @property
     def pages(self) -> int:
-        """Number of pfns in the finding."""
+        """Number of pfns that it is about."""
+        if self.about == PAGES and self.named:
+            return sum(end - start for start, end in self.named)
         return self.end_pfn - self.start_pfn
 
     def as_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ A rule yields :class:`Violation` objects; its ID, range, node and zone are fille
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
@@ -100,11 +100,14 @@ class PageCheck(NamedTuple):
     :ivar check: Finds matches in one chunk, ascending.
     :ivar describe: Says what is wrong with a joined match.
     :ivar join: Whether touching matches are joined.
+    :ivar alike: Gets what of a match decides the severity: where garbage has many matches in a pageblock, one finding
+        stands for all those of which it is equal. Without it, each match is a finding.
     """
 
     check: Callable[[Chunk, MemoryMap], Iterable[Match]]
     describe: Callable[[Match, MemoryMap, Identify], Violation]
     join: bool = True
+    alike: Callable[[Match, MemoryMap], Hashable] | None = None
 
 
 class KeyCheck(NamedTuple):

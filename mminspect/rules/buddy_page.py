@@ -13,6 +13,9 @@ blocks by these, and ``__rmqueue_smallest()`` hands out ``1 << order`` pages by 
 
 ``detail`` has the ``problem``, the ``order`` and the ``block``, ``[start, end]``, where the order can be.
 
+Where the memmap is garbage, a pageblock has hundreds of these. From 33 of a kind on, one finding stands for all: it
+tells of the first, and ``detail.pages`` lists all their ranges.
+
 Always an error.
 
 Example: a dump of amd64 6.1 in which ``page->private`` of a free page was set to 99.
@@ -77,6 +80,12 @@ def _match(chunk: Chunk, index: int, problem: str, order: int) -> Match:
     return Match(start, start + 1, (problem, order), int(chunk.link[index]))
 
 
+def alike(match: Match, memory: MemoryMap) -> str:
+    """Return the problem of a match. All are errors."""
+    problem, _ = match.key
+    return str(problem)
+
+
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Say what is wrong with the block."""
     problem, order = match.key
@@ -95,5 +104,5 @@ RULE = Rule(
         commit("787af64d05cd", "a page below the memory was taken for a buddy"),
         commit("b3d40a2b6d10", "free blocks merged beyond their pageblock"),
     ),
-    checks=(PageCheck(check, describe, join=False),),
+    checks=(PageCheck(check, describe, join=False, alike=alike),),
 )

@@ -9,7 +9,11 @@ from typing import Any
 from mminspect.findings import Finding
 from mminspect.memmap.chunk import Chunk
 from mminspect.memorymap.map import MemoryMap
+from mminspect.memorymap.ranges import merge
 from mminspect.rules.base import Identify, KeyCheck, MapCheck, Match, PageCheck, Rule, TallyCheck
+
+# Findings of a rule in a pageblock; where there are more of a kind, one stands for all.
+MAX_IN_BLOCK = 32
 
 
 class Collector:
@@ -73,10 +77,41 @@ class _Joined(Collector):
         return list(self.check.check(chunk, self.memory))
 
     def take(self, start: int, part: list[Match]) -> Iterator[Finding]:
-        return map(self._finding, join_matches(part, self._pending, start) if self.check.join else part)
+        return self._findings(join_matches(part, self._pending, start) if self.check.join else part)
 
     def close(self, complete: bool) -> Iterator[Finding]:
-        return map(self._finding, self._pending.values())
+        return self._findings(self._pending.values())
+
+    def _findings(self, matches: Iterable[Match]) -> Iterator[Finding]:
+        alike = self.check.alike
+        found = list(matches) if alike is not None else []
+        if alike is None or len(found) <= MAX_IN_BLOCK:
+            yield from map(self._finding, found or matches)
+            return
+        nr_pages = self.memory.layout.pageblock_nr_pages
+        groups: dict[Hashable, list[Match]] = {}
+        for match in found:
+            groups.setdefault((match.start // nr_pages, alike(match, self.memory)), []).append(match)
+        for group in groups.values():
+            if len(group) > MAX_IN_BLOCK:
+                yield self._crowd(group)
+            else:
+                yield from map(self._finding, group)
+
+    def _crowd(self, group: list[Match]) -> Finding:
+        """Make the finding that stands for many of a pageblock: it tells of the first, and names the pages of all."""
+        group.sort()
+        first = self.check.describe(group[0], self.memory, self.identify)
+        ranges = merge(match[:2] for match in group)
+        number = sum(end - start for start, end in ranges)
+        pages = (ranges[0][0], ranges[-1][1])
+        message = (
+            f"{first.message}; the first of {len(group)} places of a pageblock, {number} pages in all, each wrong in "
+            "its own way"
+        )
+        detail = {**first.detail, "pages": [list(pages) for pages in ranges]}
+        violation = first._replace(message=message, detail=detail, pages=pages, named=tuple(ranges))
+        return self.rule.finding(violation, self.memory, group[0])
 
     def _finding(self, match: Match) -> Finding:
         return self.rule.finding(self.check.describe(match, self.memory, self.identify), self.memory, match)

@@ -18,9 +18,10 @@ of each shared page may look like a head; since Linux 7.1 ``compound_info``, whi
 A compound page larger than what is looked at at once (128 MiB with pages of 4 KiB) is judged piece by piece, by
 whether its tails lead to a page that could be their head.
 
-``detail`` has the ``problem``, the pfn of the ``head`` if there is one, and its ``order``. A pageblock of garbage has
-hundreds of the same problem, each with another head: from 33 on there is one finding, with ``head`` and ``order`` null,
-and ``pages`` lists the ranges that are wrong.
+``detail`` has the ``problem``, the pfn of the ``head`` if there is one, and its ``order``.
+
+Where the memmap is garbage, a pageblock has hundreds of these. From 33 of a kind on, one finding stands for all: it
+tells of the first, and ``detail.pages`` lists all their ranges.
 
 Errors. Where the head isn't referenced it may be in the making, or being freed; that is a warning.
 
@@ -56,28 +57,8 @@ Indexes = npt.NDArray[np.int64]
 
 # How often heads can claim each page, on average, before they are cut short. Where nothing is wrong it is once.
 MAX_CLAIMS = 4
-# Findings of one problem in a pageblock; where there are more, one stands for all.
-MAX_IN_BLOCK = 32
 # An index that no page has.
 NOWHERE = np.int64(1) << np.int64(62)
-
-
-class Key(NamedTuple):
-    """
-    What matches must have in common to be one.
-
-    :ivar head: Pfn of the head, ``None`` without one.
-    :ivar order: The head's, where it is known.
-    :ivar referenced: Whether the head's reference count isn't 0.
-    :ivar ranges: The pages, if the match stands for many of a pageblock.
-    """
-
-    problem: str
-    head: int | None
-    order: int | None
-    referenced: bool
-    link: int | None
-    ranges: tuple[tuple[int, int], ...] = ()
 
 
 class Compound(NamedTuple):
@@ -163,7 +144,8 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     possible = (orders > 0) & (orders <= MAX_COMPOUND_ORDER)
     # A head at the end of the chunk has its order in the next one.
     possible |= heads == count - 1
-    yield from _matches(chunk, "order", heads[~possible], heads[~possible], layout)
+    for head in heads[~possible].tolist():
+        yield _match(chunk, head, "order", head, layout)
     heads, orders = heads[possible], orders[possible]
     sizes = np.minimum(heads + (np.int64(1) << orders), count) - heads - 1
     if sizes.sum() > MAX_CLAIMS * count:
@@ -173,8 +155,11 @@ def check(chunk: Chunk, memory: MemoryMap) -> Iterator[Match]:
     members = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + owner + 1
     if not (np.array_equal(members, found.tails) and np.array_equal(owner, found.leads)):
         yield from _disagreements(chunk, layout, found, members, owner)
-    other = (chunk.link[members] != chunk.link[owner]) & (chunk.state[members] == INITIALIZED)
-    yield from _matches(chunk, "zone", members[other], owner[other], layout)
+    other = chunk.link[members] != chunk.link[owner]
+    for position in np.flatnonzero(other).tolist():
+        index = int(members[position])
+        if chunk.state[index] == INITIALIZED:
+            yield _match(chunk, index, "zone", int(owner[position]), layout)
 
 
 def _disagreements(chunk: Chunk, layout: Layout, found: Compound, members: Indexes, owner: Indexes) -> Iterator[Match]:
@@ -193,12 +178,14 @@ def _disagreements(chunk: Chunk, layout: Layout, found: Compound, members: Index
     head_flag = chunk.flags.dtype.type(layout.page.flag("head"))
     legal = chunk.flags[members_wrong] & head_flag != 0
     legal &= _copies(chunk, layout, members_wrong, found.tails, found.leads, owner_wrong)
-    yield from _matches(chunk, "tail", members_wrong[~legal], owner_wrong[~legal], layout)
+    for index, head in zip(members_wrong[~legal].tolist(), owner_wrong[~legal].tolist()):
+        yield _match(chunk, index, "tail", head, layout)
     claimed = np.zeros(count, np.bool_)
     claimed[members] = True
     # Tails of a head before the chunk are judged by their head's place alone.
     orphan = ~claimed[found.tails] & ~((found.leads < 0) & _could_be_head(chunk, found.leads))
-    yield from _matches(chunk, "orphan", found.tails[orphan], None, layout)
+    for index in found.tails[orphan].tolist():
+        yield _match(chunk, index, "orphan", None, layout)
 
 
 def _could_be_head(chunk: Chunk, leads: Indexes) -> npt.NDArray[np.bool_]:
@@ -207,45 +194,6 @@ def _could_be_head(chunk: Chunk, leads: Indexes) -> npt.NDArray[np.bool_]:
     size = np.int64(1) << np.int64(max(len(chunk.link) - 1, 1).bit_length() - 1)
     result: npt.NDArray[np.bool_] = (pfn >= 0) & (pfn & (size - 1) == 0)
     return result
-
-
-def _matches(chunk: Chunk, problem: str, indexes: Indexes, heads: Indexes | None, layout: Layout) -> Iterator[Match]:
-    """
-    Make the matches of one problem. Where a pageblock has many that can't be joined, one stands for all.
-
-    :param heads: The head of each page; ``None`` without any.
-    """
-    crowded = np.zeros(len(indexes), np.bool_)
-    referenced = np.ones(len(indexes), np.bool_)
-    block = (indexes + chunk.start_pfn) // layout.pageblock_nr_pages
-    if heads is not None and len(indexes):
-        referenced = chunk.uints(layout.page.refcount_offset)[heads] != 0
-    if len(indexes) > MAX_IN_BLOCK:
-        links = chunk.link[indexes]
-        breaks = (np.diff(indexes) != 1) | (links[1:] != links[:-1]) | (referenced[1:] != referenced[:-1])
-        if heads is not None and problem != "order":
-            breaks |= heads[1:] != heads[:-1]
-        _, number = np.unique(block, return_inverse=True)
-        runs = np.bincount(number, np.append(True, breaks))
-        crowded = (runs > MAX_IN_BLOCK)[number]
-    for position in np.flatnonzero(~crowded).tolist():
-        yield _match(chunk, int(indexes[position]), problem, None if heads is None else int(heads[position]), layout)
-    for which in np.unique(block[crowded]).tolist():
-        for is_referenced in (False, True):
-            pages = np.unique(indexes[crowded & (block == which) & (referenced == is_referenced)])
-            if len(pages):
-                yield _crowd(chunk, problem, pages, is_referenced)
-
-
-def _crowd(chunk: Chunk, problem: str, indexes: Indexes, referenced: bool) -> Match:
-    """Make the match that stands for many of a pageblock."""
-    cuts = np.flatnonzero(np.diff(indexes) != 1)
-    starts = indexes[np.append(0, cuts + 1)] + chunk.start_pfn
-    ends = indexes[np.append(cuts, len(indexes) - 1)] + chunk.start_pfn + 1
-    links = np.unique(chunk.link[indexes])
-    link = int(links[0]) if len(links) == 1 else None
-    ranges = tuple(zip(starts.tolist(), ends.tolist()))
-    return Match(ranges[0][0], ranges[-1][1], Key(problem, None, None, referenced, link, ranges), link)
 
 
 def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Layout) -> Match:
@@ -259,31 +207,26 @@ def _match(chunk: Chunk, index: int, problem: str, head: int | None, layout: Lay
     start = chunk.start_pfn + index
     if problem == "order":
         # Where the memmap is garbage, each of many adjacent pages has another one. The first stands for all.
-        return Match(start, start + 1, Key(problem, None, None, referenced, link), link, order)
-    key = Key(problem, None if head is None else chunk.start_pfn + head, order, referenced, link)
+        return Match(start, start + 1, (problem, None, None, referenced, link), link, order)
+    key = (problem, None if head is None else chunk.start_pfn + head, order, referenced, link)
     return Match(start, start + 1, key, link)
+
+
+def alike(match: Match, memory: MemoryMap) -> tuple[str, bool]:
+    """Return what of a match decides its severity, and its problem."""
+    problem, _, _, referenced, _ = match.key
+    return problem, referenced
 
 
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the head."""
-    problem, head, order, referenced, link, ranges = match.key
-    severity = ERROR if referenced else WARNING
-    making = "" if referenced else "; the head isn't referenced, so it may be in the making or being freed"
-    if ranges:
-        number = sum(end - start for start, end in ranges)
-        places = counted(len(ranges), "place")
-        where = f"of {memory.link_name(link)}" if link is not None else "that link to several zones or nodes"
-        return Violation(
-            severity,
-            f"{counted(number, 'page')} {where}, in {places} of a pageblock: {MESSAGES[problem]}{making}",
-            {"problem": problem, "head": None, "order": None, "pages": [list(pages) for pages in ranges]},
-            named=ranges,
-        )
+    problem, head, order, referenced, link = match.key
     if problem == "order":
         head, order = match.start, match.value
     whose = f" ({head:#x}, order {order})" if head is not None else ""
+    making = "" if referenced else "; the head isn't referenced, so it may be in the making or being freed"
     return Violation(
-        severity,
+        ERROR if referenced else WARNING,
         f"{counted(match.pages, 'page')} of {memory.link_name(link)}: {MESSAGES[problem]}{whose}{making}",
         {"problem": problem, "head": head, "order": order},
     )
@@ -294,5 +237,5 @@ RULE = Rule(
     functions=("compound_head", "page_folio", "prep_compound_page", "free_tail_page_prepare", "put_page"),
     commits=(commit("907ec5fca3dc", "struct pages that nobody initialized look like tails"),),
     needs=(COMPOUND_PAGES, TAILS),
-    checks=(PageCheck(check, describe),),
+    checks=(PageCheck(check, describe, alike=alike),),
 )

@@ -13,6 +13,9 @@ the allocator hands out again; or its struct page was overwritten.
 ``detail`` has the ``flags`` by name, the raw value of ``page->flags`` (``raw``) and the ``refcount`` of the first
 page, and the free ``block`` that it is in, ``[start, end]``.
 
+Where the memmap is garbage, a pageblock has hundreds of these. From 33 of a kind on, one finding stands for all: it
+tells of the first, and ``detail.pages`` lists all their ranges.
+
 Always an error.
 
 Example: a dump of amd64 6.1 in which PG_locked was set on the second page of a free block.
@@ -99,6 +102,10 @@ def flag_names(page: StructPage, flags: int) -> list[str]:
     return [name for bit, name in enumerate(page.flag_names) if flags >> bit & 1]
 
 
+def alike(match: Match, memory: MemoryMap) -> None:
+    """Return that all matches are of a kind."""
+
+
 def describe(match: Match, memory: MemoryMap, identify: Identify) -> Violation:
     """Name the flags."""
     flags, refcount, link, block = match.key
@@ -119,5 +126,5 @@ RULE = Rule(
     summary="pages in free blocks with page flags or references",
     functions=("free_pages_prepare", "check_new_page", "bad_page", "__free_one_page"),
     commits=(commit("907ec5fca3dc", "struct pages that nobody initialized"),),
-    checks=(PageCheck(check, describe),),
+    checks=(PageCheck(check, describe, alike=alike),),
 )

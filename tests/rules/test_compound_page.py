@@ -13,7 +13,7 @@ from drgn.helpers.linux.mm import PageHead, PageTail, compound_head, compound_or
 
 from mminspect.layout.read import read_memory_map
 from mminspect.memmap.reader import Memmap
-from mminspect.rules import compound_page
+from mminspect.rules import collectors, compound_page
 from mminspect.rules.compound_page import compound_pages
 from tests.conftest import Opened, Plant
 from tests.kit.planted import PLACES
@@ -59,7 +59,7 @@ def wrong_pages(made: Machine) -> tuple[set[tuple[str, str, int]], int]:
             pages.update((finding.detail["problem"], finding.severity, pfn) for pfn in range(start, end))
         if finding.named:
             assert finding.detail["pages"] == [list(pages) for pages in finding.named]
-            assert finding.message.startswith(f"{sum(end - start for start, end in finding.named)} page")
+            assert f" {sum(end - start for start, end in finding.named)} pages in all" in finding.message
             assert (finding.start_pfn, finding.end_pfn) == (finding.named[0][0], finding.named[-1][1])
     return pages, len(findings)
 
@@ -74,9 +74,9 @@ def test_garbage_has_one_finding_for_many_and_names_the_same_pages(seed: int, mo
             lead = chosen.choice((made.address(chosen.randrange(64)) | 1, chosen.getrandbits(64), 0))
             made.words[pfn, 1] = np.uint64(lead)
             made.set_int([pfn], 0x34, chosen.getrandbits(1))
-    monkeypatch.setattr(compound_page, "MAX_IN_BLOCK", 1 << 30)
+    monkeypatch.setattr(collectors, "MAX_IN_BLOCK", 1 << 30)
     each, number = wrong_pages(made)
-    monkeypatch.setattr(compound_page, "MAX_IN_BLOCK", 2)
+    monkeypatch.setattr(collectors, "MAX_IN_BLOCK", 2)
     together, fewer = wrong_pages(made)
     assert together == each
     # Each block has two findings of a problem at most, and two of what is crowded, by severity.
