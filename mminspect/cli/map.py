@@ -53,9 +53,10 @@ def run(
             out.write(text.getvalue())
         return
     with Session(inputs, output, user) as session, session.kernel() as kernel:
-        memory = kernel.memory
+        # The struct pages of devices aren't read where the kernel runs.
+        memory = kernel.memory_for(device=not kernel.is_live)
         if span is not None:
-            span = maps.clip_range(memory.online_ranges(), span)
+            span = maps.clip_range([*memory.online_ranges(), *maps.device_ranges(memory)], span)
         if format_ == "html":
             order = cell_order(memory, span)
         else:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from mminspect.errors import MminspectError
 from mminspect.findings import SEVERITIES, Finding, Report
-from mminspect.memmap.picture import NO_LINK, SEVERAL, Cells, name_of
+from mminspect.memmap.picture import DEVICE, NO_LINK, SEVERAL, Cells, concatenate, name_of
 from mminspect.memorymap.blocks import migratetype_runs
+from mminspect.memorymap.device import MAX_STRETCHES
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.ranges import Range, merge, subtract
 from mminspect.walk.picture import Picture
@@ -22,7 +23,7 @@ from mminspect.walk.picture import Picture
 SCHEMA = "mminspect.map/1"
 COLUMNS = ("start_pfn", "end_pfn", "link", "span", "classes", "migratetypes", "severity")
 # States of memory: of a map, and of one that was made of a report, which tells only what zones span.
-ONLINE, SPANNED = "online", "spanned"
+ONLINE, DEVICE_MEMORY, SPANNED = "online", "device", "spanned"
 # Cells of a whole machine, and of a range that is looked at closely, at most; the cells are made larger instead.
 MAX_CELLS = 1 << 19
 MAX_RANGE_CELLS = 1 << 16
@@ -80,7 +81,7 @@ def clip_map(data: dict[str, Any], span: Range) -> dict[str, Any]:
     there = [
         (max(item["start_pfn"], low), min(item["end_pfn"], high))
         for item in data["memory"]
-        if item["state"] in (ONLINE, SPANNED) and item["start_pfn"] < high and low < item["end_pfn"]
+        if item["state"] in (ONLINE, DEVICE_MEMORY, SPANNED) and item["start_pfn"] < high and low < item["end_pfn"]
     ]
     start, end = clip_range(there, span)
     cell = data["cell_pages"]
@@ -128,8 +129,51 @@ def cell_order(memory: MemoryMap, span: Range | None, finest: int | None = None)
     return order
 
 
+def device_ranges(memory: MemoryMap) -> list[Range]:
+    """List where devices have memory with struct pages, none of which is online."""
+    return subtract(merge((pages.start, pages.end) for pages in memory.device), list(memory.online_ranges()))
+
+
+def _device_cells(memory: MemoryMap, span: Range | None) -> Cells:
+    """Make cells of device memory. What it links to is known as far as what is wrong in it was kept."""
+    zones = {zone.node: zone for zone in memory.zones if zone.name == "Device"}
+    low, high = span or (0, BEHIND)
+    parts: list[tuple[int, int, int]] = []
+    for pages in memory.device:
+        zone = zones.get(pages.node) if pages.node is not None else None
+        right = NO_LINK if zone is None else memory.layout.link(zone.node, zone.index)
+        at = pages.start
+        for start, end, link in pages.elsewhere:
+            parts += [(at, start, right), (start, end, link)]
+            at = end
+        parts.append((at, pages.end, right if len(pages.elsewhere) < MAX_STRETCHES else NO_LINK))
+    there = device_ranges(memory)
+    clipped = [
+        (max(start, first, low), min(end, last, high), link) for start, end, link in parts for first, last in there
+    ]
+    rows = sorted({row for row in clipped if row[0] < row[1]})
+    columns = np.array(rows, np.int64).reshape(-1, 3)
+    count = len(rows)
+    code = np.full(count, DEVICE, np.uint8)
+    starts, ends = columns[:, 0], columns[:, 1]
+    return Cells(starts, ends, columns[:, 2], np.arange(count), code, ends - starts)
+
+
+def _merged(one: Cells, other: Cells) -> Cells:
+    """Put cells that don't overlap into order."""
+    both = concatenate([one, other])
+    order = np.argsort(both.start, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    row = place[both.row]
+    by_row = np.argsort(row, kind="stable")
+    return Cells(
+        both.start[order], both.end[order], both.link[order], row[by_row], both.code[by_row], both.pages[by_row]
+    )
+
+
 def memory_states(memory: MemoryMap) -> list[dict[str, Any]]:
-    """List where memory is online, offline or absent, from the first pfn that is spanned or online to the last."""
+    """List where memory is online, offline, a device's or absent, from the first pfn that is spanned or there on."""
     online = list(memory.online_ranges())
     shift = memory.layout.pfn_section_shift
     offline: list[Range] = []
@@ -141,11 +185,13 @@ def memory_states(memory: MemoryMap) -> list[dict[str, Any]]:
             and not any(flag.endswith("IS_ONLINE") for flag in entry.flags)
         )
         offline = subtract(there, online)
-    known = [(*r, ONLINE) for r in online] + [(*r, "offline") for r in offline]
+    device = device_ranges(memory)
+    offline = subtract(offline, device)
+    known = [(*r, ONLINE) for r in online] + [(*r, "offline") for r in offline] + [(*r, DEVICE_MEMORY) for r in device]
     spans = [(zone.start_pfn, zone.end_pfn) for zone in memory.populated_zones]
-    edges = [*online, *offline, *spans]
+    edges = [*online, *offline, *device, *spans]
     whole = [(min(start for start, _ in edges), max(end for _, end in edges))] if edges else []
-    absent = subtract(whole, merge([*online, *offline]))
+    absent = subtract(whole, merge([*online, *offline, *device]))
     known += [(*r, "absent") for r in absent]
     return [{"start_pfn": start, "end_pfn": end, "state": state} for start, end, state in sorted(known)]
 
@@ -259,7 +305,9 @@ def make_map(picture: Picture, report: Report) -> dict[str, Any]:
     edges = worst.edges()
     if len(edges) > MAX_EDGES:
         edges = np.concatenate((edges // grid * grid, -(-edges // grid) * grid))
-    cells = _cut(picture.cells, np.unique(np.concatenate((block_edges, edges))))
+    device = _device_cells(memory, picture.rules.span)
+    seen = _merged(picture.cells, device) if len(device.start) else picture.cells
+    cells = _cut(seen, np.unique(np.concatenate((block_edges, edges))))
     severity = worst.at(cells.start, cells.end)
     classes, links, spans = _Numbers(), _Numbers(), _Numbers()
     rows = list(_rows(memory, cells, severity, (classes, links, spans)))

@@ -224,9 +224,13 @@ def as_map(data: dict[str, Any]) -> dict[str, Any]:
         "memory": memory,
         "columns": list(maps.COLUMNS),
         "cells": cells,
-        "findings": [_painted(f, f["rule"] in of_zones) for f in data["findings"]],
+        "findings": [_painted(f, f["rule"] in of_zones) for f in sorted(data["findings"], key=_by_severity)],
         "findings_omitted": 0,
     }
+
+
+def _by_severity(finding: dict[str, Any]) -> int:
+    return -findings.SEVERITIES.index(finding["severity"])
 
 
 def _painted(finding: dict[str, Any], of_zone: bool) -> dict[str, Any]:

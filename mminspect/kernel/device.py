@@ -13,7 +13,7 @@ from mminspect.layout.sections import device_pagemaps
 from mminspect.memmap.chunk import UNREADABLE_REASONS, Run
 from mminspect.memmap.reader import CHUNK_PAGES, Memmap
 from mminspect.memorymap import bitmap
-from mminspect.memorymap.device import DevicePages, Stretch
+from mminspect.memorymap.device import MAX_STRETCHES, DevicePages, Stretch
 from mminspect.memorymap.layout import PAGEBLOCK_BITS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.mmzone import MIGRATETYPE_MASK
@@ -22,7 +22,6 @@ from mminspect.memorymap.sections import Section, SectionEntry
 DEVICE = "Device"
 # Pages that are read in all: 1 TiB of 4 KiB pages, whose struct pages take 16 GiB.
 MAX_PAGES = 1 << 28
-MAX_STRETCHES = 64
 # __PERCPU_REF_DEAD
 PERCPU_REF_DEAD = 2
 # The largest compound page of any kernel.

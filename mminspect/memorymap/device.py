@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+# Stretches that are kept: those of 32 GiB in compound pages of 2 MiB, each of which is wrong in part.
+MAX_STRETCHES = 1 << 14
+
 
 class Stretch(NamedTuple):
     """

@@ -130,14 +130,16 @@ def picture(data: Mapping[str, Any]) -> dict[str, Any]:
             several = " and ".join(names[n] for n in span)
             span_numbers.append(spans.of(MIXED if span else NO_ZONE, several or "no zone"))
     cells = []
+    # A report has neither classes nor links.
+    has_classes, has_links = bool(data["classes"]), bool(data["links"])
     for cell in coarsened(data["cells"], MAX_CELLS):
-        counts = cell[CLASSES] if data["classes"] else []
+        counts = cell[CLASSES] if has_classes else []
         cells.append(
             [
                 cell[START],
                 cell[END],
-                states.of(_most(by_state.of(cell))),
-                zones.of(_most(by_zone.of(cell))),
+                states.of(_most(by_state.of(cell))) if has_classes else 0,
+                zones.of(_most(by_zone.of(cell))) if has_links else 0,
                 span_numbers[cell[SPAN]],
                 types.of(_most(by_type.of(cell))) if data["migratetypes"] else 0,
                 cell[LEVEL],
@@ -267,7 +269,7 @@ def _map(drawn: Mapping[str, Any]) -> Iterator[str]:
     parts = (
         ("Findings", drawn["levels"][:0:-1]),
         ("What pages are", states),
-        ("Zones", drawn["zones"]),
+        ("Zones", drawn["zones"] or drawn["spans"]),
         ("Migratetypes", drawn["types"]),
     )
     for title, marks in parts:

@@ -164,13 +164,16 @@
   const tell = (place) => {
     cursor = Math.min(Math.max(0, place), total - 1);
     const at = cellAt(cursor), cell = data.cells[at], pfn = pfnOf(cursor);
-    const what = cell[COUNTS].length ? [] : [data.states[cell[STATE]].name];
+    // A report tells neither what pages are nor where they link to.
+    const what = cell[COUNTS].length || !data.states.length ? [] : [data.states[cell[STATE]].name];
     for (let n = 0; n < cell[COUNTS].length; n += 2) {
       what.push(cell[COUNTS].length > 2 ? `${data.classes[cell[COUNTS][n]]} ${cell[COUNTS][n + 1]}` : data.classes[cell[COUNTS][n]]);
     }
     const block = pfn - (pfn % data.block), lines = [
       `pfn ${hex(pfn)}, address ${address(pfn)}, pageblock ${hex(block)}`,
-      `${what.join(", ")}; links to ${data.zones[cell[LINK]].name}, spanned by ${data.spans[cell[SPAN]].name}` +
+      (data.states.length ? `${what.join(", ")}; ` : "") +
+        (data.zones.length ? `links to ${data.zones[cell[LINK]].name}, ` : "") +
+        `spanned by ${data.spans[cell[SPAN]].name}` +
         (data.types.length ? `, ${data.types[cell[TYPE]].name}` : ""),
       `of ${hex(cell[START])} to ${hex(cell[END])}, ${cell[END] - cell[START]} pages` +
         (cell[LEVEL] ? `; ${LEVELS[cell[LEVEL]].name}` : ""),

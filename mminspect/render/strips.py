@@ -16,7 +16,7 @@ LEAST = 0.3
 # Percent of the width that a character of a range's letters takes.
 CHARACTER = 1.2
 MAX_RANGES = 2000
-STATES = {"online": "#5aa9d6", "offline": "#8a5a44", "spanned": "#5aa9d6"}
+STATES = {"online": "#5aa9d6", "offline": "#8a5a44", "device": "#7d6bb3", "spanned": "#5aa9d6"}
 MARK = "#c2410c"
 
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 
 from mminspect.findings import ERROR, PAGES, WARNING
 from mminspect.memmap.chunk import Chunk
-from mminspect.memorymap.device import DevicePages, Stretch
+from mminspect.memorymap.device import MAX_STRETCHES, DevicePages, Stretch
 from mminspect.memorymap.layout import TAILS
 from mminspect.memorymap.map import MemoryMap
 from mminspect.memorymap.zones import Zone
@@ -86,14 +86,13 @@ class Devices:
         stretches: tuple[Stretch, ...],
         numbers: dict[str, int],
     ) -> Violation:
-        shown = stretches[:SHOWN]
         zone: Zone | None = next(
             (z for z in self._memory.populated_zones if (z.node, z.name) == (pages.node, "Device")), None
         )
         detail = {
             "problem": problem,
             **numbers,
-            "ranges": [list(stretch) for stretch in shown],
+            "ranges": [list(stretch) for stretch in stretches[:SHOWN]],
             "type": pages.kind,
             "compound": pages.compound,
         }
@@ -102,8 +101,8 @@ class Devices:
             text + ("; there is more of it, which was not looked at" if pages.cut else ""),
             detail,
             of=zone or self._memory,
-            pages=(stretches[0].start, stretches[-1].end if len(stretches) <= SHOWN else pages.end),
-            named=tuple((stretch.start, stretch.end) for stretch in shown),
+            pages=(stretches[0].start, stretches[-1].end if len(stretches) < MAX_STRETCHES else pages.end),
+            named=tuple((stretch.start, stretch.end) for stretch in stretches),
         )
 
 

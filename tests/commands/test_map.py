@@ -26,7 +26,7 @@ from mminspect.render.style import Style
 from mminspect.walk.picture import Picture, Seen
 from tests.conftest import Cli, Kernels, Unpacked, complaint
 from tests.kit.handmade import SPARSE, memory_map, zone
-from tests.kit.support import AMD64_400M, AMD64_NUMA, I386_HOLE, ROOT
+from tests.kit.support import AMD64_400M, AMD64_DEVDAX, AMD64_NUMA, I386_HOLE, ROOT
 
 SCHEMAS = ROOT / "mminspect" / "schemas"
 
@@ -329,7 +329,9 @@ def test_a_map_of_a_report_is_as_its_schema_says(cli: Cli, unpacked: Unpacked, t
     cli("-c", unpacked(I386_HOLE), "scan", "--format", "json", "-o", saved)
     data = of(cli, "map", "--from", saved, "--format", "json")
     assert {item["state"] for item in data["memory"]} <= {"spanned", "online", "absent"}
-    assert [f["id"] for f in data["findings"]] == [f["id"] for f in json.loads(saved.read_text())["findings"]]
+    assert {f["id"] for f in data["findings"]} == {f["id"] for f in json.loads(saved.read_text())["findings"]}
+    severities = [("error", "warning", "note").index(f["severity"]) for f in data["findings"]]
+    assert severities == sorted(severities) and len(set(severities)) > 1
     cut = of(cli, "map", "--from", saved, "0xa000-0xa400", "--format", "json")
     assert 0 < len(cut["findings"]) < len(data["findings"])
 
@@ -406,3 +408,26 @@ def test_what_is_absent_lies_between_what_is_there() -> None:
         (40, 48, "online"),
         (48, 64, "absent"),
     ]
+
+
+def test_memory_of_devices_is_drawn(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core, saved = unpacked(AMD64_DEVDAX), tmp_path / "map.json"
+    data = of(cli, "-c", core, "map", "--format", "json")
+    write(saved, data)
+    device = data["classes"].index("device")
+    cells = [cell for cell in data["cells"] if cell[4][0] == device]
+    # What the tool's own rule says: 16,384 pages, of which 12,288 link to DMA32 and not to Device.
+    assert sum(cell[1] - cell[0] for cell in cells) == 0x4000
+    linked = {data["links"][cell[2]]["zone"]: 0 for cell in cells}
+    for cell in cells:
+        linked[data["links"][cell[2]]["zone"]] += cell[1] - cell[0]
+    assert linked == {"Device": 4096, "DMA32": 12288}
+    assert {"start_pfn": 0x19000, "end_pfn": 0x1D000, "state": "device"} in data["memory"]
+    (finding,) = (f for f in data["findings"] if f["rule"] == "device-memory")
+    assert sum(end - start for start, end in finding["pfns"]) == 12288
+    wrong = [cell for cell in cells if data["severities"][cell[6]] == "error"]
+    assert sum(cell[1] - cell[0] for cell in wrong) == 12288
+    for source in (("-c", core), ("--from", saved)):
+        text = cli("map", *source, "0x1ae00-0x1b400").out
+        assert "device 1,536 (6 MiB)" in text and "E device-memory" in text
+    assert "device" in cli("map", "--from", saved).out

@@ -17,7 +17,7 @@ import pytest
 
 from mminspect.render.html import write_page
 from tests.conftest import Cli, Unpacked
-from tests.kit.support import AMD64_HEALTHY, I386_HOLE
+from tests.kit.support import AMD64_DEVDAX, AMD64_HEALTHY, I386_HOLE
 from tests.render.test_html import HOSTILE
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -320,3 +320,32 @@ def test_tables_are_there_without_javascript(browser: Any, page: Path) -> None:
         assert "156 struct pages not initialized" in body and "0x1000-0x36ffe" in body
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_page_of_a_report_has_nothing_that_a_report_does_not_tell(
+    browser: Any, cli: Cli, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    report, path = tmp_path / "report.json", tmp_path / "page.html"
+    cli("scan", "-c", unpacked(I386_HOLE), "--format", "json", "-o", report)
+    cli("map", "--from", report, "--format", "html", "-o", path)
+    opened(browser, path, "#pfn=0xa180")
+    assert browser.get_log("browser") == []
+    titles = [item.text for item in browser.find_elements("css selector", "li.title")]
+    assert "Findings:" in titles and "Zones:" in titles
+    assert "What pages are:" not in titles and "Migratetypes:" not in titles
+    # The page links to zone DMA, and zone Normal spans it: of that a report has the second only.
+    press(browser, "n")
+    assert "spanned by node 0" in here(browser) and "links to" not in here(browser)
+    assert "unreadable" not in browser.page_source.split("<h2>Findings")[0]
+    lanes = browser.execute_script("return document.getElementById('map').clientHeight")
+    opened(browser, path)
+    assert lanes < 150
+
+
+def test_memory_of_devices_has_its_findings_in_the_picture(
+    browser: Any, cli: Cli, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    cli("scan", "-c", unpacked(AMD64_DEVDAX), "--format", "html", "-o", path)
+    opened(browser, path, "#pfn=0x1c100")
+    assert "device" in here(browser) and "links to node 0 DMA32" in here(browser) and "error" in here(browser)

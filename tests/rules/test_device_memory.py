@@ -77,7 +77,8 @@ def test_pageblocks_that_are_not_movable() -> None:
 def test_many_ranges_are_abridged() -> None:
     wrong = tuple(Stretch(pfn, pfn + 1, 0) for pfn in range(16, 50, 2))
     (found,) = judge(elsewhere=wrong, pages_elsewhere=17, end=64)
-    assert (found.start_pfn, found.end_pfn, len(found.detail["ranges"])) == (16, 64, 16)
+    assert (found.start_pfn, found.end_pfn, len(found.detail["ranges"])) == (16, 49, 16)
+    assert found.named == tuple((pfn, pfn + 1) for pfn in range(16, 50, 2))
 
 
 # The stored vmcore: a DAX device of 64 MiB in sections that have RAM too
