@@ -44,6 +44,12 @@ def run(
     if from_ is not None:
         if inputs.core is not None or inputs.qemu is not None:
             raise click.UsageError("--from draws what was saved; -c and --qemu go without it")
+        if not from_:
+            raise MminspectError("the name of the saved map is empty")
+        if max_rate is not None or jobs is not None or inputs.pageblock_order is not None:
+            raise click.UsageError(
+                "--from draws what was saved; --jobs, --max-rate and --pageblock-order go without it"
+            )
         check_writable(output, [from_])
         # Where it is damaged, nothing must be half written.
         text = io.StringIO()

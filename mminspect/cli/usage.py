@@ -90,7 +90,12 @@ class Command(click.Command):
         """Import the file and call it."""
         pages = context.params.get("pages")
         if pages is not None and os.path.isfile(pages):
-            raise click.UsageError(f"{pages!r} is a file; a vmcore is given with -c", context)
+            # Late: it takes time, and this is an error.
+            from mminspect.commands.saved import looks_like_json
+
+            how = "a saved map or report is given with --from" if "from_" in context.params else ""
+            how = how if how and looks_like_json(pages) else "a vmcore is given with -c"
+            raise click.UsageError(f"{pages!r} is a file; {how}", context)
         module = importlib.import_module(f"mminspect.cli.{self._file}")
         own = {name: value for name, value in context.params.items() if not name.startswith(LATER)}
         given = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Callable
 
+from mminspect.commands.map import SPANNED
 from mminspect.errors import MminspectError
 from mminspect.findings import SEVERITIES
 from mminspect.memorymap.ranges import Range, merge, subtract
@@ -59,6 +60,7 @@ def diff(before: Data, after: Data) -> Data:
     )
     pairs, gone, new = match(one, two)
     changed = [change for pair in pairs if (change := _change(*pair)) is not None]
+    span = _span(before, after)
     return {
         "schema": SCHEMA,
         "before": _side(before),
@@ -69,7 +71,8 @@ def diff(before: Data, after: Data) -> Data:
         "unchanged": len(pairs) - len(changed),
         "rules_not_compared": sorted(set(applied[0] or ()) ^ set(applied[1] or ())) if common is not None else [],
         "zones": _zones(before["zones"], after["zones"]),
-        "sections": _memory(before.get("memory"), after.get("memory"), _span(before, after)),
+        "range": None if span is None else list(span),
+        "sections": _memory(_known_memory(before), _known_memory(after), span),
         "holes": _holes(before, after),
         "layout": _layout(before["target"], after["target"]),
     }
@@ -201,6 +204,12 @@ def _zones(before: Sequence[Data], after: Sequence[Data]) -> Data:
     }
 
 
+def _known_memory(side: Data) -> Sequence[Data] | None:
+    """Get where memory is; ``None`` if a side doesn't tell: a report, or a map that was made of one."""
+    memory: Sequence[Data] | None = side.get("memory")
+    return None if memory is None or any(m["state"] == SPANNED for m in memory) else memory
+
+
 def _memory(before: Sequence[Data] | None, after: Sequence[Data] | None, span: Range | None) -> list[Data] | None:
     """Get where memory became online, offline or absent; ``None`` if a side doesn't tell."""
     if before is None or after is None:
@@ -240,7 +249,7 @@ def _holes_of(side: Data) -> Holes:
 
 def _holes(before: Data, after: Data) -> Data | None:
     """Compare the pfns that zones span and that aren't online; ``None`` if a side doesn't tell."""
-    if before.get("memory") is None or after.get("memory") is None:
+    if _known_memory(before) is None or _known_memory(after) is None:
         return None
     one, two = _holes_of(before), _holes_of(after)
 

@@ -35,6 +35,8 @@ def write_diff(data: dict[str, Any], out: IO[str], style: Style) -> None:
         out.write("\n")
     _write_zones(data["zones"], out, style)
     _write_memory(data, out, style)
+    if data["range"]:
+        out.write(f"Compared: pfns {hex_range(*data['range'])}; a map of a range has no others.\n")
     if not _differs(data):
         out.write(f"No difference; {plural(data['unchanged'], 'finding')} on both sides.\n")
 

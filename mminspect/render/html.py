@@ -179,7 +179,7 @@ def write_page(
         f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
     )
     body = [
-        f"<h1>{text(verdict(summary))}</h1>",
+        f"<h1>{text(verdict(summary) if any(summary['by_severity'].values()) else 'No findings')}</h1>",
         *_worst(shown),
         f'<p class="about">{text(about)}</p>',
         *([f'<p class="bad">{text("Not whole: " + target["incomplete"])}</p>'] if "incomplete" in target else []),

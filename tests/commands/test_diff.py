@@ -158,3 +158,26 @@ def test_map_whose_memory_is_damaged_is_refused(item: Any, cli: Cli, unpacked: U
     data["memory"].append(item)
     path.write_text(json.dumps(data))
     assert "damaged" in complaint(cli("map", "--from", path))
+
+
+def test_a_map_of_a_report_tells_no_more_than_the_report(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core = unpacked(I386_HOLE)
+    report, of_report, whole = (tmp_path / name for name in ("report.json", "of-report.json", "map.json"))
+    cli("-c", core, "scan", "--format", "json", "-o", report)
+    cli("map", "--from", report, "--format", "json", "-o", of_report)
+    cli("-c", core, "map", "--format", "json", "-o", whole)
+    for sides in ((of_report, whole), (whole, of_report)):
+        done = cli("diff", *sides)
+        assert "Sections and holes were not compared" in done.out and "No difference" in done.out
+        assert done.status == 0
+        data = cli("diff", *sides, "--format", "json").json()
+        assert (data["sections"], data["holes"], data["range"]) == (None, None, None)
+
+
+def test_of_a_range_it_is_said_what_was_compared(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core, part, whole = unpacked(I386_HOLE), tmp_path / "part.json", tmp_path / "map.json"
+    cli("-c", core, "map", "0xa170-0xa230", "--format", "json", "-o", part)
+    cli("-c", core, "map", "--format", "json", "-o", whole)
+    assert "Compared: pfns 0xa170-0xa230" in cli("diff", part, whole).out
+    data = cli("diff", part, whole, "--format", "json").json()
+    assert data["range"] == [0xA170, 0xA230]

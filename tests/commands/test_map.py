@@ -431,3 +431,13 @@ def test_memory_of_devices_is_drawn(cli: Cli, unpacked: Unpacked, tmp_path: Path
         text = cli("map", *source, "0x1ae00-0x1b400").out
         assert "device 1,536 (6 MiB)" in text and "E device-memory" in text
     assert "device" in cli("map", "--from", saved).out
+
+
+def test_misuse_of_a_saved_map(cli: Cli, tmp_path: Path) -> None:
+    saved = write(tmp_path / "map.json", tiny())
+    assert complaint(cli("map", saved)).count("a saved map or report is given with --from") == 1
+    (tmp_path / "core").write_bytes(b"\x7fELF")
+    assert "a vmcore is given with -c" in complaint(cli("map", tmp_path / "core"))
+    assert "the name of the saved map is empty" in complaint(cli("map", "--from", ""))
+    for words in (("--jobs", "3"), ("--max-rate", "3"), ("--pageblock-order", "3")):
+        assert "--from draws what was saved" in complaint(cli("map", "--from", saved, *words))
