@@ -97,7 +97,8 @@ def _finest(pageblock_order: int, online: Iterable[tuple[int, int]], span: tuple
 
 def _style(out: IO[str], width: int | None) -> Style:
     style = style_of(out)
-    return Style(width or style.width, style.color)
+    # Half blocks need more than ASCII.
+    return Style(width or style.width, style.color and "utf" in (getattr(out, "encoding", None) or "utf-8").lower())
 
 
 def _write(data: dict[str, Any], format_: str, by: str, out: IO[str], style: Style) -> None:

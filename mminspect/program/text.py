@@ -22,8 +22,10 @@ _HIDDEN = (
 _UNSAFE = re.compile(f"[{_HIDDEN}]")
 # A line's end is no harm in text of more than one line.
 _UNSAFE_IN_LINES = re.compile(f"(?!\n)[{_HIDDEN}]")
-# The colors that click makes of what mminspect itself says.
-_COLOR = re.compile(r"(\x1b\[(?:0|31|33|36)m)")
+# The colors that click makes of what mminspect itself says, and the cells of a map: a color for each character, and the
+# end of it.
+_CELL = r"\x1b\[0(?:;1)?(?:;[34]8;5;\d{1,3}|;49){0,2}m[ -~\u2580\u2584]"
+_COLOR = re.compile(rf"((?:{_CELL})+\x1b\[0m|\x1b\[(?:0|31|33|36)m)")
 _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 DAMAGED = " (damaged)"
 # Bytes of a kernel's names: __NEW_UTS_LEN, the longest of zone_names[] with room, KSYM_NAME_LEN.

@@ -174,7 +174,7 @@ def write_map(data: dict[str, Any], by: str, out: IO[str], style: Style) -> None
     :param by: What is drawn: ``state``, ``zone`` or ``migratetype``.
     """
     width = style.width or WIDTH
-    color = style.color and "utf" in (getattr(out, "encoding", None) or "utf-8").lower()
+    color = style.color
     marks = marks_of(data, by)
     scale, parts = choose_scale(data, width, 1)
     if color:

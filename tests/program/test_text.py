@@ -20,9 +20,10 @@ import pytest
 from mminspect.findings import Report
 from mminspect.program.text import Guarded, kernel_name, lines, one_line
 from mminspect.render import csv_, json_, ktap, ndjson, prometheus, report
+from mminspect.render.map import write_map
 from mminspect.render.style import Style
-from tests.conftest import Unpacked
-from tests.kit.support import AMD64_HEALTHY, ROOT, CoreEditor, open_core, python, scan_file
+from tests.conftest import Cli, Unpacked
+from tests.kit.support import AMD64_HEALTHY, I386_HOLE, ROOT, CoreEditor, open_core, python, scan_file
 
 # Clears the screen, sets the title, C1's CSI, DEL, turns text around, hides it, ends a line, isn't a character.
 HOSTILE = "\x1b[2J\x1b]0;x\x07\x9b2J\x7f\u202e\u200b\u2066\ufeff\u2028\U000e0041\r\n\t\x00\udcff"
@@ -51,6 +52,22 @@ def test_nothing_that_moves_or_hides_text_is_left() -> None:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_terminal_gets_the_cells_of_a_map(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core, saved = unpacked(I386_HOLE), tmp_path / "map.json"
+    data = cli("-c", core, "map", "--format", "json", "-o", saved) and json.loads(saved.read_text())
+    for by in ("state", "zone", "migratetype"):
+        drawn = io.StringIO()
+        write_map(data, by, drawn, Style(80, color=True))
+        assert drawn.getvalue().count("\x1b[0;1;38;5;") > 3
+        out = Terminal()
+        Guarded(out).write(drawn.getvalue())
+        assert out.getvalue() == drawn.getvalue()
+    # A color that isn't taken back at once would reach what follows.
+    out = Terminal()
+    Guarded(out).write("\x1b[0;38;5;0;48;5;0mhidden\x1b[0m")
+    assert out.getvalue() == "\\x1b[0;38;5;0;48;5;0mhidden\x1b[0m"
 
 
 def test_terminal_gets_only_the_colors_that_are_our_own() -> None:
