@@ -17,9 +17,10 @@ from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
 from mminspect.render.marks import CLASSES as PAGE_CLASSES
 from mminspect.render.marks import FINDINGS, FREE_LARGE, FREE_SMALL, MIXED, NO_ZONE, UNREADABLE, Mark, marks_of
-from mminspect.render.report import verdict
+from mminspect.render.report import remarks, verdict
 from mminspect.render.table import hex_range, plural, without_markup
 from mminspect.rules.catalog import load_catalog
+from mminspect.rules.registry import select_rules
 
 # Cells of a picture, so that a page stays below 3 MB. A busy machine of 1 TiB has some 2 million pageblocks.
 MAX_CELLS = 1 << 15
@@ -182,7 +183,7 @@ def write_page(
         f"<h1>{text(verdict(summary) if any(summary['by_severity'].values()) else 'No findings')}</h1>",
         *_worst(shown),
         f'<p class="about">{text(about)}</p>',
-        *([f'<p class="bad">{text("Not whole: " + target["incomplete"])}</p>'] if "incomplete" in target else []),
+        *(f'<p class="bad">{text(remark)}</p>' for remark in _limits(target, summary)),
         *_map(drawn),
         *_findings(shown, sum(summary["by_severity"].values())),
         *_zones(data),
@@ -191,6 +192,17 @@ def write_page(
         f'<script type="application/json" id="data">{_data(drawn)}</script>',
     ]
     out.write(assembled(said, "\n".join(body), _file(SCRIPT) if drawn["cells"] else ""))
+
+
+def _limits(target: Mapping[str, Any], summary: dict[str, Any]) -> Iterator[str]:
+    """Say why there may be more to find than the page has."""
+    if "incomplete" in target:
+        yield "Not whole: " + target["incomplete"]
+    for remark in remarks(summary):
+        yield remark[0].upper() + remark[1:]
+    applied, usual = summary.get("by_rule", {}), select_rules()
+    if any(rule.id not in applied for rule in usual):
+        yield f"Only these rules were applied: {', '.join(applied)}"
 
 
 def _worst(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import IO, Any, NamedTuple
 
 from mminspect.findings import ERROR, NOTE, SEVERITIES, WARNING
 from mminspect.render.marks import ABSENT, Mark, Marks, marks_of, severity_mark
+from mminspect.render.report import remarks
 from mminspect.render.style import Style
 
 WIDTH = 80
@@ -188,7 +189,12 @@ def write_map(data: dict[str, Any], by: str, out: IO[str], style: Style) -> None
         f"{data['target'].get('release')} {data['target'].get('machine')}, by {by}: pfns {data['start_pfn']:#x}-"
         f"{data['end_pfn']:#x}, a cell is {cell}"
     )
-    out.write(_wrapped(head, width) + "\n\n")
+    out.write(_wrapped(head, width) + "\n")
+    if "incomplete" in data["target"]:
+        out.write(_wrapped(f"not whole: {data['target']['incomplete']}", width) + "\n")
+    for remark in remarks(data["summary"]):
+        out.write(_wrapped(remark, width) + "\n")
+    out.write("\n")
     seen: set[Mark] = set()
     for part in parts:
         if part.state is not None:

@@ -55,7 +55,7 @@ def write_report(report: Report, out: IO[str], style: Style) -> None:
             _write_consequences(shown, out, style)
         if not style.notes:
             _write_note_counts(report.findings, summary["by_severity"].get(NOTE, 0), out, width)
-    for line in _remarks(summary):
+    for line in remarks(summary):
         write_line(line, out, width)
     if style.next_steps and shown:
         out.write("What to do next:\n")
@@ -176,7 +176,7 @@ def _write_consequences(findings: Iterable[Finding], out: IO[str], style: Style)
         out.write("\n")
 
 
-def _remarks(summary: dict[str, Any]) -> Iterator[str]:
+def remarks(summary: dict[str, Any]) -> Iterator[str]:
     """Say what else is to be known of the numbers."""
     if summary.get("transient"):
         yield f"{plural(summary['transient'], 'finding')} omitted: a second read did not confirm them"

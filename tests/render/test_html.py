@@ -7,6 +7,7 @@ import html.parser
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,3 +246,27 @@ def test_diff_marks_zones_that_differ_and_gives_a_zone_one_color(cli: Cli, unpac
     assert len(fills[0]) == 1 and fills[0] == fills[1]
     assert "<title>node 0 DMA32, changed" in before and "<title>node 0 DMA32, changed" in after
     assert "<title>node 1 DMA32, new" in after and "node 1" not in before
+
+
+def test_page_says_why_there_may_be_more_to_find(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    core, baseline, page = unpacked(I386_HOLE), tmp_path / "baseline.json", tmp_path / "page.html"
+
+    def remarks(*words: object) -> list[str]:
+        cli("scan", "-c", core, "--format", "html", "-o", page, *words)
+        return re.findall(r'<p class="bad">(.*?)</p>', page.read_text())
+
+    assert remarks() == []
+    cli("scan", "-c", core, "--format", "json", "-o", baseline)
+    assert remarks("--baseline", baseline) == ["7 findings left out: in the baseline"]
+    assert "<h1>No findings</h1>" in page.read_text()
+    assert remarks("--select", "zone-id") == ["Only these rules were applied: zone-id"]
+    # What was saved of a dump that isn't whole says so, too.
+    data = cli("map", "-c", core, "--format", "json").json()
+    data["target"]["incomplete"], data["summary"]["partial"] = "truncated: the half of it", True
+    saved = tmp_path / "map.json"
+    saved.write_text(json.dumps(data))
+    text = cli("map", "--from", saved).out
+    assert "not whole: truncated: the half of it\nstopped early: not all of memory was examined\n" in text
+    cli("map", "--from", saved, "--format", "html", "-o", page)
+    found = re.findall(r'<p class="bad">(.*?)</p>', page.read_text())
+    assert found == ["Not whole: truncated: the half of it", "Stopped early: not all of memory was examined"]
