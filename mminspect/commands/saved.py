@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,10 @@ _NEEDED: dict[str, dict[str, type]] = {
         "end_pfn": int,
     },
 }
+# A report of a million findings has less.
+MAX_SIZE = 1 << 30
+# Bytes that tell JSON from other files.
+BEGINNING = 64
 _OF_FINDING: dict[str, type] = {"rule": str, "severity": str, "start_pfn": int, "end_pfn": int, "message": str}
 _OF_ZONE: dict[str, type] = {"node": int, "index": int, "name": str, "start_pfn": int, "end_pfn": int}
 
@@ -42,8 +48,11 @@ _OF_ZONE: dict[str, type] = {"node": int, "index": int, "name": str, "start_pfn"
 def looks_like_json(path: str) -> bool:
     """Tell whether a file is JSON, and not a vmcore: whether it begins with a brace or a bracket."""
     try:
+        # What comes through a pipe can be read once, and is no vmcore.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            return True
         with open(path, "rb") as file:
-            return file.read(64).lstrip()[:1] in (b"{", b"[")
+            return file.read(BEGINNING).removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
     except OSError:
         return False
 
@@ -56,17 +65,27 @@ def _parse(path: str, schemas: Sequence[str]) -> dict[str, Any]:
     """
     kinds = "neither a report nor a map" if len(schemas) > 1 else "no report"
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            begin = file.read(BEGINNING)
+            if begin.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"{", b"["):
+                raise MminspectError(f"{path}: {kinds} in JSON")
+            rest = file.read(MAX_SIZE)
+        if len(rest) == MAX_SIZE:
+            raise MminspectError(f"{path}: larger than {MAX_SIZE >> 20} MiB, as no report and no map is")
+        text = (begin + rest).decode("utf-8-sig")
     except OSError as e:
         raise MminspectError(f"{path}: {e.strerror or e}") from None
     except UnicodeDecodeError:
         raise MminspectError(f"{path}: {kinds} in JSON") from None
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as e:
+    except json.JSONDecodeError as e:
         if text.lstrip()[:1] == "{":
-            raise MminspectError(f"{path}: cut short or damaged: {' '.join(str(e).split())}") from None
+            raise MminspectError(f"{path}: cut short or damaged: {e}") from None
         raise MminspectError(f"{path}: {kinds} in JSON") from None
+    except (ValueError, RecursionError):
+        # Python's own limits: of digits in a number, and of how deep lists lie in lists.
+        raise MminspectError(f"{path}: damaged: not as mminspect wrote it") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, str) or not schema.startswith("mminspect."):
         raise MminspectError(f"{path}: JSON, but {kinds} of mminspect")

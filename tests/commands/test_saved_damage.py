@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mminspect.commands import saved
 from tests.conftest import Cli, Unpacked, complaint
 from tests.kit.support import AMD64_NUMA, I386_HOLE
 from tests.program.test_text import is_harmless
@@ -73,6 +76,45 @@ def test_damaged_files_end_in_a_line(name: str, command: str, cli: Cli, unpacked
         assert done.status in (0, 1, 2)
         assert "html" in arguments or is_harmless(done.out)
         assert is_harmless(done.err) and len(done.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"schema": ' + b"[" * 100_000, "damaged: not as mminspect wrote it"),
+        (b'{"schema": ' + b"9" * 10_000 + b"}", "damaged: not as mminspect wrote it"),
+        (b"\xef\xbb\xbf{}", "JSON, but neither a report nor a map of mminspect"),
+        (b"\0" * 100, "neither a report nor a map in JSON"),
+    ],
+    ids=["deep", "long number", "byte order mark", "zeros"],
+)
+def test_limits_of_python_are_no_words_for_a_user(data: bytes, says: str, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_bytes(data)
+    assert complaint(cli("map", "--from", path)).endswith(says)
+
+
+def test_a_file_without_end_is_not_read(cli: Cli) -> None:
+    assert complaint(cli("map", "--from", "/dev/zero")).endswith("neither a report nor a map in JSON")
+
+
+def test_a_file_that_is_too_large_is_refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved, "MAX_SIZE", 1 << 20)
+    path = tmp_path / "map.json"
+    path.write_bytes(b'{"a": "' + b"x" * (2 << 20))
+    assert complaint(cli("map", "--from", path)).endswith("larger than 1 MiB, as no report and no map is")
+
+
+def test_a_side_of_a_diff_can_come_through_a_pipe(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    cli("scan", "-c", unpacked(I386_HOLE), "--format", "json", "-o", report)
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=lambda: (os.write(writer, report.read_bytes()), os.close(writer)))
+    thread.start()
+    done = cli("diff", f"/dev/fd/{reader}", report)
+    thread.join()
+    os.close(reader)
+    assert "No difference" in done.out and done.status == 0
 
 
 def test_what_is_missing_in_a_finding_is_said_to_be_damage(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
