@@ -79,11 +79,11 @@ def _parse(path: str, schemas: Sequence[str]) -> dict[str, Any]:
         raise MminspectError(f"{path}: {kinds} in JSON") from None
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as e:
-        if text.lstrip()[:1] == "{":
+    except (ValueError, RecursionError) as e:
+        if text.lstrip()[:1] != "{":
+            raise MminspectError(f"{path}: {kinds} in JSON") from None
+        if isinstance(e, json.JSONDecodeError):
             raise MminspectError(f"{path}: cut short or damaged: {e}") from None
-        raise MminspectError(f"{path}: {kinds} in JSON") from None
-    except (ValueError, RecursionError):
         # Python's own limits: of digits in a number, and of how deep lists lie in lists.
         raise MminspectError(f"{path}: damaged: not as mminspect wrote it") from None
     schema = data.get("schema") if isinstance(data, dict) else None

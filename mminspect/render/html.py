@@ -172,11 +172,15 @@ def write_page(
     """
     target, summary = data["target"], data["summary"]
     shown = data["findings"] if findings is None else findings
+    omitted = 0
+    if data.get("is_range"):
+        summary, omitted = {**summary, **_counts(shown)}, data["findings_omitted"]
     drawn = picture(data)
     said = f"{target['release']} {target['machine']}"
     about = (
         f"{said}, {target['memory_model']}, pages of {target['page_size']} bytes, pageblocks of order "
         f"{target['pageblock_order']}. {plural(summary['pages_examined'], 'page')} examined. "
+        f"{_shown_range(data)}"
         f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
     )
     body = [
@@ -185,13 +189,33 @@ def write_page(
         f'<p class="about">{text(about)}</p>',
         *(f'<p class="bad">{text(remark)}</p>' for remark in _limits(target, summary)),
         *_map(drawn),
-        *_findings(shown, sum(summary["by_severity"].values())),
+        *_findings(shown, sum(summary["by_severity"].values()) + omitted),
         *_zones(data),
         *_layout(target),
         f"<h2>How it was made</h2>\n<pre>{text(command)}</pre>",
         f'<script type="application/json" id="data">{_data(drawn)}</script>',
     ]
     out.write(assembled(said, "\n".join(body), _file(SCRIPT) if drawn["cells"] else ""))
+
+
+def _counts(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count findings as a summary does: a range has some of those of the scan."""
+    by_severity = {severity: sum(f["severity"] == severity for f in findings) for severity in reversed(SEVERITIES)}
+    known = {
+        severity: {
+            words: sum(
+                f["severity"] == severity and f.get("known") is not None and f["known"]["harmful"] is harmful
+                for f in findings
+            )
+            for words, harmful in (("harmless", False), ("harmful", True))
+        }
+        for severity in by_severity
+    }
+    return {"by_severity": by_severity, "known_by_severity": known}
+
+
+def _shown_range(data: Mapping[str, Any]) -> str:
+    return f"Here are pfns {hex_range(data['start_pfn'], data['end_pfn'])} of them. " if data.get("is_range") else ""
 
 
 def _limits(target: Mapping[str, Any], summary: dict[str, Any]) -> Iterator[str]:

@@ -270,3 +270,19 @@ def test_page_says_why_there_may_be_more_to_find(cli: Cli, unpacked: Unpacked, t
     cli("map", "--from", saved, "--format", "html", "-o", page)
     found = re.findall(r'<p class="bad">(.*?)</p>', page.read_text())
     assert found == ["Not whole: truncated: the half of it", "Stopped early: not all of memory was examined"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "heading", "number"),
+    [("0x1000-0x1100", "No findings", 0), ("0xa170-0xa230", "5 errors, 1 known to do harm on stock kernels", 5)],
+)
+def test_page_of_a_range_counts_what_is_there(
+    pages: str, heading: str, number: int, cli: Cli, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    core, saved = unpacked(I386_HOLE), tmp_path / "map.json"
+    cli("map", "-c", core, "--format", "json", "-o", saved)
+    for source in (("-c", core), ("--from", saved)):
+        page = cli("map", *source, pages, "--format", "html").out
+        assert f"<h1>{heading}" in page and f"<h2>Findings ({number})</h2>" in page
+        assert "more finding" not in page
+        assert f"Here are pfns {pages[:3]}" in page
