@@ -26,6 +26,8 @@ from mminspect.rules.registry import select_rules
 MAX_CELLS = 1 << 15
 # Bytes of what is said of findings; the rest of them is left out.
 MAX_FINDINGS_SIZE = 1 << 20
+# Ranges of a finding that a map has at most, and of all of them that are drawn one by one.
+MAX_RANGES, MAX_WRONG = 1000, 1 << 14
 SCRIPT, STYLE = "page.js", "page.css"
 # Columns of a cell as the script has them.
 START, END, LINK, SPAN, CLASSES, TYPES, LEVEL = range(7)
@@ -155,9 +157,23 @@ def picture(data: Mapping[str, Any]) -> dict[str, Any]:
         "zones": zones.marks,
         "spans": spans.marks,
         "types": types.marks,
+        "wrong": _wrong(data),
         "levels": [None, *(_mark(FINDINGS[severity]) for severity in SEVERITIES)],
         "cells": cells,
     }
+
+
+def _wrong(data: Mapping[str, Any]) -> list[list[int]] | None:
+    """Get the ranges that are wrong, each with its level; ``None`` if the findings don't name all of them."""
+    findings = data["findings"]
+    if data.get("findings_omitted", 0) or any(len(f.get("pfns", ())) >= MAX_RANGES for f in findings):
+        return None
+    rows = [
+        [start, end, 1 + SEVERITIES.index(finding["severity"])]
+        for finding in findings
+        for start, end in finding.get("pfns", ())
+    ]
+    return rows if len(rows) <= MAX_WRONG else None
 
 
 def write_page(

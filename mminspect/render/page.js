@@ -40,6 +40,11 @@
     if (low === data.cells.length) return total;
     return places[low] + Math.max(0, pfn - data.cells[low][START]);
   };
+  // What lies in a hole is drawn at its edge.
+  const wrong = (data.wrong || []).map(([start, end, level]) => {
+    const from = Math.min(placeOf(start), total - 1);
+    return [from, Math.max(placeOf(end), from + 1), level];
+  });
   const pfnOf = (place) => {
     const at = cellAt(Math.min(Math.max(place, 0), total - 1));
     return data.cells[at][START] + Math.floor(Math.min(Math.max(place, 0), total - 1)) - places[at];
@@ -82,10 +87,8 @@
       }
       const kinds = lane.marks ? lane.marks.length : 1, sums = new Float64Array(columns * kinds);
       const best = new Float64Array(columns), mark = new Int16Array(columns).fill(-1);
-      for (let at = first; at < data.cells.length && places[at] < high; at += 1) {
-        const cell = data.cells[at], value = lane.marks ? cell[lane.column] : cell[LEVEL];
-        if (!lane.marks && !value) continue;
-        const left = (Math.max(places[at], low) - low) * scale, right = (Math.min(places[at + 1], high) - low) * scale;
+      const fill = (start, stop, value) => {
+        const left = (Math.max(start, low) - low) * scale, right = (Math.min(stop, high) - low) * scale;
         let begin = Math.floor(left), end = Math.min(columns, Math.max(begin + 1, Math.ceil(right)));
         if (!lane.marks) {
           // However small, it is seen.
@@ -97,6 +100,15 @@
           // A finding always wins its place; of the rest, what has most of it.
           const weight = lane.marks ? (sums[x * kinds + value] += Math.min(x + 1, right) - Math.max(x, left)) : value;
           if (weight > best[x]) { best[x] = weight; mark[x] = value; }
+        }
+      };
+      // A cell can have many pages; which of them are wrong is known unless there are too many.
+      if (!lane.marks && data.wrong) {
+        for (const [start, stop, value] of wrong) if (start < high && stop > low) fill(start, stop, value);
+      } else {
+        for (let at = first; at < data.cells.length && places[at] < high; at += 1) {
+          const cell = data.cells[at], value = lane.marks ? cell[lane.column] : cell[LEVEL];
+          if (lane.marks || value) fill(places[at], places[at + 1], value);
         }
       }
       for (let x = 0; x < columns;) {
@@ -118,9 +130,10 @@
     if (axis) {
       context.fillStyle = soft;
       for (let at = first; at < data.cells.length && places[at] < high; at += 1) {
-        // Where memory is missing.
+        // Where memory is missing. Findings are often there, so their lane stays as it is.
         if (at && data.cells[at - 1][END] !== data.cells[at][START] && places[at] > low) {
-          context.fillRect(((places[at] - low) * scale) / ratio - 1, 0, 2, top);
+          const below = LABEL + drawn[0].height;
+          context.fillRect(((places[at] - low) * scale) / ratio - 1, below, 2, top - below);
         }
       }
       const steps = Math.max(1, Math.floor(width / 110));

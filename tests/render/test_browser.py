@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from mminspect.render.html import write_page
+from tests.commands.test_map import tiny
 from tests.conftest import Cli, Unpacked
-from tests.kit.support import AMD64_DEVDAX, AMD64_HEALTHY, I386_HOLE
+from tests.kit.support import AMD64_DEVDAX, AMD64_HEALTHY, AMD64_LOW_RAM, I386_HOLE
 from tests.render.test_html import HOSTILE
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -349,3 +350,32 @@ def test_memory_of_devices_has_its_findings_in_the_picture(
     cli("scan", "-c", unpacked(AMD64_DEVDAX), "--format", "html", "-o", path)
     opened(browser, path, "#pfn=0x1c100")
     assert "device" in here(browser) and "links to node 0 DMA32" in here(browser) and "error" in here(browser)
+
+
+def test_a_warning_at_the_edge_of_a_hole_is_seen_in_the_whole(
+    browser: Any, cli: Cli, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    cli("scan", "-c", unpacked(AMD64_LOW_RAM), "--format", "html", "-o", path)
+    opened(browser, path)
+    assert (0xFF, 0xAF, 0x00) in findings_lane(browser)
+
+
+def test_one_page_of_a_large_cell_is_all_that_is_marked(browser: Any, tmp_path: Path) -> None:
+    data = tiny()
+    data.update(memory=[{"start_pfn": 0, "end_pfn": 0x40000, "state": "online"}], end_pfn=0x40000, cell_pages=0x40000)
+    data["target"] = {**data["target"], "memory_model": "flatmem"}
+    data["cells"] = [[0, 0x40000, 0, 0, [0, 0x40000], [], 3]]
+    data["findings"] = [{**data["findings"][0], "severity": "error", "pfns": [[0x12345, 0x12346]]}]
+    data["findings_omitted"] = 0
+    data["summary"] = {"by_severity": {"error": 1, "warning": 0, "note": 0}, "pages_examined": 0x40000, "pageblocks": 1}
+    out = io.StringIO()
+    write_page(data, out, "mminspect")
+    path = tmp_path / "page.html"
+    path.write_text(out.getvalue())
+    opened(browser, path, "#pfn=0x12345")
+    assert browser.get_log("browser") == []
+    lane = findings_lane(browser)
+    low, high = shown(browser)
+    marked = sum(color == (0xD7, 0x5F, 0x00) for color in lane)
+    assert 0 < marked < 3 * max(len(lane) / (high - low), 4)
