@@ -39,8 +39,8 @@ _NEEDED: dict[str, dict[str, type]] = {
 }
 # A report of a million findings has less.
 MAX_SIZE = 1 << 30
-# Bytes that tell JSON from other files.
-BEGINNING = 64
+# Bytes that tell JSON from other files, and that are read at once.
+BEGINNING, PIECE = 64, 1 << 20
 _OF_FINDING: dict[str, type] = {"rule": str, "severity": str, "start_pfn": int, "end_pfn": int, "message": str}
 _OF_ZONE: dict[str, type] = {"node": int, "index": int, "name": str, "start_pfn": int, "end_pfn": int}
 
@@ -69,10 +69,13 @@ def _parse(path: str, schemas: Sequence[str]) -> dict[str, Any]:
             begin = file.read(BEGINNING)
             if begin.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"{", b"["):
                 raise MminspectError(f"{path}: {kinds} in JSON")
-            rest = file.read(MAX_SIZE)
-        if len(rest) == MAX_SIZE:
-            raise MminspectError(f"{path}: larger than {MAX_SIZE >> 20} MiB, as no report and no map is")
-        text = (begin + rest).decode("utf-8-sig")
+            data_read = bytearray(begin)
+            # Room for all that may come would be asked for at once.
+            while piece := file.read(PIECE):
+                data_read += piece
+                if len(data_read) > MAX_SIZE:
+                    raise MminspectError(f"{path}: larger than {MAX_SIZE >> 20} MiB, as no report and no map is")
+        text = data_read.decode("utf-8-sig")
     except OSError as e:
         raise MminspectError(f"{path}: {e.strerror or e}") from None
     except UnicodeDecodeError:

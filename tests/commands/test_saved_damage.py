@@ -8,6 +8,7 @@ import json
 import os
 import random
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,13 @@ def test_what_is_missing_in_a_finding_is_said_to_be_damage(cli: Cli, unpacked: U
     bad = tmp_path / "bad"
     bad.write_text(json.dumps(data))
     assert complaint(cli("map", "--from", bad, "--format", "html")).endswith("bad: damaged: not as mminspect wrote it")
+
+
+def test_reading_takes_no_more_memory_than_there_is(cli: Cli, unpacked: Unpacked, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    cli("scan", "-c", unpacked(I386_HOLE), "--format", "json", "-o", report)
+    tracemalloc.start()
+    saved.load(str(report))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
