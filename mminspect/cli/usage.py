@@ -93,8 +93,8 @@ class Command(click.Command):
             # Late: it takes time, and this is an error.
             from mminspect.commands.saved import looks_like_json
 
-            how = "a saved map or report is given with --from" if "from_" in context.params else ""
-            how = how if how and looks_like_json(pages) else "a vmcore is given with -c"
+            is_saved = "from_" in context.params and looks_like_json(pages)
+            how = "a saved map or report is given with --from" if is_saved else "a vmcore is given with -c"
             raise click.UsageError(f"{pages!r} is a file; {how}", context)
         module = importlib.import_module(f"mminspect.cli.{self._file}")
         own = {name: value for name, value in context.params.items() if not name.startswith(LATER)}

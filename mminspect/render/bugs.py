@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import IO, Any
 
-from mminspect.render.table import write_pairs
+from mminspect.render.table import fold, write_pairs
 
 # Without a terminal, lines end here.
 DEFAULT_WIDTH = 100
@@ -31,17 +30,16 @@ def write_bugs(bugs: list[dict[str, Any]], out: IO[str], width: int | None) -> N
             pairs["  this kernel"] = bug["status"]
         commits = "\n".join(f'{c["hash"]} ("{c["title"]}"): {c["what"]}' for c in bug["commits"])
         name = pairs.pop(bug["id"])
-        _write_line(f"{bug['id']}: {name}", "  ", out, width)
+        _write_lines(fold(f"{bug['id']}: {name}", width or DEFAULT_WIDTH, others="  "), out)
         write_pairs(pairs, out, width or DEFAULT_WIDTH)
         for line in commits.splitlines():
-            _write_line(f"  {line}", "    ", out, width)
+            _write_lines(fold(line, width or DEFAULT_WIDTH, "  ", "    "), out)
     if not bugs:
         out.write("no known bug\n")
 
 
-def _write_line(text: str, indent: str, out: IO[str], width: int | None) -> None:
-    wrapped = textwrap.wrap(text, width or DEFAULT_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-    out.write("\n".join(wrapped) + "\n")
+def _write_lines(lines: list[str], out: IO[str]) -> None:
+    out.write("\n".join(lines) + "\n")
 
 
 def _kernels(bug: dict[str, Any]) -> str:

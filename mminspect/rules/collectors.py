@@ -84,9 +84,12 @@ class _Joined(Collector):
 
     def _findings(self, matches: Iterable[Match]) -> Iterator[Finding]:
         alike = self.check.alike
-        found = list(matches) if alike is not None else []
-        if alike is None or len(found) <= MAX_IN_BLOCK:
-            yield from map(self._finding, found or matches)
+        if alike is None:
+            yield from map(self._finding, matches)
+            return
+        found = list(matches)
+        if len(found) <= MAX_IN_BLOCK:
+            yield from map(self._finding, found)
             return
         nr_pages = self.memory.layout.pageblock_nr_pages
         groups: dict[Hashable, list[Match]] = {}

@@ -22,7 +22,6 @@ MAY = "may have it"
 
 
 _EXACT = re.compile(r"\d+\.\d+(?:\.\d+)?(?:-rc\d+)?\+?")
-_MAINLINE = re.compile(r"\d+\.\d+(?:\.0)?(?:-rc\d+)?\+?")
 
 
 class Fit(NamedTuple):
@@ -111,7 +110,7 @@ def _status(bug: Bug, release: str | None) -> str | None:
             return None
         return HAS if mended[3] and is_exact else MAY
     # Stable releases and those of distributions get fixes of later kernels, and nobody wrote down which.
-    return HAS if bug.introduced and bug.fixed and _MAINLINE.fullmatch(release or "") else MAY
+    return HAS if bug.introduced and bug.fixed and is_exact and not version[3] else MAY
 
 
 def _in_series(releases: tuple[str, ...], version: Release) -> Release | None:
