@@ -29,6 +29,8 @@ MAX_CELLS = 1 << 19
 MAX_RANGE_CELLS = 1 << 16
 # Findings that are listed. The cells know all of them.
 MAX_FINDINGS = 1000
+# Ranges of pages of each that are listed.
+MAX_PFNS = 1000
 # Edges of findings from which on cells are cut where cells begin anyway.
 MAX_EDGES = 1 << 16
 # No pfn is so large.
@@ -365,7 +367,7 @@ def _short(finding: Finding) -> dict[str, Any]:
     """Get a finding without its detail, and the pages that it paints."""
     data = finding.as_dict()
     del data["detail"]
-    data["pfns"] = [list(r) for r in painted(finding)[:MAX_FINDINGS]]
+    data["pfns"] = [list(r) for r in painted(finding)[:MAX_PFNS]]
     return data
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from mminspect.commands.map import MAX_PFNS
 from mminspect.findings import NOTE, SEVERITIES
 from mminspect.program.text import one_line
 from mminspect.render.json_ import dumps
@@ -26,8 +27,8 @@ from mminspect.rules.registry import select_rules
 MAX_CELLS = 1 << 15
 # Bytes of what is said of findings; the rest of them is left out.
 MAX_FINDINGS_SIZE = 1 << 20
-# Ranges of a finding that a map has at most, and of all of them that are drawn one by one.
-MAX_RANGES, MAX_WRONG = 1000, 1 << 14
+# Ranges of findings that are drawn one by one.
+MAX_WRONG = 1 << 14
 SCRIPT, STYLE = "page.js", "page.css"
 # Columns of a cell as the script has them.
 START, END, LINK, SPAN, CLASSES, TYPES, LEVEL = range(7)
@@ -166,7 +167,7 @@ def picture(data: Mapping[str, Any]) -> dict[str, Any]:
 def _wrong(data: Mapping[str, Any]) -> list[list[int]] | None:
     """Get the ranges that are wrong, each with its level; ``None`` if the findings don't name all of them."""
     findings = data["findings"]
-    if data.get("findings_omitted", 0) or any(len(f.get("pfns", ())) >= MAX_RANGES for f in findings):
+    if data.get("findings_omitted", 0) or any(len(f.get("pfns", ())) >= MAX_PFNS for f in findings):
         return None
     rows = [
         [start, end, 1 + SEVERITIES.index(finding["severity"])]
